@@ -1,0 +1,19 @@
+//! The words that every part of Evergate shares.
+//!
+//! Nothing here does I/O, reads a clock or keeps state: these are the values that cross a boundary,
+//! between server and host ([`host`]), between Neutron's names and the kernel's ([`names`]), and the
+//! small types everything else is spelled with ([`id`], [`mac`]).
+//!
+//! Read [`host::HostConfig`] first: it is all that a host is ever told.
+
+#![warn(missing_docs)]
+
+pub mod host;
+pub mod id;
+pub mod mac;
+pub mod names;
+pub mod stream;
+
+pub use host::{HostConfig, HostReport};
+pub use id::{AgentId, FloatingIpId, NetworkId, PortId, RouterId, SubnetId};
+pub use mac::Mac;
