@@ -14,6 +14,6 @@ pub mod mac;
 pub mod names;
 pub mod stream;
 
-pub use host::{HostConfig, HostReport};
+pub use host::{HaState, HostConfig, HostReport};
 pub use id::{AgentId, FloatingIpId, NetworkId, PortId, RouterId, SubnetId};
 pub use mac::Mac;
