@@ -1,1 +1,58 @@
-fn main() {}
+//! The one executable. Each subcommand is a role, and lives in its own crate; this file only picks one.
+
+mod log;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Virtual routers for private clouds that do not go down.
+#[derive(Parser)]
+#[command(name = "evergate", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the Neutron API, identity, placement and the hosts' streams.
+    Server(evergate_server::cli::Args),
+    /// Run the daemon of a network or compute host.
+    Host(evergate_hostd::cli::HostArgs),
+    /// Build, break and heal a deployment of many hosts on this machine.
+    Lab(evergate_lab::cli::Args),
+    /// Print what the host daemon knows: routers, roles, problems.
+    Show(evergate_hostd::cli::ShowArgs),
+    /// Print what the host daemon would change in the kernel now.
+    Plan(evergate_hostd::cli::PlanArgs),
+    /// The host daemon's control process; `evergate host` starts it.
+    #[command(hide = true)]
+    Control(evergate_hostd::cli::ControlArgs),
+    /// The host daemon's keeper process; `evergate host` starts it.
+    #[command(hide = true)]
+    Keeper(evergate_keeper::cli::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log::init(matches!(cli.command, Command::Keeper(_)));
+    let result = match cli.command {
+        Command::Server(args) => evergate_server::cli::run(args),
+        Command::Host(args) => evergate_hostd::cli::run_host(args),
+        Command::Lab(args) => evergate_lab::cli::run(args),
+        Command::Show(args) => evergate_hostd::cli::run_show(args),
+        Command::Plan(args) => evergate_hostd::cli::run_plan(args),
+        Command::Control(args) => evergate_hostd::cli::run_control(args),
+        Command::Keeper(args) => evergate_keeper::cli::run(args),
+    };
+    log::finish();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain, once, at the top.
+            eprintln!("evergate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
