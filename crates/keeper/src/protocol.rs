@@ -2,19 +2,31 @@
 //!
 //! The keeper listens; control connects, says [`ToKeeper::Hello`] and sends its whole state (every
 //! router and followed router, then [`ToKeeper::EndOfState`], whereupon the keeper drops what was not
-//! mentioned). Later it sends what changed. The keeper answers with its whole state, then with events.
-//! If control is away the keeper goes on, and keeps the newest transitions (bounded) for when it is back.
+//! mentioned). Later it sends what changed. The keeper answers [`ToKeeper::Hello`] with its own, and
+//! [`ToKeeper::EndOfState`] with [`FromKeeper::Status`]; after that it sends events as they happen.
+//! If control is away the keeper goes on, and keeps the newest transition of every router for when it is back.
+//! The newest connection wins: an older one is closed.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use evergate_model::{HaState, Mac, RouterId};
+use evergate_model::{HaState, Mac, NetworkId, RouterId};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. A keeper that is asked for another answers with its own and is replaced
 /// when that can be done without harm.
 pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Name of the keeper's socket below `run_path`.
+pub const SOCKET_NAME: &str = "keeper.sock";
+
+/// Name of the file below `run_path` that a living keeper holds an exclusive `flock` on, and writes its
+/// process id to: how the supervisor finds one that is already running.
+pub const LOCK_NAME: &str = "keeper.lock";
+
+/// Longest line that either side accepts, in bytes: far more than a router with thousands of addresses.
+pub const MAX_LINE: usize = 16 << 20;
 
 /// From control to keeper.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,9 +39,16 @@ pub enum ToKeeper {
         /// What holds for the whole process.
         settings: Settings,
     },
-    /// A router copy on this host, whole.
+    /// The settings changed; everything else stays.
+    Settings {
+        /// The new ones, whole.
+        settings: Settings,
+    },
+    /// A router copy on this host, whole. Sent again for a router that is active, it also repairs: every
+    /// item is done again (they are idempotent).
     Router(Box<RouterSpec>),
-    /// A router copy that is to go: resigns if active, runs its removals, forgets it.
+    /// A router copy that is to go: resigns if active, runs its removals, closes its sockets (which pin
+    /// the namespace), forgets it, and answers [`FromKeeper::Removed`]. Delete the namespace only then.
     RemoveRouter {
         /// Which.
         router: RouterId,
@@ -41,7 +60,8 @@ pub enum ToKeeper {
         /// Which router's.
         router: RouterId,
     },
-    /// Everything was said: what was not mentioned since `Hello` goes.
+    /// Everything was said: what was not mentioned since `Hello` goes (with a [`FromKeeper::Removed`] each).
+    /// Answered with [`FromKeeper::Status`].
     EndOfState,
     /// Control asks for [`FromKeeper::Status`].
     Status,
@@ -78,6 +98,8 @@ impl std::fmt::Debug for Settings {
 pub struct RouterSpec {
     /// Which router.
     pub router: RouterId,
+    /// The HA network that the copies elect on: copies of this host on one network share a sentinel.
+    pub ha_network: NetworkId,
     /// Its namespace below `/run/netns`.
     pub netns: String,
     /// Name of the HA interface in it.
@@ -218,7 +240,13 @@ pub enum FromKeeper {
         /// Where it is now.
         vtep: IpAddr,
     },
-    /// Answer to [`ToKeeper::Status`].
+    /// A router's copy is gone from the keeper: nothing of it is in the kernel, and none of its sockets is
+    /// open. Also said of a router that the keeper did not know.
+    Removed {
+        /// Which router.
+        router: RouterId,
+    },
+    /// Answer to [`ToKeeper::Status`] and [`ToKeeper::EndOfState`].
     Status(Status),
     /// Something an operator should know.
     Warning {
@@ -255,6 +283,20 @@ pub struct Status {
     pub worst_lateness_us: u64,
     /// Whether the loop runs at real-time priority.
     pub realtime: bool,
+    /// The hosts' claims as known here: where every followed router was last claimed to be.
+    #[serde(default)]
+    pub claims: Vec<ClaimStatus>,
+}
+
+/// Where a router was last claimed to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimStatus {
+    /// Which router.
+    pub router: RouterId,
+    /// The highest epoch known.
+    pub epoch: u64,
+    /// Tunnel address of its active copy's host, if known.
+    pub vtep: Option<IpAddr>,
 }
 
 /// One copy.
@@ -270,8 +312,11 @@ pub struct RouterStatus {
     pub epoch: u64,
     /// Address that the last advertisement came from.
     pub heard_from: Option<Ipv4Addr>,
-    /// Advertisements sent and received.
+    /// Advertisements sent.
     pub sent: u64,
     /// Advertisements received.
     pub received: u64,
+    /// Why it takes no part (not ready, HA interface down or gone), in words; empty if it does.
+    #[serde(default)]
+    pub hindrance: String,
 }
