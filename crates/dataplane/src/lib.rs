@@ -9,10 +9,18 @@
 
 #![warn(missing_docs)]
 
+pub mod compile;
+pub mod diff;
+pub mod fake;
+pub mod keepalived;
 pub mod nft;
 pub mod op;
+pub mod plan;
 pub mod state;
 
+pub use compile::{Desired, HostSettings, Prepared, Problem, View, compile};
+pub use diff::diff;
 pub use nft::NftTable;
 pub use op::Op;
+pub use plan::{Plan, Refusal};
 pub use state::{KernelState, Netns, NetnsState};

@@ -159,3 +159,10 @@ pub enum NftStatement {
         tag: String,
     },
 }
+
+impl NftRule {
+    /// The text that the kernel keeps as this rule's comment, by which an observed rule is compared.
+    pub fn tag(&self) -> String {
+        String::new()
+    }
+}
