@@ -1,0 +1,94 @@
+//! What an operator can set about the API and its rules, under Neutron's names.
+//!
+//! Plain data: the command line's start-up fills it from configuration files, tests from code.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use evergate_model::Mac;
+use ipnet::Ipv4Net;
+
+/// Settings of the API server. The defaults run without any file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `l3_ha`: routers are highly available unless an admin says otherwise.
+    pub l3_ha: bool,
+    /// `router_distributed`. Distributed routers are not offered yet, so only false is accepted.
+    pub router_distributed: bool,
+    /// `max_l3_agents_per_router`: copies of an HA router, 0 for one on every eligible host.
+    pub max_l3_agents_per_router: u32,
+    /// `l3_ha_net_cidr`: the subnet of every HA network.
+    pub l3_ha_net_cidr: Ipv4Net,
+    /// `l3_ha_network_type`: type of HA networks, or empty for the default project type.
+    pub l3_ha_network_type: String,
+    /// `l3_ha_network_physical_name`: physical network of HA networks of type flat.
+    pub l3_ha_network_physical_name: String,
+    /// `agent_down_time`: seconds without a heartbeat after which an agent counts as dead.
+    pub agent_down_time: u32,
+    /// `global_physnet_mtu`: MTU of the network underneath, that encapsulation is taken from.
+    pub global_physnet_mtu: u16,
+    /// `path_mtu` of `[ml2]`: largest encapsulated packet, 0 for no limit but the one above.
+    pub path_mtu: u16,
+    /// `physical_network_mtus` of `[ml2]`: where a physical network differs.
+    pub physical_network_mtus: BTreeMap<String, u16>,
+    /// `type_drivers` of `[ml2]`: network types that an admin may choose.
+    pub type_drivers: Vec<String>,
+    /// `tenant_network_types` of `[ml2]`: types that project networks get, first that has room.
+    pub tenant_network_types: Vec<String>,
+    /// `flat_networks` of `[ml2_type_flat]`: allowed physical networks, `*` for any.
+    pub flat_networks: Vec<String>,
+    /// `vni_ranges` of `[ml2_type_vxlan]`: VNIs that project networks are given, both ends included.
+    pub vni_ranges: Vec<(u32, u32)>,
+    /// `enable_snat_by_default`: external gateways translate unless an admin says otherwise.
+    pub enable_snat_by_default: bool,
+    /// `base_mac`: the first three (or four) bytes of generated MACs; zero bytes are chosen at random.
+    pub base_mac: Mac,
+    /// `max_routes`: extra routes per router.
+    pub max_routes: usize,
+    /// `max_allowed_address_pair`: address pairs per port.
+    pub max_allowed_address_pair: usize,
+    /// `max_dns_nameservers`: per subnet.
+    pub max_dns_nameservers: usize,
+    /// `max_subnet_host_routes`: per subnet.
+    pub max_subnet_host_routes: usize,
+    /// `max_fixed_ips_per_port` of earlier releases; bounds what one request can allocate.
+    pub max_fixed_ips_per_port: usize,
+    /// `pagination_max_limit`: largest page, or `None` for no limit.
+    pub pagination_max_limit: Option<usize>,
+    /// `default_availability_zones`: hints of routers that name none.
+    pub default_availability_zones: Vec<String>,
+    /// `enable_new_agents`: an agent that registers may be scheduled on at once.
+    pub enable_new_agents: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            l3_ha: false,
+            router_distributed: false,
+            max_l3_agents_per_router: 3,
+            l3_ha_net_cidr: Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 192, 0), 18),
+            l3_ha_network_type: String::new(),
+            l3_ha_network_physical_name: String::new(),
+            agent_down_time: 75,
+            global_physnet_mtu: 1500,
+            path_mtu: 0,
+            physical_network_mtus: BTreeMap::new(),
+            type_drivers: vec!["flat".into(), "vxlan".into(), "local".into()],
+            // Deviation: Neutron's default is `local`, which carries nothing between hosts.
+            tenant_network_types: vec!["vxlan".into()],
+            flat_networks: vec!["*".into()],
+            vni_ranges: vec![(1, 100_000)],
+            enable_snat_by_default: true,
+            base_mac: Mac([0xfa, 0x16, 0x3e, 0, 0, 0]),
+            max_routes: 30,
+            max_allowed_address_pair: 10,
+            max_dns_nameservers: 5,
+            max_subnet_host_routes: 20,
+            max_fixed_ips_per_port: 16,
+            pagination_max_limit: None,
+            default_availability_zones: Vec::new(),
+            enable_new_agents: true,
+        }
+    }
+}
