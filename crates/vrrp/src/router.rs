@@ -1,64 +1,32 @@
 //! The state machine of one virtual router (RFC 9568 §6.4; RFC 3768 §6.4 for version 2).
+//!
+//! Read RFC 9568 §6 beside [`VirtualRouter`]. What a virtual router is told is in [`Config`]; how long
+//! it waits for what is in `timing`. Transitions happen in this file alone.
+//!
+//! Four things go beyond the RFC, each marked where it is decided:
+//!
+//! - copies of equal priority that know each other take over in an agreed order (`timing::rank_delay`);
+//! - a process that was not running for a while does not mistake its own absence for its peers'
+//!   (`VirtualRouter::expire`, `VirtualRouter::step_down_if_absent`);
+//! - an active that wins a contest announces its addresses again, because the loser's announcements
+//!   have misled the neighbours;
+//! - a resignation shortens what a backup still waits, and never lengthens it.
 
-use std::collections::BTreeSet;
+mod config;
+mod status;
+mod timing;
+
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+pub use config::{AddressMismatch, Announcements, Config, Interop, InvalidConfig, OWNER_PRIORITY, Version, Vrid};
+pub use status::Status;
+
 use crate::wire::Advertisement;
 
-/// Virtual router identifier, 1 to 255 (RFC 9568 §5.2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Vrid(u8);
-
-impl Vrid {
-    /// Checks that the number is not 0.
-    pub const fn new(number: u8) -> Option<Self> {
-        if number == 0 { None } else { Some(Self(number)) }
-    }
-
-    /// The number.
-    pub const fn get(self) -> u8 {
-        self.0
-    }
-}
-
-/// Protocol version spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// RFC 3768, whole seconds, optional simple password.
-    V2,
-    /// RFC 9568, centiseconds.
-    V3,
-}
-
-/// What a virtual router is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Its identifier.
-    pub vrid: Vrid,
-    /// Version to speak.
-    pub version: Version,
-    /// 1 to 254; 255 only for the address owner.
-    pub priority: u8,
-    /// Advertisement interval in centiseconds; whole seconds (a multiple of 100) for version 2.
-    pub advertise_interval_cs: u16,
-    /// Whether a higher priority takes over from a living active of lower priority.
-    pub preempt: bool,
-    /// How long to wait, after start-up, before preempting.
-    pub preempt_delay: Duration,
-    /// Simple password (version 2 authentication type 1), at most 8 bytes.
-    pub password: Option<[u8; 8]>,
-    /// Our address on the HA interface: the source of what we send, and the tie-breaker.
-    pub primary_address: IpAddr,
-    /// The addresses in our advertisements.
-    pub addresses: Vec<IpAddr>,
-    /// Addresses of the other copies, if known: lets copies of equal priority agree beforehand who is
-    /// next. Empty: as the RFC says, and as keepalived does.
-    pub peers: BTreeSet<IpAddr>,
-}
-
 /// RFC 9568 §6.4 states, with the names of its text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// Not taking part.
     Initialize,
@@ -69,7 +37,7 @@ pub enum State {
 }
 
 /// Why a state was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Told to take part.
     Startup,
@@ -87,6 +55,10 @@ pub enum Reason {
     Fault,
     /// The state was found in the kernel at start-up.
     Adopted,
+    /// This active did not run for so long that another copy has taken over, or is about to.
+    Absence,
+    /// The configuration became that of another virtual router.
+    Reconfigured,
 }
 
 /// What the caller must do.
@@ -98,7 +70,8 @@ pub enum Output {
     Activate,
     /// Remove them.
     Deactivate,
-    /// Send gratuitous ARP / unsolicited neighbour advertisements.
+    /// Send one gratuitous ARP / unsolicited neighbour advertisement per address. Repetitions come as
+    /// further outputs, when [`Timer::Announce`] fires.
     AnnounceAddresses,
     /// Tell whoever listens.
     StateChanged {
@@ -112,7 +85,7 @@ pub enum Output {
 }
 
 /// The timers of RFC 9568 §6.2, and ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
     /// Time to send an advertisement.
     Adver,
@@ -125,57 +98,478 @@ pub enum Timer {
 /// One virtual router.
 ///
 /// Calling order: any `handle_*`, then `poll_output` until `None`, then sleep until `poll_timeout`.
-#[derive(Debug)]
-pub struct VirtualRouter {}
+/// Packets that have arrived are handled before timers: what is in the socket may be the very
+/// advertisement whose absence a timer would report. One `handle_*` call makes at most six outputs.
+///
+/// `now` never goes backwards between calls.
+#[derive(Clone, Debug)]
+pub struct VirtualRouter {
+    config: Config,
+    phase: Phase,
+    outputs: VecDeque<Output>,
+}
+
+/// The states with their data: a timer exists only in the state that owns it.
+#[derive(Clone, Debug)]
+enum Phase {
+    Initialize,
+    Backup(Listening),
+    Active(Advertising),
+}
+
+/// What a backup knows.
+#[derive(Clone, Debug)]
+struct Listening {
+    /// Whom it heard last.
+    active: Option<IpAddr>,
+    /// RFC 9568 §6.1 Active_Adver_Interval: how often the active says it advertises.
+    active_adver_interval: Duration,
+    /// When the Active_Down_Timer was started.
+    since: Instant,
+    /// What it was started for.
+    wait: Wait,
+    /// When it expires. Follows from the two above, except where a resignation came late.
+    active_down: Instant,
+    /// A lower priority is to be preempted, but not before this.
+    preempt_at: Option<Instant>,
+    /// The timer was already started again because we were away; that happens once.
+    excused: bool,
+}
+
+/// What a backup waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// Silence for Active_Down_Interval.
+    ActiveDown,
+    /// Skew_Time, because the active resigned.
+    Resigned,
+    /// One interval and Skew_Time, because we were active, were away, and may have been replaced.
+    Absence,
+}
+
+/// What an active knows.
+#[derive(Clone, Debug)]
+struct Advertising {
+    /// When the last advertisement was sent.
+    sent: Instant,
+    /// When the next one is.
+    adver: Instant,
+    /// When addresses are announced again.
+    announce: Option<Announcing>,
+}
+
+/// Where in its repetitions an announcement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Announcing {
+    at: Instant,
+    /// Rounds left of this burst; at least 1.
+    rounds: u8,
+    /// Whether this is the first burst, after which another follows.
+    first: bool,
+}
 
 impl VirtualRouter {
     /// Makes a router in Initialize.
     pub fn new(config: Config) -> Self {
-        let _ = config;
-        Self {}
+        Self { config, phase: Phase::Initialize, outputs: VecDeque::new() }
     }
+
     /// Starts taking part: Initialize to Backup (or Active for an address owner).
+    ///
+    /// Addresses that an earlier run left in the kernel are the caller's: remove them first, or call
+    /// [`handle_adopt_active`](Self::handle_adopt_active) instead. Does nothing in other states.
     pub fn handle_startup(&mut self, now: Instant) {
-        let _ = now;
+        match self.phase {
+            Phase::Initialize if self.config.is_owner() => {
+                // RFC 9568 §6.4.1: the address owner advertises and becomes Active.
+                self.become_active(Reason::Startup, now);
+            }
+            Phase::Initialize => {
+                // RFC 9568 §6.4.1: Active_Adver_Interval is our own until an active is heard.
+                let interval = self.config.advertise_interval();
+                self.become_backup(None, interval, Wait::ActiveDown, Reason::Startup, now);
+            }
+            Phase::Backup(_) | Phase::Active(_) => {}
+        }
     }
+
     /// Resumes as Active because the addresses were found configured after a restart.
+    ///
+    /// Only for a restart that took less than three intervals: afterwards another copy has taken over,
+    /// and [`handle_startup`](Self::handle_startup) is right. Advertises at once; should another be
+    /// active all the same, priority and address decide between the two as always. Emits `Activate`
+    /// as well, because the earlier run may have stopped half-way. Does nothing but in Initialize.
     pub fn handle_adopt_active(&mut self, now: Instant) {
-        let _ = now;
+        match self.phase {
+            Phase::Initialize => self.become_active(Reason::Adopted, now),
+            Phase::Backup(_) | Phase::Active(_) => {}
+        }
     }
+
     /// Stops taking part; an active router resigns with priority 0.
     pub fn handle_shutdown(&mut self, now: Instant) {
         let _ = now;
+        self.leave(Reason::Shutdown);
     }
+
     /// Leaves the election because the interface is down or what it tracks failed.
+    ///
+    /// An active resigns with priority 0: what it tracks may have failed while the HA interface still
+    /// works; if it does not, the caller's attempt to send fails and that is all. `handle_startup`
+    /// returns to the election.
     pub fn handle_fault(&mut self, now: Instant) {
         let _ = now;
+        self.leave(Reason::Fault);
     }
+
     /// Takes a changed configuration, without a transition where none is needed.
+    ///
+    /// A running timer keeps what it has already waited. An active advertises at once what has changed
+    /// in its advertisements. Another VRID, version or address family is another virtual router: the
+    /// old one is left (an active resigns), the new one started.
     pub fn handle_config(&mut self, config: Config, now: Instant) {
-        let _ = (config, now);
+        if !self.config.is_same_router(&config) {
+            let taking_part = self.state() != State::Initialize;
+            self.leave(Reason::Reconfigured);
+            self.config = config;
+            if taking_part {
+                self.handle_startup(now);
+            }
+            return;
+        }
+        let old = std::mem::replace(&mut self.config, config);
+        let config = &self.config;
+        match &mut self.phase {
+            Phase::Initialize => {}
+            Phase::Backup(listening) => {
+                let learned = listening.active_adver_interval;
+                // Nothing to learn from in version 2, and nothing learned yet before the first
+                // advertisement: then our own interval counts.
+                if config.version == Version::V2 || listening.active.is_none() {
+                    listening.active_adver_interval = config.advertise_interval();
+                }
+                // A timer is left alone unless what it is made of changed: a late resignation may
+                // have made it shorter than it would be now.
+                if listening.active_adver_interval != learned || timing::differs(config, &old) {
+                    listening.restart(config, listening.since);
+                }
+            }
+            Phase::Active(advertising) => {
+                if config.advertisement() != old.advertisement() {
+                    self.outputs.push_back(Output::Transmit(config.advertisement()));
+                    advertising.sent_now(config, now);
+                }
+            }
+        }
     }
+
     /// Takes an advertisement that [`crate::wire`] found valid for this router.
     pub fn handle_advertisement(&mut self, from: IpAddr, adv: &Advertisement, now: Instant) {
-        let _ = (from, adv, now);
+        // Our own advertisement, or a second router with our address: answering either would make
+        // two routers with one address answer each other at the speed of the wire.
+        if from == self.config.primary_address {
+            return;
+        }
+        self.step_down_if_absent(now);
+        match &mut self.phase {
+            Phase::Initialize => {}
+            Phase::Backup(listening) => listening.hear(&self.config, from, adv, now),
+            Phase::Active(_) => self.contend(from, adv, now),
+        }
     }
+
     /// Fires the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.step_down_if_absent(now);
+        match &mut self.phase {
+            Phase::Initialize => {}
+            Phase::Backup(listening) if listening.active_down <= now => self.expire(now),
+            Phase::Backup(_) => {}
+            Phase::Active(advertising) => {
+                if advertising.adver <= now {
+                    // RFC 9568 §6.4.3: Adver_Timer fires.
+                    self.outputs.push_back(Output::Transmit(self.config.advertisement()));
+                    advertising.sent_now(&self.config, now);
+                }
+                if advertising.announce.is_some_and(|round| round.at <= now) {
+                    self.announce_round(now);
+                }
+            }
+        }
     }
+
     /// Takes the next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.outputs.pop_front()
     }
+
     /// Tells when to call `handle_timeout`, and for which timer.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
-        None
+        match &self.phase {
+            Phase::Initialize => None,
+            Phase::Backup(listening) => Some((listening.active_down, Timer::ActiveDown)),
+            Phase::Active(advertising) => {
+                let adver = (advertising.adver, Timer::Adver);
+                let announce = advertising.announce.map(|round| (round.at, Timer::Announce));
+                Some(announce.map_or(adver, |announce| adver.min(announce)))
+            }
+        }
     }
+
     /// The state.
     pub fn state(&self) -> State {
-        State::Initialize
+        match self.phase {
+            Phase::Initialize => State::Initialize,
+            Phase::Backup(_) => State::Backup,
+            Phase::Active(_) => State::Active,
+        }
     }
+
     /// The configuration.
     pub fn config(&self) -> &Config {
-        unreachable!("stub")
+        &self.config
+    }
+
+    /// Everything worth showing, relative to `now`.
+    pub fn status(&self, now: Instant) -> Status {
+        status::of(self, now)
+    }
+
+    /// An advertisement reached an active (RFC 9568 §6.4.3).
+    fn contend(&mut self, from: IpAddr, adv: &Advertisement, now: Instant) {
+        // RFC 9568 §6.4.3: somebody else resigned, so say at once who is active.
+        if adv.priority == 0 {
+            self.advertise(now);
+            return;
+        }
+        let ours = (self.config.priority, self.config.primary_address);
+        // RFC 9568 §6.4.3: the higher priority wins, then the higher address, compared as unsigned
+        // numbers in network byte order (as `IpAddr` compares).
+        if (adv.priority, from) > ours {
+            let reason =
+                if adv.priority > self.config.priority { Reason::HigherPriority } else { Reason::HigherAddress };
+            let interval = self.config.adopted_interval(adv);
+            self.become_backup(Some(from), interval, Wait::ActiveDown, reason, now);
+        } else {
+            // RFC 9568 §6.4.3 (new since RFC 5798): the loser hears of it at once.
+            self.advertise(now);
+            self.announce_again(now);
+        }
+    }
+
+    /// The Active_Down_Timer expired.
+    fn expire(&mut self, now: Instant) {
+        let Phase::Backup(listening) = &mut self.phase else {
+            return;
+        };
+        // Deviation: RFC 9568 §6.4.2 takes over whenever the timer is found expired. If we were woken
+        // more than an interval late, it was we who were away (suspended, starved, a paused virtual
+        // machine): what was sent to us meanwhile may be lost, so our silence proves nothing, and a
+        // living active would be contested for no reason. Listening anew for Active_Down_Interval is
+        // what any router does that comes (back) to the link. An interval is the threshold because a
+        // shorter absence cannot have hidden more than one advertisement, which is less than the loss
+        // that Active_Down_Interval tolerates by design. It happens once until an active is heard:
+        // a machine so loaded that it is always late still takes over from a dead active, only later.
+        let late = now.saturating_duration_since(listening.active_down);
+        if late > listening.active_adver_interval && !listening.excused {
+            listening.excused = true;
+            listening.wait = Wait::ActiveDown;
+            listening.restart(&self.config, now);
+            return;
+        }
+        let reason = match listening.wait {
+            Wait::ActiveDown | Wait::Absence => Reason::ActiveDown,
+            Wait::Resigned => Reason::Resigned,
+        };
+        self.become_active(reason, now);
+    }
+
+    /// Gives the role up if this active said nothing for as long as backups wait.
+    ///
+    /// Deviation: RFC 9568 knows no absence. After three silent intervals (a backup of high priority
+    /// adds next to no Skew_Time) another copy may be active and serve connections we know nothing of.
+    /// Going on and letting addresses decide would take the role back from it half of the time: a
+    /// second interruption for nothing. So stop forwarding, which ends a possible time with two
+    /// actives at once, and listen. If somebody did take over, its next advertisement comes within an
+    /// interval; if nobody did, the price is one interval and Skew_Time without an active, which is
+    /// why the wait is not the whole Active_Down_Interval. The check comes before any advertisement
+    /// is looked at: one that waited in the socket during the absence would otherwise be contested.
+    /// An address owner stays: whoever took over gives way to it anyway.
+    fn step_down_if_absent(&mut self, now: Instant) {
+        let Phase::Active(advertising) = &self.phase else {
+            return;
+        };
+        let silent = now.saturating_duration_since(advertising.sent);
+        let interval = self.config.advertise_interval();
+        if silent > timing::LOST_INTERVALS * interval && !self.config.is_owner() {
+            self.become_backup(None, interval, Wait::Absence, Reason::Absence, now);
+        }
+    }
+
+    /// Enters Active, in the order of RFC 9568 §6.4.2: advertise, then announce. The addresses are
+    /// configured in between, so that nothing is announced that does not yet answer.
+    fn become_active(&mut self, reason: Reason, now: Instant) {
+        let from = self.state();
+        self.outputs.extend([
+            Output::Transmit(self.config.advertisement()),
+            Output::Activate,
+            Output::AnnounceAddresses,
+            Output::StateChanged { from, to: State::Active, reason },
+        ]);
+        self.phase = Phase::Active(Advertising {
+            sent: now,
+            adver: now + self.config.advertise_interval(),
+            announce: Announcing::after_first_round(&self.config.announcements, now),
+        });
+    }
+
+    fn become_backup(
+        &mut self,
+        active: Option<IpAddr>,
+        active_adver_interval: Duration,
+        wait: Wait,
+        reason: Reason,
+        now: Instant,
+    ) {
+        let from = self.state();
+        if from == State::Active {
+            self.outputs.push_back(Output::Deactivate);
+        }
+        self.outputs.push_back(Output::StateChanged { from, to: State::Backup, reason });
+        let mut listening = Listening {
+            active,
+            active_adver_interval,
+            since: now,
+            wait,
+            active_down: now,
+            preempt_at: None,
+            excused: false,
+        };
+        listening.restart(&self.config, now);
+        self.phase = Phase::Backup(listening);
+    }
+
+    /// Enters Initialize.
+    fn leave(&mut self, reason: Reason) {
+        let from = self.state();
+        match self.phase {
+            Phase::Initialize => return,
+            // RFC 9568 §6.4.2: a backup leaves silently.
+            Phase::Backup(_) => {}
+            Phase::Active(_) => {
+                // RFC 9568 §6.4.3: an active resigns with priority 0.
+                self.outputs.extend([Output::Transmit(self.config.resignation()), Output::Deactivate]);
+            }
+        }
+        self.outputs.push_back(Output::StateChanged { from, to: State::Initialize, reason });
+        self.phase = Phase::Initialize;
+    }
+
+    /// Sends an advertisement out of turn.
+    fn advertise(&mut self, now: Instant) {
+        if let Phase::Active(advertising) = &mut self.phase {
+            self.outputs.push_back(Output::Transmit(self.config.advertisement()));
+            advertising.sent_now(&self.config, now);
+        }
+    }
+
+    /// Starts to announce anew after a contest was won.
+    ///
+    /// Deviation: the RFC leaves the neighbours' caches pointing at the loser. A burst that is under way
+    /// is left alone, so forged advertisements cannot multiply announcements beyond its spacing.
+    fn announce_again(&mut self, now: Instant) {
+        let Phase::Active(advertising) = &mut self.phase else {
+            return;
+        };
+        if !advertising.announce.is_some_and(|round| round.first) {
+            self.outputs.push_back(Output::AnnounceAddresses);
+            advertising.announce = Announcing::after_first_round(&self.config.announcements, now);
+        }
+    }
+
+    /// A repetition is due.
+    fn announce_round(&mut self, now: Instant) {
+        if let Phase::Active(advertising) = &mut self.phase {
+            self.outputs.push_back(Output::AnnounceAddresses);
+            advertising.announce = advertising.announce.and_then(|round| round.next(&self.config.announcements, now));
+        }
     }
 }
+
+impl Listening {
+    /// (Re)starts the Active_Down_Timer as if at `since`.
+    fn restart(&mut self, config: &Config, since: Instant) {
+        let interval = self.active_adver_interval;
+        let intervals = match self.wait {
+            Wait::ActiveDown => timing::LOST_INTERVALS,
+            Wait::Resigned => 0,
+            Wait::Absence => 1,
+        };
+        self.since = since;
+        self.active_down = since
+            + intervals * interval
+            + timing::skew_time(config, interval)
+            + timing::rank_delay(config, interval, self.active);
+    }
+
+    /// An advertisement reached a backup (RFC 9568 §6.4.2).
+    fn hear(&mut self, config: &Config, from: IpAddr, adv: &Advertisement, now: Instant) {
+        if adv.priority == 0 {
+            // RFC 9568 §6.4.2: priority 0, so wait only Skew_Time.
+            // Deviation: but not longer than we would have waited anyway, or resignations repeated
+            // (or forged) faster than Skew_Time would keep everybody from taking over.
+            let before = self.active_down;
+            self.active = Some(from);
+            self.wait = Wait::Resigned;
+            self.restart(config, now);
+            self.active_down = self.active_down.min(before);
+        } else if config.preempts(adv.priority) && self.may_preempt(config, now) {
+            // RFC 9568 §6.4.2: discarded, and the timer runs on.
+        } else {
+            // RFC 9568 §6.4.2: adopt the active's interval, recompute, start again.
+            if !config.preempts(adv.priority) {
+                self.preempt_at = None;
+            }
+            self.active = Some(from);
+            self.active_adver_interval = config.adopted_interval(adv);
+            self.wait = Wait::ActiveDown;
+            self.excused = false;
+            self.restart(config, now);
+        }
+    }
+
+    /// Whether preempt_delay has passed since an active of lower priority was first heard.
+    fn may_preempt(&mut self, config: &Config, now: Instant) -> bool {
+        now >= *self.preempt_at.get_or_insert(now + config.preempt_delay)
+    }
+}
+
+impl Advertising {
+    /// An advertisement was just sent.
+    fn sent_now(&mut self, config: &Config, now: Instant) {
+        self.sent = now;
+        // Counted from now, so lateness never leads to a burst.
+        self.adver = now + config.advertise_interval();
+    }
+}
+
+impl Announcing {
+    /// What follows the round at `now` that starts the first burst.
+    fn after_first_round(settings: &Announcements, now: Instant) -> Option<Self> {
+        Self { at: now, rounds: settings.rounds.max(1), first: true }.next(settings, now)
+    }
+
+    /// What follows the round that was just sent.
+    fn next(self, settings: &Announcements, now: Instant) -> Option<Self> {
+        match (self.rounds, settings.again_after) {
+            (2.., _) => Some(Self { at: now + settings.spacing, rounds: self.rounds - 1, first: self.first }),
+            (_, Some(delay)) if self.first => {
+                Some(Self { at: now + delay, rounds: settings.rounds.max(1), first: false })
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
