@@ -95,11 +95,14 @@ pub enum Timer {
     Announce,
 }
 
+/// Shortest time between an announcement and the next burst of them that a won contest starts.
+const CONTEST_PAUSE: Duration = Duration::from_millis(100);
+
 /// One virtual router.
 ///
 /// Calling order: any `handle_*`, then `poll_output` until `None`, then sleep until `poll_timeout`.
 /// Packets that have arrived are handled before timers: what is in the socket may be the very
-/// advertisement whose absence a timer would report. One `handle_*` call makes at most six outputs.
+/// advertisement whose absence a timer would report. One `handle_*` call makes at most seven outputs.
 ///
 /// `now` never goes backwards between calls.
 #[derive(Clone, Debug)]
@@ -154,7 +157,9 @@ struct Advertising {
     sent: Instant,
     /// When the next one is.
     adver: Instant,
-    /// When addresses are announced again.
+    /// When addresses were last announced.
+    announced: Instant,
+    /// When they are announced again.
     announce: Option<Announcing>,
 }
 
@@ -228,6 +233,7 @@ impl VirtualRouter {
     /// in its advertisements. Another VRID, version or address family is another virtual router: the
     /// old one is left (an active resigns), the new one started.
     pub fn handle_config(&mut self, config: Config, now: Instant) {
+        self.step_down_if_absent(now);
         if !self.config.is_same_router(&config) {
             let taking_part = self.state() != State::Initialize;
             self.leave(Reason::Reconfigured);
@@ -419,6 +425,7 @@ impl VirtualRouter {
         self.phase = Phase::Active(Advertising {
             sent: now,
             adver: now + self.config.advertise_interval(),
+            announced: now,
             announce: Announcing::after_first_round(&self.config.announcements, now),
         });
     }
@@ -476,14 +483,18 @@ impl VirtualRouter {
     /// Starts to announce anew after a contest was won.
     ///
     /// Deviation: the RFC leaves the neighbours' caches pointing at the loser. A burst that is under way
-    /// is left alone, so forged advertisements cannot multiply announcements beyond its spacing.
+    /// is left alone and a new one keeps `CONTEST_PAUSE`, so that forged advertisements cannot draw
+    /// announcements at their own rate.
     fn announce_again(&mut self, now: Instant) {
         let Phase::Active(advertising) = &mut self.phase else {
             return;
         };
         if !advertising.announce.is_some_and(|round| round.first) {
-            self.outputs.push_back(Output::AnnounceAddresses);
-            advertising.announce = Announcing::after_first_round(&self.config.announcements, now);
+            advertising.announce = Some(Announcing {
+                at: now.max(advertising.announced + CONTEST_PAUSE),
+                rounds: self.config.announcements.rounds.max(1),
+                first: true,
+            });
         }
     }
 
@@ -491,6 +502,7 @@ impl VirtualRouter {
     fn announce_round(&mut self, now: Instant) {
         if let Phase::Active(advertising) = &mut self.phase {
             self.outputs.push_back(Output::AnnounceAddresses);
+            advertising.announced = now;
             advertising.announce = advertising.announce.and_then(|round| round.next(&self.config.announcements, now));
         }
     }
@@ -508,7 +520,10 @@ impl Listening {
         self.since = since;
         self.active_down = since
             + intervals * interval
-            + timing::skew_time(config, interval)
+            + match self.wait {
+                Wait::Resigned => timing::resigned_skew(config, interval, self.active),
+                Wait::ActiveDown | Wait::Absence => timing::skew_time(config, interval),
+            }
             + timing::rank_delay(config, interval, self.active);
     }
 

@@ -8,7 +8,7 @@ use super::{Phase, State, Timer, VirtualRouter, Wait};
 
 /// What a virtual router is doing, with times relative to when it was asked.
 ///
-/// Two routers of equal configuration and equal status behave the same from then on.
+/// Two routers of equal configuration and equal status make the same transitions from then on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Status {
     /// The state.
