@@ -16,6 +16,10 @@ use evergate_model::Mac;
 use evergate_model::host::AgentKind;
 use ipnet::Ipv4Net;
 
+use crate::check;
+use crate::config::Config;
+use crate::value::Value;
+
 /// A value that must not reach a log: it has no `Display`, and its `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
@@ -92,6 +96,50 @@ pub struct HostSettings {
 }
 
 impl HostSettings {
+    /// Picks the host's settings out of a configuration that was accepted.
+    pub fn from_config(config: &Config) -> Self {
+        let ovs = check::speaks_of_ovs(config);
+        let of_agent = |name| config.text("DEFAULT", name);
+        let roles = config.list("evergate", "roles");
+        let vxlan = config.bool("vxlan", "enable_vxlan") && !config.list("agent", "tunnel_types").is_empty();
+        let mut bridge_mappings = config.mapping("linux_bridge", "bridge_mappings");
+        bridge_mappings.extend(config.mapping("ovs", "bridge_mappings"));
+        Self {
+            host: config.text("DEFAULT", "host"),
+            state_path: config.path("DEFAULT", "state_path"),
+            run_path: config.path("evergate", "run_path"),
+            netns_path: config.path("evergate", "netns_path"),
+            server_url: config.text("evergate", "server_url").trim_end_matches('/').to_owned(),
+            host_token_file: config.path("evergate", "host_token_file"),
+            roles: Roles { l2: roles.iter().any(|r| r == "l2"), l3: roles.iter().any(|r| r == "l3") },
+            agent_mode: AgentMode::from_word(&of_agent("agent_mode")),
+            interface_driver: InterfaceDriver::from_word(&of_agent("interface_driver")),
+            l2_agent: if ovs { AgentKind::OpenVSwitch } else { AgentKind::LinuxBridge },
+            local_ip: config.ip("ovs", "local_ip").or(config.ip("vxlan", "local_ip")),
+            vxlan_udp_port: config
+                .given_int("vxlan", "udp_dstport")
+                .unwrap_or_else(|| config.int("agent", "vxlan_udp_port")),
+            bridge_mappings,
+            physical_interface_mappings: config.mapping("linux_bridge", "physical_interface_mappings"),
+            tunnel_types: if vxlan { vec!["vxlan".to_owned()] } else { Vec::new() },
+            l2_population: config.bool("agent", "l2_population") || config.bool("vxlan", "l2_population"),
+            ha_confs_path: config.path("DEFAULT", "ha_confs_path"),
+            ha_vrrp_advert_int: config.int("DEFAULT", "ha_vrrp_advert_int"),
+            ha_vrrp_auth_type: VrrpAuthType::Pass,
+            ha_vrrp_auth_password: config.non_empty("DEFAULT", "ha_vrrp_auth_password").map(Secret),
+            ha_vrrp_health_check_interval: config.int("DEFAULT", "ha_vrrp_health_check_interval"),
+            ha_vrrp_preempt: config.bool("evergate", "ha_vrrp_preempt"),
+            ha_vrrp_preempt_delay: config.int("evergate", "ha_vrrp_preempt_delay"),
+            ha_vrrp_priority: config.int("evergate", "ha_vrrp_priority"),
+            report_interval: config.seconds("agent", "report_interval"),
+            availability_zone: config.text("agent", "availability_zone"),
+            claim_port: config.int("evergate", "claim_port"),
+            global_physnet_mtu: config.int("DEFAULT", "global_physnet_mtu"),
+            handle_internal_only_routers: config.bool("DEFAULT", "handle_internal_only_routers"),
+            cleanup_on_shutdown: config.bool("DEFAULT", "cleanup_on_shutdown"),
+        }
+    }
+
     /// Names the device that a physical network is reached through: a bridge made for it comes
     /// before an interface, as Neutron's agent decides.
     pub fn physical_device(&self, physical_network: &str) -> Option<&str> {
@@ -125,6 +173,15 @@ pub enum AgentMode {
 }
 
 impl AgentMode {
+    fn from_word(word: &str) -> Self {
+        match word {
+            "dvr" => Self::Dvr,
+            "dvr_snat" => Self::DvrSnat,
+            "dvr_no_external" => Self::DvrNoExternal,
+            _ => Self::Legacy,
+        }
+    }
+
     /// Spells the mode as configuration files and the API do.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -146,6 +203,11 @@ pub enum InterfaceDriver {
 }
 
 impl InterfaceDriver {
+    fn from_word(word: &str) -> Self {
+        let ovs = word == "openvswitch" || word.ends_with("OVSInterfaceDriver");
+        if ovs { Self::OpenVSwitch } else { Self::LinuxBridge }
+    }
+
     /// Spells the driver as configuration files and the API do.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -256,6 +318,16 @@ pub enum RouterScheduler {
     Chance,
 }
 
+impl RouterScheduler {
+    fn from_class(class: &str) -> Self {
+        match class.rsplit('.').next() {
+            Some("ChanceScheduler") => Self::Chance,
+            Some("AZLeastRoutersScheduler") => Self::AzLeastRouters,
+            _ => Self::LeastRouters,
+        }
+    }
+}
+
 /// Neutron's `flat_networks`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FlatNetworks {
@@ -266,6 +338,10 @@ pub enum FlatNetworks {
 }
 
 impl FlatNetworks {
+    fn from_words(words: Vec<String>) -> Self {
+        if words.iter().any(|w| w == "*") { Self::Any } else { Self::Named(words) }
+    }
+
     /// Tells whether a flat network may be on `physical_network`.
     pub fn allows(&self, physical_network: &str) -> bool {
         match self {
@@ -299,8 +375,165 @@ pub struct Quotas {
 }
 
 impl ServerSettings {
+    /// Picks the server's settings out of a configuration that was accepted.
+    pub fn from_config(config: &Config) -> Self {
+        let general = |name| config.text("DEFAULT", name);
+        let yes = |name| config.bool("DEFAULT", name);
+        Self {
+            bind_host: general("bind_host"),
+            bind_port: config.int("DEFAULT", "bind_port"),
+            public_url: config.non_empty("evergate", "public_url").map(|u| u.trim_end_matches('/').to_owned()),
+            state_path: config.path("DEFAULT", "state_path"),
+            database: check::sqlite_path(&config.text("database", "connection")).map(PathBuf::from).unwrap_or_default(),
+            host_token_file: config.path("evergate", "host_token_file"),
+            identity_file: config.path("evergate", "identity_file"),
+            token_expiration: config.seconds("evergate", "token_expiration"),
+            l3_ha: yes("l3_ha"),
+            router_distributed: yes("router_distributed"),
+            enable_dvr: yes("enable_dvr"),
+            max_l3_agents_per_router: config.int("DEFAULT", "max_l3_agents_per_router"),
+            l3_ha_net_cidr: config.cidr("DEFAULT", "l3_ha_net_cidr"),
+            l3_ha_network_type: config.non_empty("DEFAULT", "l3_ha_network_type"),
+            l3_ha_network_physical_name: config.non_empty("DEFAULT", "l3_ha_network_physical_name"),
+            ha_vrrp_priority: config.int("evergate", "ha_vrrp_priority"),
+            base_mac: config.mac("DEFAULT", "base_mac"),
+            dvr_base_mac: config.mac("DEFAULT", "dvr_base_mac"),
+            router_scheduler: RouterScheduler::from_class(&general("router_scheduler_driver")),
+            router_auto_schedule: yes("router_auto_schedule"),
+            allow_automatic_l3agent_failover: yes("allow_automatic_l3agent_failover"),
+            agent_down_time: config.seconds("DEFAULT", "agent_down_time"),
+            enable_new_agents: yes("enable_new_agents"),
+            enable_snat_by_default: yes("enable_snat_by_default"),
+            max_routes: config.int("DEFAULT", "max_routes"),
+            max_allowed_address_pair: config.int("DEFAULT", "max_allowed_address_pair"),
+            default_availability_zones: config.list("DEFAULT", "default_availability_zones"),
+            // Neutron: a negative number and "infinite" are both no limit.
+            pagination_max_limit: general("pagination_max_limit").parse().ok().filter(|n| *n > 0),
+            dns_domain: general("dns_domain"),
+            global_physnet_mtu: config.int("DEFAULT", "global_physnet_mtu"),
+            path_mtu: config.int("ml2", "path_mtu"),
+            overlay_ip_version: config.int("ml2", "overlay_ip_version"),
+            type_drivers: carried(config.list("ml2", "type_drivers")),
+            project_network_types: config.list("ml2", "project_network_types"),
+            mechanism_drivers: config.list("ml2", "mechanism_drivers"),
+            extension_drivers: config.list("ml2", "extension_drivers"),
+            flat_networks: FlatNetworks::from_words(config.list("ml2_type_flat", "flat_networks")),
+            vni_ranges: config.vni_ranges("ml2_type_vxlan", "vni_ranges"),
+            quotas: Quotas::from_config(config),
+        }
+    }
+
     /// Names the file that the stock client is given: clouds `evergate-admin` and `evergate-demo`.
     pub fn clouds_file(&self) -> PathBuf {
         self.state_path.join("clouds.yaml")
+    }
+}
+
+impl Quotas {
+    fn from_config(config: &Config) -> Self {
+        let quota = |name| config.int("quotas", name);
+        Self {
+            network: quota("quota_network"),
+            subnet: quota("quota_subnet"),
+            subnetpool: quota("default_quota"),
+            port: quota("quota_port"),
+            router: quota("quota_router"),
+            floatingip: quota("quota_floatingip"),
+            security_group: quota("quota_security_group"),
+            security_group_rule: quota("quota_security_group_rule"),
+            rbac_policy: quota("quota_rbac_policy"),
+        }
+    }
+}
+
+/// Leaves out the network types that are not carried.
+fn carried(mut types: Vec<String>) -> Vec<String> {
+    types.retain(|t| check::CARRIED_TYPES.contains(&t.as_str()));
+    types
+}
+
+/// Typed access. Asking for an option by another type than the table gives it is our own mistake, which
+/// the tests below would show: they read every field from an empty configuration.
+impl Config {
+    fn bool(&self, section: &str, name: &str) -> bool {
+        match self.value(section, name) {
+            Some(Value::Bool(value)) => *value,
+            _ => unreachable!("[{section}] {name} is a boolean with a default"),
+        }
+    }
+
+    fn given_int<T: TryFrom<i64>>(&self, section: &str, name: &str) -> Option<T> {
+        match self.value(section, name) {
+            Some(Value::Int(value)) => T::try_from(*value).ok(),
+            _ => None,
+        }
+    }
+
+    fn int<T: TryFrom<i64>>(&self, section: &str, name: &str) -> T {
+        self.given_int(section, name).expect("the table's bounds fit the field, and there is a default")
+    }
+
+    fn seconds(&self, section: &str, name: &str) -> Duration {
+        match self.value(section, name) {
+            Some(Value::Seconds(value)) => *value,
+            _ => unreachable!("[{section}] {name} is a time with a default"),
+        }
+    }
+
+    fn non_empty(&self, section: &str, name: &str) -> Option<String> {
+        match self.value(section, name) {
+            Some(Value::Text(value)) if !value.is_empty() => Some(value.clone()),
+            _ => None,
+        }
+    }
+
+    fn text(&self, section: &str, name: &str) -> String {
+        self.non_empty(section, name).unwrap_or_default()
+    }
+
+    fn path(&self, section: &str, name: &str) -> PathBuf {
+        PathBuf::from(self.text(section, name))
+    }
+
+    fn list(&self, section: &str, name: &str) -> Vec<String> {
+        match self.value(section, name) {
+            Some(Value::List(items)) => items.iter().filter(|item| !item.is_empty()).cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn mapping(&self, section: &str, name: &str) -> BTreeMap<String, String> {
+        match self.value(section, name) {
+            Some(Value::Mapping(map)) => map.clone(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    fn ip(&self, section: &str, name: &str) -> Option<IpAddr> {
+        match self.value(section, name) {
+            Some(Value::Ip(ip)) => Some(*ip),
+            _ => None,
+        }
+    }
+
+    fn cidr(&self, section: &str, name: &str) -> Ipv4Net {
+        match self.value(section, name) {
+            Some(Value::Ipv4Cidr(net)) => *net,
+            _ => unreachable!("[{section}] {name} is a network with a default"),
+        }
+    }
+
+    fn mac(&self, section: &str, name: &str) -> Mac {
+        match self.value(section, name) {
+            Some(Value::Mac(mac)) => *mac,
+            _ => unreachable!("[{section}] {name} is a MAC address with a default"),
+        }
+    }
+
+    fn vni_ranges(&self, section: &str, name: &str) -> Vec<RangeInclusive<u32>> {
+        match self.value(section, name) {
+            Some(Value::VniRanges(ranges)) => ranges.clone(),
+            _ => Vec::new(),
+        }
     }
 }
