@@ -8,4 +8,7 @@
 
 #![warn(missing_docs)]
 
+pub mod claims;
+pub mod engine;
+pub mod hex;
 pub mod protocol;

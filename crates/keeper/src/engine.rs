@@ -1,0 +1,442 @@
+//! Every HA router copy of a host, without I/O or clock.
+//!
+//! Inputs are `handle_*`, and take the time last; outputs are [`Effect`]s, taken by
+//! [`Engine::poll_effect`] after every input until there is none, carried out in order, and answered by
+//! [`Engine::handle_opened`] and [`Engine::handle_batch`] where they have an outcome. Then sleep until
+//! [`Engine::poll_timeout`].
+//!
+//! Packets that have arrived are handled before timers: they may be the very advertisements whose
+//! absence a timer would report.
+//!
+//! Read [`copy`] for a router's life, [`mastership`] for how claims and VRRP fit together.
+
+mod copy;
+mod discards;
+pub mod effect;
+mod ledger;
+mod mastership;
+mod shared;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use evergate_model::{NetworkId, RouterId};
+use tracing::{debug, info};
+
+use crate::claims::book::Learned;
+use crate::claims::wire::{Entry, Kind, MAX_ENTRIES, Message};
+use crate::protocol::{
+    ClaimStatus, FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, Settings, Status, ToKeeper,
+};
+use copy::RouterCopy;
+use effect::{Batch, Effect, Opened, Purpose};
+use shared::Shared;
+
+/// What an engine starts with.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Process id, for control.
+    pub pid: u32,
+    /// What the host did not permit, in words.
+    pub notes: Vec<String>,
+    /// Whether the loop runs at real-time priority.
+    pub realtime: bool,
+    /// Spreads what hosts do at the same time.
+    pub seed: u64,
+    /// How long there was no keeper, where that is known.
+    pub away: Option<Duration>,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// A copy has something to do: advertise, take over, try again.
+    Router(RouterId),
+    /// A claim is to be sent.
+    Claims,
+}
+
+/// Every HA router copy of a host.
+#[derive(Debug)]
+pub struct Engine {
+    start: Start,
+    copies: BTreeMap<RouterId, RouterCopy>,
+    shared: Shared,
+    /// Each copy's next deadline, in order.
+    deadlines: BTreeSet<(Instant, RouterId)>,
+    deadline_of: BTreeMap<RouterId, Instant>,
+    /// What control has mentioned since `Hello`; what it has not goes at `EndOfState`.
+    mentioned: Option<Mentioned>,
+    /// Control speaks our version of the protocol.
+    understood: bool,
+    worst_lateness: Duration,
+    stopped: bool,
+}
+
+#[derive(Debug, Default)]
+struct Mentioned {
+    routers: BTreeSet<RouterId>,
+    follows: BTreeSet<RouterId>,
+}
+
+impl Engine {
+    /// Makes an engine that knows nothing yet.
+    pub fn new(start: Start, now: Instant) -> Self {
+        let mut shared = Shared::new(start.seed);
+        shared.away_since = start.away.and_then(|away| now.checked_sub(away));
+        Self {
+            start,
+            copies: BTreeMap::new(),
+            shared,
+            deadlines: BTreeSet::new(),
+            deadline_of: BTreeMap::new(),
+            mentioned: None,
+            understood: false,
+            worst_lateness: Duration::ZERO,
+            stopped: false,
+        }
+    }
+
+    /// Takes a message of control.
+    pub fn handle_message(&mut self, message: ToKeeper, now: Instant) {
+        match message {
+            ToKeeper::Hello { version, settings } => self.handle_hello(version, settings, now),
+            ToKeeper::Status => self.emit_status(),
+            ToKeeper::Shutdown => self.handle_stop(now),
+            _ if !self.understood => {}
+            ToKeeper::Settings { settings } => self.handle_settings(settings, now),
+            ToKeeper::Router(spec) => self.handle_router(*spec, now),
+            ToKeeper::RemoveRouter { router } => self.remove_router(router, now),
+            ToKeeper::Follow(follow) => self.handle_follow(follow, now),
+            ToKeeper::Unfollow { router } => self.unfollow(router),
+            ToKeeper::EndOfState => self.handle_end_of_state(now),
+        }
+        self.shared.flush_claims(now);
+    }
+
+    fn handle_hello(&mut self, version: u32, settings: Settings, now: Instant) {
+        self.shared.emit(FromKeeper::Hello {
+            version: PROTOCOL_VERSION,
+            pid: self.start.pid,
+            notes: self.start.notes.clone(),
+        });
+        self.understood = version == PROTOCOL_VERSION;
+        if !self.understood {
+            self.shared.warn(format!("control speaks protocol version {version}, this keeper {PROTOCOL_VERSION}"));
+            return;
+        }
+        self.mentioned = Some(Mentioned::default());
+        self.shared.syncing = true;
+        self.handle_settings(settings, now);
+    }
+
+    fn handle_settings(&mut self, settings: Settings, now: Instant) {
+        let moved = self.shared.set_settings(settings);
+        if moved {
+            // Claims name the tunnel address: what is active here is somewhere else now.
+            let active: Vec<RouterId> =
+                self.copies.values().filter(|copy| copy.is_active()).map(|copy| copy.id()).collect();
+            for router in active {
+                self.with(router, |copy, shared| copy.claim_anew(shared, now));
+            }
+        }
+    }
+
+    fn handle_router(&mut self, spec: RouterSpec, now: Instant) {
+        let router = spec.router;
+        if let Some(mentioned) = &mut self.mentioned {
+            mentioned.routers.insert(router);
+        }
+        let (epoch, known) = (spec.epoch, self.copies.contains_key(&router));
+        let taken = if known {
+            let mut result = Ok(());
+            self.with(router, |copy, shared| result = copy.update(spec, shared, now));
+            result
+        } else {
+            RouterCopy::new(spec).map(|copy| {
+                self.copies.insert(router, copy);
+            })
+        };
+        match taken {
+            Ok(()) => {
+                self.learn(router, epoch, None, now);
+                self.appoint_sentinels();
+                self.with(router, |copy, shared| copy.open_sockets(shared));
+            }
+            Err(error) => {
+                let stays = if known { "; what was configured before stays" } else { "" };
+                self.shared.warn(format!("router {router} is refused: {error}{stays}"));
+            }
+        }
+    }
+
+    fn remove_router(&mut self, router: RouterId, now: Instant) {
+        if let Some(copy) = self.copies.remove(&router) {
+            copy.remove(&mut self.shared, now);
+            self.reschedule(router);
+            self.forget_if_unused(router);
+            self.appoint_sentinels();
+        }
+        self.shared.emit(FromKeeper::Removed { router });
+    }
+
+    fn handle_follow(&mut self, follow: FollowSpec, now: Instant) {
+        let (router, epoch, vtep) = (follow.router, follow.epoch, follow.vtep);
+        if let Some(mentioned) = &mut self.mentioned {
+            mentioned.follows.insert(router);
+        }
+        let entries = follow.entries.clone();
+        if let Some(old) = self.shared.follows.insert(router, follow) {
+            let gone: Vec<_> = old.entries.into_iter().filter(|old| !entries.contains(old)).collect();
+            self.shared.remove_entries(router, &gone);
+        }
+        self.learn(router, epoch, vtep, now);
+        // Also when nothing is new: control sends it again to repair.
+        if !self.copies.get(&router).is_some_and(RouterCopy::is_active) {
+            self.shared.apply_follow(router);
+        }
+    }
+
+    fn unfollow(&mut self, router: RouterId) {
+        if let Some(follow) = self.shared.follows.remove(&router) {
+            self.shared.remove_entries(router, &follow.entries);
+        }
+        self.forget_if_unused(router);
+    }
+
+    fn forget_if_unused(&mut self, router: RouterId) {
+        if !self.is_relevant(router) {
+            self.shared.book.forget(router);
+        }
+    }
+
+    fn is_relevant(&self, router: RouterId) -> bool {
+        self.copies.contains_key(&router) || self.shared.follows.contains_key(&router)
+    }
+
+    fn handle_end_of_state(&mut self, now: Instant) {
+        if let Some(mentioned) = self.mentioned.take() {
+            let unmentioned = |known: Vec<RouterId>, said: &BTreeSet<RouterId>| -> Vec<RouterId> {
+                known.into_iter().filter(|router| !said.contains(router)).collect()
+            };
+            for router in unmentioned(self.copies.keys().copied().collect(), &mentioned.routers) {
+                self.remove_router(router, now);
+            }
+            for router in unmentioned(self.shared.follows.keys().copied().collect(), &mentioned.follows) {
+                self.unfollow(router);
+            }
+        }
+        self.end_sync(now);
+        self.emit_status();
+    }
+
+    fn end_sync(&mut self, now: Instant) {
+        self.shared.syncing = false;
+        for router in self.copies.keys().copied().collect::<Vec<_>>() {
+            self.with(router, |copy, shared| copy.settle(shared, now));
+        }
+    }
+
+    /// Control is gone. What it has said holds; an unfinished state is all there is to go by.
+    pub fn handle_disconnected(&mut self, now: Instant) {
+        self.mentioned = None;
+        self.understood = false;
+        self.end_sync(now);
+        self.shared.flush_claims(now);
+    }
+
+    /// Takes the answer to [`Effect::OpenSockets`].
+    pub fn handle_opened(&mut self, router: RouterId, opened: Result<Opened, String>, now: Instant) {
+        self.with(router, |copy, shared| copy.handle_opened(opened, shared, now));
+        self.shared.flush_claims(now);
+    }
+
+    /// Takes what came of [`Effect::RunBatch`]: result i belongs to message i.
+    pub fn handle_batch(&mut self, batch: &Batch, results: Vec<Result<(), String>>, now: Instant) {
+        let router = batch.router;
+        if batch.purpose == Purpose::Items && self.copies.contains_key(&router) {
+            self.with(router, |copy, shared| copy.handle_batch(batch, results, shared, now));
+            return;
+        }
+        // Forwarding entries are set again by the next claim or specification; of a removed router
+        // nothing can be tried again.
+        for ((what, action), result) in batch.steps.iter().zip(results) {
+            if let Err(error) = result {
+                self.shared.warn(format!("router {router}: failed to {} {what}: {error}", action.verb()));
+            }
+        }
+    }
+
+    /// Takes a frame from a router's VRRP socket.
+    pub fn handle_frame(&mut self, router: RouterId, frame: &[u8], now: Instant) {
+        self.with(router, |copy, shared| copy.handle_frame(frame, shared, now));
+        self.shared.flush_claims(now);
+    }
+
+    /// Takes the state of a link in a router's namespace; `None`: it is gone.
+    pub fn handle_link(&mut self, router: RouterId, ifindex: u32, up: Option<bool>, now: Instant) {
+        self.with(router, |copy, shared| copy.handle_link(ifindex, up, shared, now));
+        self.shared.flush_claims(now);
+    }
+
+    /// Takes a datagram from the claim socket.
+    pub fn handle_claim(&mut self, datagram: &[u8], from: IpAddr, now: Instant) {
+        let Some(key) = &self.shared.key else { return };
+        match Message::parse(datagram, from, key) {
+            Ok(message) => self.handle_claims(&message, now),
+            Err(reason) => self.shared.discard(None, &reason.to_string(), &from.to_string()),
+        }
+        self.shared.flush_claims(now);
+    }
+
+    fn handle_claims(&mut self, message: &Message, now: Instant) {
+        let mut answers = Vec::new();
+        for entry in &message.entries {
+            if message.kind == Kind::Ack {
+                self.shared.outbox.acknowledged(message.sender, entry.router, entry.epoch);
+            }
+            // A router that control has not told of yet is not acknowledged, so the claim comes again.
+            if !self.is_relevant(entry.router) {
+                continue;
+            }
+            self.learn(entry.router, entry.epoch, entry.vtep, now);
+            if message.kind != Kind::Ack {
+                self.with(entry.router, |copy, shared| {
+                    copy.rival_heard(message.sender, shared.settings.vtep, now);
+                });
+                let known = self.shared.book.known(entry.router);
+                answers.push(Entry { router: entry.router, epoch: known.epoch, vtep: known.vtep });
+            }
+        }
+        if message.kind == Kind::Claim && !answers.is_empty() {
+            self.acknowledge(message.sender, answers);
+        }
+    }
+
+    fn acknowledge(&mut self, to: IpAddr, entries: Vec<Entry>) {
+        debug_assert!(entries.len() <= MAX_ENTRIES, "a claim has no more");
+        if let (Some(key), Some(sender)) = (&self.shared.key, self.shared.settings.vtep) {
+            let datagram = Message { kind: Kind::Ack, sender, entries }.emit(key);
+            let to = std::net::SocketAddr::new(to, self.shared.settings.claim_port);
+            self.shared.effects.push_back(Effect::SendClaim { to, datagram });
+        }
+    }
+
+    /// Learns where a router is, from whomever, and lets an active copy know if it is elsewhere.
+    fn learn(&mut self, router: RouterId, epoch: u64, vtep: Option<IpAddr>, now: Instant) {
+        let active = self.copies.get(&router).is_some_and(RouterCopy::is_active);
+        let learned = self.shared.learn(router, epoch, vtep, active);
+        if active && learned != Learned::Nothing {
+            let mut known = self.shared.book.known(router);
+            if learned == Learned::Conflict {
+                known.vtep = vtep;
+            }
+            self.with(router, |copy, shared| copy.superseded(known, shared, now));
+        }
+    }
+
+    /// Fires the timers that are due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if let Some((due, timer)) = self.poll_timeout().filter(|(due, _)| *due <= now) {
+            let late = now - due;
+            if late > self.worst_lateness {
+                self.worst_lateness = late;
+                debug!(?timer, ?late, "a timer was later than ever before");
+            }
+        }
+        // Each copy once: a copy whose new deadline is already past waits for the next turn.
+        let due: Vec<RouterId> =
+            self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, router)| *router).collect();
+        for router in due {
+            self.with(router, |copy, shared| copy.handle_timeout(shared, now));
+        }
+        self.shared.flush_claims(now);
+    }
+
+    /// Tells when to call `handle_timeout`, and for what.
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        let router = self.deadlines.first().map(|&(at, router)| (at, Timer::Router(router)));
+        let claims = self.shared.outbox.next_due().map(|at| (at, Timer::Claims));
+        [router, claims].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// Takes the next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.shared.effects.pop_front()
+    }
+
+    /// Resigns everything and runs all removals; [`is_stopped`](Self::is_stopped) then.
+    pub fn handle_stop(&mut self, now: Instant) {
+        if !self.stopped {
+            info!("stopping: every active router is handed over");
+            self.stopped = true;
+            for router in self.copies.keys().copied().collect::<Vec<_>>() {
+                self.with(router, |copy, shared| copy.stop(shared, now));
+            }
+        }
+    }
+
+    /// Whether nothing remains but to carry out the effects and to leave.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// The copy with the lowest VRID of each HA network here hears all VRIDs, so that a foreign one is
+    /// noticed without every copy waking up for every advertisement.
+    fn appoint_sentinels(&mut self) {
+        let mut lowest: BTreeMap<NetworkId, (u8, RouterId)> = BTreeMap::new();
+        for copy in self.copies.values() {
+            let candidate = (copy.spec.vrid, copy.id());
+            let best = lowest.entry(copy.spec.ha_network).or_insert(candidate);
+            *best = candidate.min(*best);
+        }
+        for router in self.copies.keys().copied().collect::<Vec<_>>() {
+            self.with(router, |copy, shared| {
+                let appointed = lowest[&copy.spec.ha_network].1 == router;
+                if std::mem::replace(&mut copy.sentinel, appointed) != appointed {
+                    copy.open_sockets(shared);
+                }
+            });
+        }
+    }
+
+    fn emit_status(&mut self) {
+        let status = self.status();
+        self.shared.emit(FromKeeper::Status(status));
+    }
+
+    /// All that the engine knows.
+    pub fn status(&self) -> Status {
+        let claims = self.shared.book.iter();
+        Status {
+            routers: self.copies.values().map(|copy| copy.status(&self.shared)).collect(),
+            discards: self.shared.discards.counters().clone(),
+            worst_lateness_us: self.worst_lateness.as_micros() as u64,
+            realtime: self.start.realtime,
+            claims: claims.map(|(router, known)| ClaimStatus { router, epoch: known.epoch, vtep: known.vtep }).collect(),
+        }
+    }
+
+    fn with(&mut self, router: RouterId, act: impl FnOnce(&mut RouterCopy, &mut Shared)) {
+        if let Some(copy) = self.copies.get_mut(&router) {
+            act(copy, &mut self.shared);
+        }
+        self.reschedule(router);
+    }
+
+    fn reschedule(&mut self, router: RouterId) {
+        let next = self.copies.get(&router).and_then(RouterCopy::deadline);
+        let before = match next {
+            Some(at) => self.deadline_of.insert(router, at),
+            None => self.deadline_of.remove(&router),
+        };
+        if before != next {
+            before.map(|at| self.deadlines.remove(&(at, router)));
+            next.map(|at| self.deadlines.insert((at, router)));
+        }
+    }
+}

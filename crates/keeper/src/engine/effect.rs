@@ -1,0 +1,117 @@
+//! What the engine wants done. Effects are data: the shell carries them out, in this order, and hands
+//! back what came of those that have an outcome.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use evergate_model::RouterId;
+
+use crate::protocol::{FromKeeper, Place};
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Make the copy's sockets as requested; answered by `Engine::handle_opened`.
+    OpenSockets {
+        /// Whose.
+        router: RouterId,
+        /// Which sockets. Those that fit already are kept.
+        request: SocketRequest,
+    },
+    /// Close the copy's sockets, so that nothing pins its namespace.
+    CloseSockets {
+        /// Whose.
+        router: RouterId,
+    },
+    /// Send an Ethernet frame in the router's namespace. Losing it is like losing it on the wire.
+    SendFrame {
+        /// Whose namespace.
+        router: RouterId,
+        /// On which interface.
+        ifindex: u32,
+        /// The whole frame.
+        frame: Vec<u8>,
+    },
+    /// Send prepared messages to the kernel; answered by `Engine::handle_batch`.
+    RunBatch(Batch),
+    /// Receive claims at this address, and send them from it; `None`: neither.
+    BindClaims(Option<SocketAddr>),
+    /// Send a claim or an acknowledgement.
+    SendClaim {
+        /// To which keeper.
+        to: SocketAddr,
+        /// Signed.
+        datagram: Vec<u8>,
+    },
+    /// Tell control. Transitions leave `at_ms` to the shell, which has the clock of day.
+    Emit(FromKeeper),
+}
+
+/// The sockets that a copy needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketRequest {
+    /// Name of the namespace below `netns_path`.
+    pub netns: String,
+    /// Where VRRP is spoken.
+    pub ha_ifindex: u32,
+    /// Only this VRID is received; `None`: all (the HA network's sentinel).
+    pub vrid: Option<u8>,
+    /// Interfaces to send announcements on.
+    pub send_on: BTreeSet<u32>,
+    /// The address whose presence on the HA interface says "was active".
+    pub virtual_address: Ipv4Addr,
+}
+
+/// What was found when the sockets were made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Whether each link of the namespace is up and has carrier, by index.
+    pub links: BTreeMap<u32, bool>,
+    /// Whether the virtual address is on the HA interface.
+    pub has_virtual_address: bool,
+    /// What could not be made, but does not keep the copy from taking part, in words.
+    pub shortcomings: Vec<String>,
+}
+
+/// Prepared messages that are sent to one place at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// For which router.
+    pub router: RouterId,
+    /// Where.
+    pub place: Place,
+    /// What for.
+    pub purpose: Purpose,
+    /// What each message does.
+    pub steps: Vec<(String, Action)>,
+    /// The messages.
+    pub messages: Vec<Vec<u8>>,
+}
+
+/// What a batch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// What the active copy has and the others have not.
+    Items,
+    /// Forwarding entries that follow the active copy.
+    Follow,
+}
+
+/// What a message does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Does an item.
+    Add,
+    /// Undoes one.
+    Del,
+}
+
+impl Action {
+    /// In words, for warnings.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Del => "remove",
+        }
+    }
+}
