@@ -1,1 +1,844 @@
+//! The state machine against RFC 9568 §6 (version 2: RFC 3768 §6), one sentence per test.
 
+use super::*;
+use crate::wire::Ipv4Checksum;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+// Initialize.
+
+#[test]
+fn startup_listens_for_active_down_interval_of_its_own_interval() {
+    let mut bench = Bench::new(v3());
+    bench.router.handle_startup(bench.now);
+    assert_eq!(bench.drain(), [changed(State::Initialize, State::Backup, Reason::Startup)]);
+    // 3 x 2 s + 206/256 x 2 s.
+    assert_eq!(bench.left(), (Timer::ActiveDown, 6 * SECOND + SECOND * 412 / 256));
+}
+
+#[test]
+fn startup_of_the_address_owner_advertises_announces_and_is_active() {
+    let mut bench = Bench::new(Config { priority: 255, ..v3() });
+    bench.router.handle_startup(bench.now);
+    assert_eq!(bench.drain(), taken_over(&bench, State::Initialize, Reason::Startup));
+    assert_eq!(bench.timers()[0], (Timer::Adver, 2 * SECOND));
+}
+
+#[test]
+fn the_second_startup_does_nothing() {
+    let mut bench = Bench::backup(v2());
+    bench.wait(SECOND);
+    let before = bench.left();
+    bench.router.handle_startup(bench.now);
+    bench.router.handle_adopt_active(bench.now);
+    assert_eq!((bench.drain(), bench.left()), (vec![], before));
+}
+
+#[test]
+fn initialize_ignores_advertisements_and_time() {
+    let mut bench = Bench::new(v2());
+    bench.hear(OTHER, 0);
+    bench.hear(OTHER, 200);
+    bench.router.handle_timeout(bench.now + 100 * SECOND);
+    assert_eq!(bench.drain(), []);
+    assert_eq!(bench.router.poll_timeout(), None);
+}
+
+#[test]
+fn adoption_advertises_at_once_and_stays_active() {
+    let mut bench = Bench::new(v2());
+    bench.router.handle_adopt_active(bench.now);
+    assert_eq!(bench.drain(), taken_over(&bench, State::Initialize, Reason::Adopted));
+}
+
+#[test]
+fn adoption_gives_way_to_a_higher_address_that_took_over_meanwhile() {
+    let mut bench = Bench::new(v2());
+    bench.router.handle_adopt_active(bench.now);
+    bench.drain();
+    bench.hear(HIGHER, 50);
+    assert_eq!(bench.drain(), given_up(Reason::HigherAddress));
+}
+
+// Times.
+
+#[test]
+fn v2_skew_is_in_seconds_whatever_the_interval() {
+    for (priority, interval_cs, expected) in [
+        (50, 200, 6 * SECOND + SECOND * 206 / 256),
+        (50, 1000, 30 * SECOND + SECOND * 206 / 256),
+        (254, 100, 3 * SECOND + SECOND * 2 / 256),
+        (1, 100, 3 * SECOND + SECOND * 255 / 256),
+    ] {
+        let config = Config { priority, advertise_interval_cs: interval_cs, ..v2() };
+        assert_eq!(Bench::backup(config).left(), (Timer::ActiveDown, expected));
+    }
+}
+
+#[test]
+fn v3_skew_is_in_proportion_to_the_interval_and_never_zero() {
+    for interval_cs in [1, 10, 100, 4095] {
+        for priority in 1..=254 {
+            let config = Config { priority, advertise_interval_cs: interval_cs, ..v3() };
+            let interval = 10 * MS * u32::from(interval_cs);
+            let skew = Bench::backup(config).left().1 - 3 * interval;
+            assert!(skew > Duration::ZERO);
+            let exact = interval.as_nanos() * (256 - u128::from(priority)) / 256;
+            assert_eq!(skew.as_nanos(), exact);
+        }
+    }
+}
+
+#[test]
+fn skew_follows_the_priority_in_effect() {
+    let mut bench = Bench::backup(v2());
+    bench.wait(SECOND);
+    bench.configure(Config { priority: 200, ..v2() });
+    // What was waited already counts.
+    assert_eq!(bench.left().1, 5 * SECOND + SECOND * 56 / 256);
+}
+
+// Backup.
+
+#[test]
+fn backup_takes_over_when_active_down_timer_expires() {
+    for config in [v2(), v3()] {
+        let mut bench = Bench::backup(config);
+        bench.hear(OTHER, 50);
+        let (timer, left) = bench.left();
+        assert_eq!(timer, Timer::ActiveDown);
+        bench.wait(left - Duration::from_nanos(1));
+        assert_eq!(bench.drain(), []);
+        bench.wait(Duration::from_nanos(1));
+        // Advertise, configure, announce: in this order.
+        assert_eq!(bench.drain(), taken_over(&bench, State::Backup, Reason::ActiveDown));
+    }
+}
+
+#[test]
+fn backup_restarts_the_timer_with_every_advertisement() {
+    for (config, priority) in [(v2(), 50), (v2(), 51), (v2(), 1), (preempting(), 50), (preempting(), 51)] {
+        let mut bench = Bench::backup(config);
+        let whole = bench.left();
+        for _ in 0..5 {
+            bench.wait(2 * SECOND);
+            bench.hear(OTHER, priority);
+            assert_eq!(bench.left(), whole);
+        }
+        assert_eq!(bench.drain(), []);
+    }
+}
+
+#[test]
+fn backup_ignores_lower_priority_when_preemption_is_off() {
+    // Ignores the priority, that is: a returning router does not take the role from a living active.
+    let mut bench = Bench::backup(Config { priority: 200, ..v2() });
+    for _ in 0..10 {
+        bench.wait(2 * SECOND);
+        bench.hear(OTHER, 50);
+    }
+    assert_eq!(bench.drain(), []);
+    assert_eq!(bench.router.state(), State::Backup);
+}
+
+#[test]
+fn backup_that_preempts_lets_the_timer_run_on_at_lower_priority() {
+    let mut bench = Bench::backup(preempting());
+    let (_, whole) = bench.left();
+    bench.wait(SECOND);
+    bench.hear(OTHER, 49);
+    assert_eq!(bench.left().1, whole - SECOND);
+    bench.wait(whole - SECOND);
+    assert_eq!(bench.drain(), taken_over(&bench, State::Backup, Reason::ActiveDown));
+}
+
+#[test]
+fn an_address_owner_preempts_whatever_preempt_says() {
+    let mut bench = Bench::backup(v2());
+    bench.configure(Config { priority: 255, ..v2() });
+    let before = bench.left();
+    bench.hear(OTHER, 254);
+    assert_eq!(bench.left(), before);
+}
+
+#[test]
+fn preempt_delay_counts_from_the_first_advertisement_of_lower_priority() {
+    let config = Config { preempt_delay: 10 * SECOND, ..preempting() };
+    let mut bench = Bench::backup(config);
+    let (_, whole) = bench.left();
+    for _ in 0..5 {
+        bench.hear(OTHER, 49);
+        assert_eq!(bench.left().1, whole);
+        bench.wait(2 * SECOND);
+    }
+    bench.hear(OTHER, 49);
+    assert_eq!(bench.left().1, whole - 2 * SECOND);
+}
+
+#[test]
+fn preempt_delay_starts_anew_after_an_equal_priority() {
+    let config = Config { preempt_delay: 3 * SECOND, ..preempting() };
+    let mut bench = Bench::backup(config);
+    let (_, whole) = bench.left();
+    for priority in [49, 50, 49] {
+        bench.hear(OTHER, priority);
+        bench.wait(2 * SECOND);
+    }
+    bench.hear(OTHER, 49);
+    assert_eq!(bench.left().1, whole);
+}
+
+#[test]
+fn backup_waits_only_skew_time_after_priority_0() {
+    let mut bench = Bench::backup(v2());
+    bench.hear(OTHER, 50);
+    bench.wait(SECOND);
+    bench.hear(OTHER, 0);
+    assert_eq!(bench.left(), (Timer::ActiveDown, SECOND * 206 / 256));
+    bench.wait(SECOND * 206 / 256);
+    assert_eq!(bench.drain(), taken_over(&bench, State::Backup, Reason::Resigned));
+}
+
+#[test]
+fn repeated_resignations_do_not_put_the_takeover_off() {
+    let mut bench = Bench::backup(v2());
+    bench.hear(OTHER, 0);
+    bench.wait(500 * MS);
+    bench.hear(OTHER, 0);
+    assert_eq!(bench.left().1, SECOND * 206 / 256 - 500 * MS);
+}
+
+#[test]
+fn an_advertisement_after_a_resignation_is_waited_for_as_always() {
+    let mut bench = Bench::backup(v2());
+    let whole = bench.left();
+    bench.hear(OTHER, 0);
+    bench.hear(HIGHER, 50);
+    assert_eq!(bench.left(), whole);
+}
+
+#[test]
+fn v3_backup_learns_the_interval_of_the_active() {
+    let mut bench = Bench::backup(v3());
+    bench.hear_interval(OTHER, 50, 10);
+    assert_eq!(bench.left().1, 300 * MS + 100 * MS * 206 / 256);
+    bench.hear_interval(OTHER, 50, 4095);
+    assert!(bench.left().1 > 122 * SECOND);
+    // What it discards it does not learn from.
+    let mut bench = Bench::backup(Config { preempt: true, ..v3() });
+    let before = bench.left();
+    bench.hear_interval(OTHER, 49, 10);
+    assert_eq!(bench.left(), before);
+}
+
+#[test]
+fn v3_learned_interval_can_be_bounded_but_not_below_our_own() {
+    for (bound, expected) in [(1000, 10 * SECOND), (50, 2 * SECOND)] {
+        let interop = Interop { longest_adopted_interval_cs: bound, ..Interop::default() };
+        let mut bench = Bench::backup(Config { interop, ..v3() });
+        bench.hear_interval(OTHER, 50, 4095);
+        assert_eq!(bench.router.status(bench.now).active_adver_interval, expected);
+    }
+}
+
+#[test]
+fn v3_learned_interval_is_forgotten_by_an_active() {
+    let mut bench = Bench::backup(v3());
+    bench.hear_interval(OTHER, 50, 10);
+    bench.expire();
+    assert_eq!(bench.timers()[0], (Timer::Adver, 2 * SECOND));
+}
+
+#[test]
+fn backup_leaves_silently() {
+    let mut bench = Bench::backup(v2());
+    bench.router.handle_shutdown(bench.now);
+    assert_eq!(bench.drain(), [changed(State::Backup, State::Initialize, Reason::Shutdown)]);
+    assert_eq!(bench.router.poll_timeout(), None);
+}
+
+// Active.
+
+#[test]
+fn active_advertises_every_interval() {
+    let mut bench = Bench::active(v2());
+    for _ in 0..3 {
+        bench.wait(2 * SECOND);
+        assert_eq!(bench.drain(), [transmit(&bench)]);
+    }
+}
+
+#[test]
+fn a_late_advertisement_is_not_made_up_for() {
+    let mut bench = Bench::active(v2());
+    bench.now += 5 * SECOND;
+    bench.router.handle_timeout(bench.now);
+    assert_eq!(bench.drain(), [transmit(&bench)]);
+    assert_eq!(bench.timers()[0], (Timer::Adver, 2 * SECOND));
+}
+
+#[test]
+fn active_answers_priority_0_with_an_advertisement_and_restarts_its_timer() {
+    let mut bench = Bench::active(v2());
+    bench.wait(SECOND);
+    bench.hear(OTHER, 0);
+    assert_eq!(bench.drain(), [transmit(&bench)]);
+    assert_eq!(bench.timers()[0], (Timer::Adver, 2 * SECOND));
+}
+
+#[test]
+fn active_gives_way_to_a_higher_priority() {
+    let mut bench = Bench::active(v2());
+    bench.hear(OTHER, 51);
+    assert_eq!(bench.drain(), given_up(Reason::HigherPriority));
+    assert_eq!(bench.left(), (Timer::ActiveDown, 6 * SECOND + SECOND * 206 / 256));
+}
+
+#[test]
+fn active_gives_way_to_a_higher_address_of_equal_priority() {
+    let mut bench = Bench::active(v2());
+    bench.hear(HIGHER, 50);
+    assert_eq!(bench.drain(), given_up(Reason::HigherAddress));
+}
+
+#[test]
+fn active_that_gives_way_learns_the_interval() {
+    let mut bench = Bench::active(v3());
+    bench.hear_interval(HIGHER, 50, 10);
+    assert_eq!(bench.left().1, 300 * MS + 100 * MS * 206 / 256);
+}
+
+#[test]
+fn addresses_are_compared_as_unsigned_numbers_in_network_byte_order() {
+    // As signed bytes, or in the byte order of the host, each of these would come out the other way.
+    for (ours, theirs) in [
+        ("127.0.0.255", "128.0.0.0"),
+        ("10.0.255.1", "10.1.0.0"),
+        ("fe80::7f00", "fe80::8000"),
+        ("fe80::ff", "fe80::100"),
+    ] {
+        let mut bench = Bench::active(Config { primary_address: addr(ours), ..v3() });
+        bench.hear(theirs, 50);
+        assert_eq!(bench.router.state(), State::Backup, "{ours} < {theirs}");
+        let mut bench = Bench::active(Config { primary_address: addr(theirs), ..v3() });
+        bench.hear(ours, 50);
+        assert_eq!(bench.router.state(), State::Active, "{theirs} > {ours}");
+    }
+}
+
+#[test]
+fn active_that_wins_sends_an_advertisement_at_once() {
+    for (from, priority) in [(OTHER, 50), (HIGHER, 49)] {
+        let mut bench = Bench::active(v2());
+        bench.wait(SECOND);
+        bench.drain();
+        bench.hear(from, priority);
+        assert_eq!(bench.drain(), [transmit(&bench)]);
+        assert_eq!(bench.timers()[0], (Timer::Adver, 2 * SECOND));
+    }
+}
+
+#[test]
+fn active_that_wins_announces_its_addresses_again() {
+    let mut bench = Bench::active(Config { announcements: Announcements::neutron(), ..v2() });
+    bench.wait(10 * SECOND);
+    bench.drain();
+    bench.hear(OTHER, 50);
+    bench.wait(SECOND);
+    let announced = bench.drain().iter().filter(|o| **o == Output::AnnounceAddresses).count();
+    assert_eq!(announced, 5);
+}
+
+#[test]
+fn forged_contests_draw_no_more_announcements_than_the_pause_allows() {
+    for rounds in [0, 1, 5] {
+        let announcements = Announcements { rounds, ..Announcements::default() };
+        let mut bench = Bench::active(Config { announcements, ..v2() });
+        bench.drain();
+        for _ in 0..1000 {
+            bench.hear(OTHER, 1);
+            bench.wait(MS);
+        }
+        let announced = bench.drain().iter().filter(|o| **o == Output::AnnounceAddresses).count();
+        assert!((9..=10).contains(&announced), "{announced} in a second");
+    }
+}
+
+#[test]
+fn our_own_address_never_starts_a_dialogue() {
+    let mut bench = Bench::active(v2());
+    bench.hear(OURS, 255);
+    bench.hear(OURS, 50);
+    bench.hear(OURS, 0);
+    assert_eq!(bench.drain(), []);
+}
+
+#[test]
+fn active_resigns_with_priority_0_when_it_stops() {
+    for (reason, stop) in [
+        (Reason::Shutdown, VirtualRouter::handle_shutdown as fn(&mut VirtualRouter, Instant)),
+        (Reason::Fault, VirtualRouter::handle_fault),
+    ] {
+        let mut bench = Bench::active(v2());
+        stop(&mut bench.router, bench.now);
+        assert_eq!(bench.drain(), left_active(reason));
+        assert_eq!(bench.router.poll_timeout(), None);
+        // A second time there is nothing to do.
+        stop(&mut bench.router, bench.now);
+        assert_eq!(bench.drain(), []);
+    }
+}
+
+#[test]
+fn a_fault_leaves_the_election_until_the_next_startup() {
+    let mut bench = Bench::backup(v2());
+    bench.router.handle_fault(bench.now);
+    assert_eq!(bench.drain(), [changed(State::Backup, State::Initialize, Reason::Fault)]);
+    bench.wait(60 * SECOND);
+    assert_eq!(bench.drain(), []);
+    bench.router.handle_startup(bench.now);
+    assert_eq!(bench.drain(), [changed(State::Initialize, State::Backup, Reason::Startup)]);
+}
+
+// Announcements.
+
+#[test]
+fn addresses_are_announced_five_times_and_again_after_the_delay() {
+    let mut bench = Bench::new(Config { announcements: Announcements::neutron(), ..v2() });
+    bench.router.handle_adopt_active(bench.now);
+    let start = bench.now;
+    let mut at = Vec::new();
+    for _ in 0..200 {
+        if bench.drain().contains(&Output::AnnounceAddresses) {
+            at.push((bench.now - start).as_millis());
+        }
+        bench.step();
+    }
+    assert_eq!(at, [0, 100, 200, 300, 400, 60_400, 60_500, 60_600, 60_700, 60_800]);
+}
+
+#[test]
+fn announcing_once_is_possible() {
+    let announcements = Announcements { rounds: 1, spacing: MS, again_after: None };
+    let mut bench = Bench::new(Config { announcements, ..v2() });
+    bench.router.handle_adopt_active(bench.now);
+    bench.drain();
+    assert_eq!(bench.timers(), [(Timer::Adver, 2 * SECOND)]);
+}
+
+#[test]
+fn announcements_end_with_the_role() {
+    let mut bench = Bench::new(v2());
+    bench.router.handle_adopt_active(bench.now);
+    bench.hear(HIGHER, 50);
+    bench.drain();
+    bench.wait(SECOND);
+    assert_eq!(bench.drain(), []);
+}
+
+// Rank.
+
+#[test]
+fn copies_of_equal_priority_wait_in_the_order_of_their_addresses() {
+    // All have heard the same active, 10.0.0.4; among the rest the highest address goes first.
+    let left = group_of(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"], "10.0.0.4", v2());
+    let step = SECOND * 16 / 256;
+    assert_eq!(left[1] - left[2], step);
+    assert_eq!(left[0] - left[1], step);
+    // The first waits what RFC 3768 says.
+    assert_eq!(left[2], 6 * SECOND + SECOND * 206 / 256);
+}
+
+#[test]
+fn the_active_that_fell_silent_has_no_rank() {
+    let left = group_of(&["10.0.0.1", "10.0.0.2", "10.0.0.3"], "10.0.0.2", v2());
+    assert_eq!(left[2], 6 * SECOND + SECOND * 206 / 256);
+    assert_eq!(left[0] - left[2], SECOND * 16 / 256);
+}
+
+#[test]
+fn rank_never_waits_longer_than_priority_1_does() {
+    let many: Vec<String> = (1..=60).map(|n| format!("10.0.0.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for priority in [1, 2, 50, 100, 254] {
+        for config in [v2(), v3()] {
+            let unit = if config.version == Version::V2 { SECOND } else { 2 * SECOND };
+            let left = group_of(&many, "10.0.0.60", Config { priority, ..config });
+            assert!(left.iter().all(|left| *left <= 6 * SECOND + unit * 255 / 256));
+            // Everybody but the active has a moment of its own, if there is room at all.
+            let mut order = left[..59].to_vec();
+            order.dedup();
+            assert_eq!(order.len(), if priority == 1 { 1 } else { 59 });
+        }
+    }
+}
+
+#[test]
+fn without_known_peers_there_is_no_rank() {
+    let bench = Bench::backup(v2());
+    assert_eq!(bench.left().1, 6 * SECOND + SECOND * 206 / 256);
+}
+
+#[test]
+fn rank_applies_to_a_resignation_too() {
+    let peers = ["10.0.0.2", "10.0.0.3"].map(addr).into();
+    let mut bench = Bench::backup(Config { primary_address: addr("10.0.0.1"), peers, ..v2() });
+    bench.hear("10.0.0.2", 0);
+    assert_eq!(bench.left().1, SECOND * 206 / 256 + SECOND * 16 / 256);
+}
+
+#[test]
+fn a_peers_resignation_is_followed_at_once_where_that_is_configured() {
+    let interop = Interop { hasten_resignation: true, ..Interop::default() };
+    let peers = ["10.0.0.2", "10.0.0.3"].map(addr).into();
+    let config = Config { primary_address: addr("10.0.0.1"), peers, interop, ..v2() };
+    let mut bench = Bench::backup(config.clone());
+    bench.hear("10.0.0.2", 0);
+    assert_eq!(bench.left().1, SECOND * 2 / 256 + SECOND * 16 / 256);
+    // A stranger's is not: it may have friends of higher priority.
+    let mut bench = Bench::backup(config);
+    bench.hear("10.0.0.9", 0);
+    assert!(bench.left().1 >= SECOND * 206 / 256);
+}
+
+// Absence.
+
+#[test]
+fn a_backup_that_was_away_listens_once_more_before_it_takes_over() {
+    let mut bench = Bench::backup(v2());
+    let (_, whole) = bench.left();
+    bench.now += whole + 3 * SECOND;
+    bench.router.handle_timeout(bench.now);
+    assert_eq!(bench.drain(), []);
+    assert_eq!(bench.left(), (Timer::ActiveDown, whole));
+    // Away again: it must not wait for ever.
+    bench.now += whole + 3 * SECOND;
+    bench.router.handle_timeout(bench.now);
+    assert_eq!(bench.drain(), taken_over(&bench, State::Backup, Reason::ActiveDown));
+}
+
+#[test]
+fn a_backup_is_excused_anew_after_it_heard_an_active() {
+    let mut bench = Bench::backup(v2());
+    let (_, whole) = bench.left();
+    for _ in 0..3 {
+        bench.now += whole + 3 * SECOND;
+        bench.router.handle_timeout(bench.now);
+        assert_eq!(bench.drain(), []);
+        bench.hear(OTHER, 50);
+    }
+}
+
+#[test]
+fn a_backup_that_is_a_little_late_takes_over() {
+    let mut bench = Bench::backup(v2());
+    let (_, whole) = bench.left();
+    bench.now += whole + 2 * SECOND;
+    bench.router.handle_timeout(bench.now);
+    assert_eq!(bench.drain(), taken_over(&bench, State::Backup, Reason::ActiveDown));
+}
+
+#[test]
+fn an_active_that_was_away_gives_up_and_listens_for_an_interval() {
+    let mut bench = Bench::active(v2());
+    bench.now += 6 * SECOND + MS;
+    bench.router.handle_timeout(bench.now);
+    assert_eq!(bench.drain(), given_up(Reason::Absence));
+    assert_eq!(bench.left(), (Timer::ActiveDown, 2 * SECOND + SECOND * 206 / 256));
+    // Nobody took over.
+    bench.expire();
+    assert_eq!(bench.router.state(), State::Active);
+}
+
+#[test]
+fn an_active_that_was_away_does_not_contest_who_took_over() {
+    // It is of a lower address, and its advertisement is read before any timer is looked at.
+    let mut bench = Bench::active(v2());
+    bench.now += 60 * SECOND;
+    bench.hear(OTHER, 50);
+    assert_eq!(bench.drain(), given_up(Reason::Absence));
+    assert_eq!(bench.router.status(bench.now).active, Some(addr(OTHER)));
+    assert_eq!(bench.left().1, 6 * SECOND + SECOND * 206 / 256);
+}
+
+#[test]
+fn a_change_of_configuration_does_not_hide_an_absence() {
+    let mut bench = Bench::active(v2());
+    bench.now += 60 * SECOND;
+    bench.configure(Config { priority: 60, ..v2() });
+    assert_eq!(bench.drain(), given_up(Reason::Absence));
+}
+
+#[test]
+fn an_address_owner_that_was_away_stays_active() {
+    let mut bench = Bench::active(Config { priority: 255, ..v2() });
+    bench.now += 60 * SECOND;
+    bench.router.handle_timeout(bench.now);
+    assert_eq!(bench.router.state(), State::Active);
+}
+
+// Configuration.
+
+#[test]
+fn an_unchanged_configuration_changes_nothing() {
+    for mut bench in [Bench::backup(v2()), Bench::active(v2())] {
+        bench.wait(SECOND);
+        let before = bench.timers();
+        bench.configure(bench.router.config().clone());
+        assert_eq!((bench.drain(), bench.timers()), (vec![], before));
+    }
+}
+
+#[test]
+fn a_change_that_does_not_touch_the_wait_keeps_a_shortened_timer() {
+    let mut bench = Bench::backup(v2());
+    bench.hear(OTHER, 0);
+    bench.wait(500 * MS);
+    bench.hear(OTHER, 0);
+    let before = bench.left();
+    bench.configure(Config { preempt: true, ..v2() });
+    assert_eq!(bench.left(), before);
+}
+
+#[test]
+fn an_active_advertises_at_once_what_changed_without_a_transition() {
+    let mut bench = Bench::active(v2());
+    bench.wait(SECOND);
+    bench.configure(Config { advertise_interval_cs: 500, priority: 60, ..v2() });
+    assert_eq!(bench.drain(), [transmit(&bench)]);
+    assert_eq!(bench.timers()[0], (Timer::Adver, 5 * SECOND));
+}
+
+#[test]
+fn a_backup_waits_for_a_changed_interval_from_where_it_is() {
+    let mut bench = Bench::backup(v2());
+    bench.wait(2 * SECOND);
+    bench.configure(Config { advertise_interval_cs: 100, ..v2() });
+    assert_eq!(bench.left().1, SECOND + SECOND * 206 / 256);
+    assert_eq!(bench.drain(), []);
+}
+
+#[test]
+fn a_v3_backup_keeps_what_it_learned_when_its_own_interval_changes() {
+    let mut bench = Bench::backup(v3());
+    bench.hear_interval(OTHER, 50, 1000);
+    bench.configure(Config { advertise_interval_cs: 100, ..v3() });
+    assert_eq!(bench.left().1, 30 * SECOND + 10 * SECOND * 206 / 256);
+}
+
+#[test]
+fn another_vrid_is_another_router() {
+    let mut bench = Bench::active(v2());
+    let config = Config { vrid: Vrid::new(7).unwrap(), ..v2() };
+    bench.configure(config);
+    let mut expected = left_active(Reason::Reconfigured);
+    expected.push(changed(State::Initialize, State::Backup, Reason::Startup));
+    assert_eq!(bench.drain(), expected);
+    // One that does not take part is not started.
+    let mut bench = Bench::new(v2());
+    bench.configure(v3());
+    assert_eq!(bench.router.state(), State::Initialize);
+}
+
+#[test]
+fn impossible_configurations_are_refused_with_the_reason() {
+    assert_eq!(v2().validate(), Ok(()));
+    assert_eq!(Config { priority: 0, ..v2() }.validate(), Err(InvalidConfig::PriorityZero));
+    let password = Some(*b"secret\0\0");
+    assert_eq!(Config { password, ..v3() }.validate(), Err(InvalidConfig::PasswordInVersion3));
+    for config in [
+        Config { advertise_interval_cs: 150, ..v2() },
+        Config { advertise_interval_cs: 0, ..v3() },
+        Config { advertise_interval_cs: 4096, ..v3() },
+        Config { addresses: vec![], ..v2() },
+        Config { addresses: vec![addr("fe80::1")], ..v2() },
+    ] {
+        assert!(matches!(config.validate(), Err(InvalidConfig::Unsendable(_))), "{config:?}");
+    }
+}
+
+#[test]
+fn neutrons_configuration_is_valid_and_its_address_comes_from_the_vrid() {
+    let config = Config::neutron(Vrid::new(143).unwrap(), "169.254.192.10".parse().unwrap());
+    assert_eq!(config.validate(), Ok(()));
+    assert_eq!(config.addresses, [addr("169.254.0.143")]);
+}
+
+#[test]
+fn what_a_router_sends_its_twin_accepts() {
+    for config in [v2(), Config { password: Some(*b"secret\0\0"), ..v2() }, v3()] {
+        let mut bench = Bench::new(config.clone());
+        bench.router.handle_adopt_active(bench.now);
+        let outputs = bench.drain();
+        let Some(Output::Transmit(adv)) = outputs.first() else { panic!("{outputs:?}") };
+        let frame = crate::wire::ethernet_frame(adv, [2; 6], config.primary_address, Ipv4Checksum::default()).unwrap();
+        let twin = Config { primary_address: addr(HIGHER), ..config };
+        let received = crate::wire::parse_frame(&frame, &twin.expectation()).unwrap();
+        assert_eq!(&received.advertisement, adv);
+    }
+}
+
+#[test]
+fn a_configured_password_is_never_printed() {
+    let printed = format!("{:?}", Config { password: Some(*b"secret\0\0"), ..v2() });
+    assert!(printed.contains("<hidden>") && !printed.contains("115"), "{printed}");
+}
+
+#[test]
+fn a_status_reads_as_a_sentence() {
+    let mut bench = Bench::backup(v2());
+    bench.hear(OTHER, 50);
+    assert_eq!(bench.router.status(bench.now).to_string(), "Backup, heard 10.0.0.1, ActiveDown in 6.8046875s");
+}
+
+// Helpers.
+
+const OURS: &str = "10.0.0.5";
+/// Lower than ours.
+const OTHER: &str = "10.0.0.1";
+const HIGHER: &str = "10.0.0.9";
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn v2() -> Config {
+    Config {
+        announcements: Announcements::default(),
+        primary_address: addr(OURS),
+        ..Config::neutron(Vrid::new(143).unwrap(), "10.0.0.5".parse().unwrap())
+    }
+}
+
+fn v3() -> Config {
+    Config { version: Version::V3, ..v2() }
+}
+
+fn preempting() -> Config {
+    Config { preempt: true, ..v2() }
+}
+
+/// Time left of each of `group` after all of them heard `active`.
+fn group_of(group: &[&str], active: &str, config: Config) -> Vec<Duration> {
+    let time_left = |own: &&str| {
+        let peers = group.iter().filter(|peer| *peer != own).map(|peer| addr(peer)).collect();
+        let mut bench = Bench::backup(Config { primary_address: addr(own), peers, ..config.clone() });
+        bench.hear(active, config.priority);
+        bench.left().1
+    };
+    group.iter().map(time_left).collect()
+}
+
+fn changed(from: State, to: State, reason: Reason) -> Output {
+    Output::StateChanged { from, to, reason }
+}
+
+fn transmit(bench: &Bench) -> Output {
+    Output::Transmit(bench.router.config().advertisement())
+}
+
+fn taken_over(bench: &Bench, from: State, reason: Reason) -> Vec<Output> {
+    vec![transmit(bench), Output::Activate, Output::AnnounceAddresses, changed(from, State::Active, reason)]
+}
+
+fn given_up(reason: Reason) -> Vec<Output> {
+    vec![Output::Deactivate, changed(State::Active, State::Backup, reason)]
+}
+
+fn left_active(reason: Reason) -> Vec<Output> {
+    vec![Output::Transmit(v2().resignation()), Output::Deactivate, changed(State::Active, State::Initialize, reason)]
+}
+
+/// One router and a clock.
+struct Bench {
+    router: VirtualRouter,
+    now: Instant,
+    /// What it did while time passed.
+    done: Vec<Output>,
+}
+
+impl Bench {
+    #[expect(clippy::disallowed_methods, reason = "some instant has to be the first")]
+    fn new(config: Config) -> Self {
+        Self { router: VirtualRouter::new(config), now: Instant::now(), done: Vec::new() }
+    }
+
+    fn backup(config: Config) -> Self {
+        let mut bench = Self::new(config);
+        bench.router.handle_startup(bench.now);
+        bench.drain();
+        bench
+    }
+
+    /// An active that has sent its first advertisement just now.
+    fn active(config: Config) -> Self {
+        let mut bench = Self::new(config);
+        bench.router.handle_adopt_active(bench.now);
+        bench.drain();
+        // Most tests are not about announcements; those that are set their own.
+        if let Phase::Active(advertising) = &mut bench.router.phase {
+            advertising.announce = None;
+        }
+        bench
+    }
+
+    fn configure(&mut self, config: Config) {
+        self.router.handle_config(config, self.now);
+    }
+
+    fn hear(&mut self, from: &str, priority: u8) {
+        self.hear_interval(from, priority, self.router.config().advertise_interval_cs);
+    }
+
+    fn hear_interval(&mut self, from: &str, priority: u8, advertise_interval_cs: u16) {
+        let adv = Advertisement { priority, advertise_interval_cs, ..self.router.config().advertisement() };
+        self.router.handle_advertisement(addr(from), &adv, self.now);
+        self.collect();
+    }
+
+    /// Lets time pass, punctually.
+    fn wait(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some((at, _)) = self.router.poll_timeout()
+            && at <= end
+        {
+            self.now = self.now.max(at);
+            self.router.handle_timeout(self.now);
+            self.collect();
+        }
+        self.now = end;
+    }
+
+    /// Lets time pass until the next timer has fired.
+    fn step(&mut self) {
+        if let Some((at, _)) = self.router.poll_timeout() {
+            self.wait(at - self.now);
+        }
+    }
+
+    fn expire(&mut self) {
+        let (_, left) = self.left();
+        self.wait(left);
+        self.drain();
+    }
+
+    fn collect(&mut self) {
+        self.done.extend(std::iter::from_fn(|| self.router.poll_output()));
+    }
+
+    fn drain(&mut self) -> Vec<Output> {
+        self.collect();
+        std::mem::take(&mut self.done)
+    }
+
+    fn timers(&self) -> Vec<(Timer, Duration)> {
+        self.router.status(self.now).timers
+    }
+
+    /// The next timer, and the time left.
+    fn left(&self) -> (Timer, Duration) {
+        let (at, timer) = self.router.poll_timeout().expect("a timer is running");
+        (timer, at - self.now)
+    }
+}
