@@ -1,0 +1,173 @@
+//! The few requests that the lab itself makes to the API, as the hypervisor's software would.
+//!
+//! The API listens inside the lab, so a request is made by `evergate lab api`, a process inside the
+//! controller. It logs in as the administrator of the generated `clouds.yaml`, keeps the token in the
+//! lab's folder, and logs in again when the token is refused.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::lab::{ADMIN_CLOUD, Lab, api_address};
+use crate::spec::Node;
+use crate::tools;
+
+/// Longest time to wait for a connection, and for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the API answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON in the body; null when there was none.
+    pub body: Value,
+}
+
+impl Lab {
+    /// Makes one request as administrator.
+    ///
+    /// # Errors
+    ///
+    /// No answer came. An answer that refuses the request is an answer.
+    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let body = body.map(ToString::to_string).unwrap_or_default();
+        let clouds = self.clouds_file();
+        let token = self.dir().join("token");
+        let mut command = self.machine(Node::Controller).lab_command(&["api", method, path, "--clouds"])?;
+        let text = tools::feed(command.arg(clouds).arg("--token").arg(token), &body)?;
+        serde_json::from_str(&text).context("failed to understand what 'evergate lab api' printed")
+    }
+
+    /// Makes one request as administrator, and insists that it succeeds.
+    ///
+    /// # Errors
+    ///
+    /// No answer came, or one with an error; its text is in the message.
+    pub fn api_ok(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.api(method, path, body)?;
+        if !(200..300).contains(&answer.status) {
+            let why = answer.body["NeutronError"]["message"].as_str().map(ToOwned::to_owned);
+            bail!("{method} {path}: {} {}", answer.status, why.unwrap_or_else(|| answer.body.to_string()));
+        }
+        Ok(answer.body)
+    }
+}
+
+/// Runs inside the controller: one request with the token at hand, a second one after logging in.
+pub(crate) fn request(method: &str, path: &str, body: &str, clouds: &Path, token: &Path) -> Result<Answer> {
+    if let Ok(old) = fs::read_to_string(token) {
+        let answer = exchange(method, path, body, Some(&old))?.1;
+        if answer.status != 401 {
+            return Ok(answer);
+        }
+    }
+    let new = log_in(clouds)?;
+    // The token opens everything: for the owner's eyes, from the first byte on.
+    let file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(token);
+    file.and_then(|mut file| file.write_all(new.as_bytes()))
+        .with_context(|| format!("failed to write {}", token.display()))?;
+    Ok(exchange(method, path, body, Some(&new))?.1)
+}
+
+fn log_in(clouds: &Path) -> Result<String> {
+    let text = fs::read_to_string(clouds).with_context(|| format!("failed to read {}", clouds.display()))?;
+    let cloud = cloud(&text, ADMIN_CLOUD);
+    let get = |key: &str| {
+        let found = cloud.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+        found.with_context(|| format!("{} does not give '{key}' for {ADMIN_CLOUD}", clouds.display()))
+    };
+    let domain = json!({"id": "default"});
+    let body = json!({"auth": {
+        "identity": {"methods": ["password"], "password": {"user": {
+            "name": get("username")?, "domain": domain, "password": get("password")?,
+        }}},
+        "scope": {"project": {"name": get("project_name")?, "domain": domain}},
+    }});
+    let (head, answer) = exchange("POST", "/identity/v3/auth/tokens", &body.to_string(), None)?;
+    if answer.status != 201 {
+        bail!("the lab's administrator was refused a token: {} {}", answer.status, answer.body);
+    }
+    let token = header(&head, "x-subject-token").context("the answer to logging in carries no token")?;
+    Ok(token.to_owned())
+}
+
+/// One request, one answer, one connection.
+fn exchange(method: &str, path: &str, body: &str, token: Option<&str>) -> Result<(String, Answer)> {
+    let address = api_address();
+    let to: SocketAddr = address.parse().context("the API's address")?;
+    let mut stream =
+        TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("failed to connect to {address}"))?;
+    stream.set_read_timeout(Some(PATIENCE)).context("failed to set a time limit")?;
+    let token = token.map(|token| format!("X-Auth-Token: {token}\r\n")).unwrap_or_default();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n{token}\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).context("failed to send the request")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).with_context(|| format!("no answer to {method} {path}"))?;
+    parse(&String::from_utf8_lossy(&answer))
+        .with_context(|| format!("failed to understand the answer to {method} {path}"))
+}
+
+fn parse(answer: &str) -> Result<(String, Answer)> {
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no end of headers")?;
+    let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+    let status = status.context("the answer has no status")?;
+    if header(head, "transfer-encoding").is_some() {
+        bail!("the answer is in pieces, which is not expected here");
+    }
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap_or_else(|_| body.into()) };
+    Ok((head.to_owned(), Answer { status, body }))
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let headers = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    headers.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+}
+
+/// The plain settings below one cloud of a `clouds.yaml`, read by indentation: enough for a file that
+/// our own server writes.
+fn cloud(text: &str, name: &str) -> Vec<(String, String)> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let Some(start) = lines.find(|line| line.trim() == format!("{name}:")) else { return Vec::new() };
+    let below = lines.take_while(|line| indent(line) > indent(start));
+    let plain = |value: &str| value.trim().trim_matches(['"', '\'']).to_owned();
+    below.filter_map(|line| line.trim().split_once(": ")).map(|(key, value)| (key.to_owned(), plain(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloud_ends_where_the_next_one_begins() {
+        let text = "clouds:\n  evergate-admin:\n    auth:\n      username: admin\n      password: \"x: y\"\n    \
+                    region_name: r\n  evergate-demo:\n    auth:\n      username: demo\n";
+        let found = cloud(text, "evergate-admin");
+        assert_eq!(found[0], ("username".to_owned(), "admin".to_owned()));
+        assert_eq!(found[1], ("password".to_owned(), "x: y".to_owned()));
+        assert!(found.iter().all(|(_, value)| value != "demo"));
+        assert!(cloud(text, "other").is_empty());
+    }
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let (head, answer) = parse("HTTP/1.1 201 Created\r\nX-Subject-Token: abc\r\n\r\n{\"a\": 1}").unwrap();
+        assert_eq!(answer.status, 201);
+        assert_eq!(answer.body["a"], 1);
+        assert_eq!(header(&head, "x-subject-token"), Some("abc"));
+        assert!(parse("HTTP/1.1 204 No Content\r\n\r\n").unwrap().1.body.is_null());
+        assert!(parse("SSH-2.0").is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! The configuration files of each node, in the form in which the documents give them.
+//!
+//! They lie below the node's folder, as if that were its disk, and are seen by the node as
+//! `/etc/neutron/…`. Times are short, so that a dead host shows within seconds; everything else is
+//! what an operator would write.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::spec::{API_PORT, Node, PHYSICAL_NETWORK, Spec};
+
+/// A host counts as dead after this many seconds without a report (`agent_down_time`).
+pub const AGENT_DOWN_TIME_S: u64 = 5;
+
+/// Writes what `node` needs on its disk before it starts.
+///
+/// # Errors
+///
+/// Names the file that could not be written.
+pub(crate) fn write(spec: &Spec, node: Node, disk: &Path) -> Result<()> {
+    put(disk, "network.ip", &node.network())?;
+    put(disk, "sysctl", node.sysctls())?;
+    for (name, text) in configuration(spec, node) {
+        put(disk, &format!("etc/neutron/{name}"), &text)?;
+    }
+    Ok(())
+}
+
+fn put(disk: &Path, name: &str, text: &str) -> Result<()> {
+    let path = disk.join(name);
+    let write = || {
+        fs::create_dir_all(path.parent().unwrap_or(disk))?;
+        fs::write(&path, text)
+    };
+    write().with_context(|| format!("failed to write {}", path.display()))
+}
+
+/// `/etc/hosts` for every node.
+pub(crate) fn hosts(spec: &Spec) -> String {
+    let mut text = "127.0.0.1 localhost\n".to_owned();
+    for node in spec.nodes() {
+        if let Some(address) = node.underlay() {
+            let _ = writeln!(text, "{address} {node}");
+        }
+    }
+    text
+}
+
+/// The `--config-file` arguments with which a node's daemon is started.
+pub(crate) fn config_files(node: Node) -> &'static [&'static str] {
+    match node {
+        Node::Outside | Node::Web => &[],
+        Node::Controller => &["/etc/neutron/neutron.conf", "/etc/neutron/ml2_conf.ini"],
+        Node::Network(_) | Node::Compute(_) => {
+            &["/etc/neutron/neutron.conf", "/etc/neutron/openvswitch_agent.ini", "/etc/neutron/l3_agent.ini"]
+        }
+    }
+}
+
+/// The files below `/etc/neutron`, by name.
+fn configuration(spec: &Spec, node: Node) -> Vec<(&'static str, String)> {
+    let server = Node::Controller.underlay().map(|address| format!("http://{address}:{API_PORT}")).unwrap_or_default();
+    match node {
+        Node::Outside | Node::Web => Vec::new(),
+        Node::Controller => vec![("neutron.conf", controller_conf(&server)), ("ml2_conf.ini", ml2_conf())],
+        Node::Network(_) => host_files(spec, node, &server, "l2,l3"),
+        Node::Compute(_) => host_files(spec, node, &server, "l2"),
+    }
+}
+
+fn controller_conf(server: &str) -> String {
+    format!(
+        "\
+[DEFAULT]
+core_plugin = ml2
+service_plugins = router
+allow_overlapping_ips = True
+router_distributed = False
+l3_ha = True
+l3_ha_net_cidr = 169.254.192.0/18
+max_l3_agents_per_router = 3
+agent_down_time = {AGENT_DOWN_TIME_S}
+bind_host = 0.0.0.0
+bind_port = {API_PORT}
+
+[evergate]
+public_url = {server}
+"
+    )
+}
+
+fn ml2_conf() -> String {
+    format!(
+        "\
+[ml2]
+type_drivers = flat,vxlan
+tenant_network_types = vxlan
+mechanism_drivers = openvswitch,l2population
+extension_drivers = port_security
+
+[ml2_type_flat]
+flat_networks = {PHYSICAL_NETWORK}
+
+[ml2_type_vxlan]
+vni_ranges = 1:4000
+"
+    )
+}
+
+fn host_files(spec: &Spec, node: Node, server: &str, roles: &str) -> Vec<(&'static str, String)> {
+    let local_ip = node.underlay().map(|address| address.to_string()).unwrap_or_default();
+    let neutron = format!(
+        "\
+[DEFAULT]
+host = {node}
+
+[agent]
+report_interval = 1
+
+[evergate]
+server_url = {server}
+roles = {roles}
+"
+    );
+    let openvswitch = format!(
+        "\
+[ovs]
+local_ip = {local_ip}
+bridge_mappings = {PHYSICAL_NETWORK}:br-ex
+
+[agent]
+tunnel_types = vxlan
+l2_population = True
+
+[securitygroup]
+firewall_driver = iptables_hybrid
+"
+    );
+    let advert_int = spec.advert_int.map(|seconds| format!("ha_vrrp_advert_int = {seconds}\n")).unwrap_or_default();
+    let l3 = format!(
+        "\
+[DEFAULT]
+ha_vrrp_auth_password = password
+{advert_int}interface_driver = openvswitch
+external_network_bridge =
+agent_mode = legacy
+"
+    );
+    vec![("neutron.conf", neutron), ("openvswitch_agent.ini", openvswitch), ("l3_agent.ini", l3)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::example;
+
+    #[test]
+    fn every_file_a_daemon_is_pointed_to_is_written() {
+        for node in example().nodes() {
+            let written: Vec<_> = configuration(&example(), node).into_iter().map(|(name, _)| name).collect();
+            let wanted: Vec<_> = config_files(node).iter().filter_map(|path| path.rsplit('/').next()).collect();
+            assert_eq!(written, wanted, "{node}");
+        }
+    }
+
+    #[test]
+    fn the_advertisement_interval_is_written_only_when_asked_for() {
+        let text = |spec: &Spec| host_files(spec, Node::Network(1), "", "l2,l3").pop().unwrap().1;
+        assert!(!text(&example()).contains("advert_int"));
+        let spec = Spec { advert_int: Some(1), ..example() };
+        assert!(text(&spec).contains("ha_vrrp_advert_int = 1\n"));
+    }
+
+    #[test]
+    fn hosts_know_each_other_by_name() {
+        assert!(hosts(&example()).contains("10.60.0.11 net1\n"));
+    }
+}

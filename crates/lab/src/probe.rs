@@ -1,0 +1,251 @@
+//! Measures an interruption: numbered datagrams to an echo server, one every few milliseconds.
+//!
+//! The gap of a failover is the time between sending the last datagram that was answered before it and
+//! the first that was answered after it: it includes what the sender itself was late by, which is
+//! therefore reported too.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::Lab;
+use crate::spec::WEB;
+
+/// Where the echo server listens: RFC 862's port.
+pub const ECHO_PORT: u16 = 7;
+
+/// How long answers to the last datagrams are waited for.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// What a probe saw.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams answered.
+    pub received: u64,
+    /// Milliseconds from the first datagram to the last.
+    pub duration_ms: f64,
+    /// Longest time, in milliseconds, that the prober itself was late by.
+    pub sender_late_ms: f64,
+    /// Interruptions, in order of time.
+    pub gaps: Vec<Gap>,
+}
+
+/// An interruption: at least one datagram in a row without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Milliseconds from the start of the probe to the last answered datagram before it.
+    pub after_ms: f64,
+    /// Milliseconds between the answered datagrams on both sides.
+    pub length_ms: f64,
+    /// Datagrams without an answer.
+    pub lost: u64,
+}
+
+impl Report {
+    /// Datagrams that were not answered.
+    pub const fn lost(&self) -> u64 {
+        self.sent - self.received
+    }
+
+    /// The longest interruption, in milliseconds; 0 without any.
+    pub fn longest_gap_ms(&self) -> f64 {
+        self.gaps.iter().map(|gap| gap.length_ms).fold(0.0, f64::max)
+    }
+
+    /// Evaluates when each datagram was sent, and which were answered.
+    fn of(sent: &[Duration], answered: &[bool], sender_late: Duration) -> Self {
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let heard: Vec<usize> = (0..sent.len()).filter(|i| answered[*i]).collect();
+        let gap = |pair: &[usize]| {
+            let (before, after) = (pair[0], pair[1]);
+            let lost = (after - before - 1) as u64;
+            let length_ms = ms(sent[after] - sent[before]);
+            (lost > 0).then(|| Gap { after_ms: ms(sent[before]), length_ms, lost })
+        };
+        Self {
+            sent: sent.len() as u64,
+            received: heard.len() as u64,
+            duration_ms: sent.last().map_or(0.0, |last| ms(*last)),
+            sender_late_ms: ms(sender_late),
+            gaps: heard.windows(2).filter_map(gap).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} packets in {:.1} s, {} lost (the prober itself was late by at most {:.1} ms)",
+            self.sent,
+            self.duration_ms / 1000.0,
+            self.lost(),
+            self.sender_late_ms
+        )?;
+        for gap in &self.gaps {
+            let Gap { after_ms, length_ms, lost } = gap;
+            writeln!(f, "  gap of {length_ms:.0} ms ({lost} lost), {:.1} s after the start", after_ms / 1000.0)?;
+        }
+        Ok(())
+    }
+}
+
+/// When to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Time between two datagrams.
+    pub interval: Duration,
+    /// How many; without a number, until told to stop.
+    pub count: Option<u64>,
+}
+
+/// Probes until `pace.count` datagrams are sent or `stop` is set, and evaluates.
+///
+/// # Errors
+///
+/// The socket cannot be used at all. A network that is unreachable for a while is what is measured.
+pub fn probe(target: SocketAddr, pace: Pace, stop: &AtomicBool) -> Result<Report> {
+    let socket = UdpSocket::bind("0.0.0.0:0").context("failed to open a socket to probe with")?;
+    let receiver = socket.try_clone().context("failed to share the probe's socket")?;
+    receiver.set_read_timeout(Some(Duration::from_millis(50))).context("failed to set a time limit")?;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let heard = scope.spawn(|| hear(&receiver, target, &done));
+        let (sent, late) = send(&socket, target, pace, stop);
+        let until = Instant::now() + LAST_ANSWERS;
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        done.store(true, Ordering::Relaxed);
+        let Ok(heard) = heard.join() else { bail!("the listening half of the probe failed") };
+        let answered: Vec<bool> = (0..sent.len() as u64).map(|number| heard.contains_key(&number)).collect();
+        Ok(Report::of(&sent, &answered, late))
+    })
+}
+
+fn send(socket: &UdpSocket, target: SocketAddr, pace: Pace, stop: &AtomicBool) -> (Vec<Duration>, Duration) {
+    let start = Instant::now();
+    let mut sent: Vec<Duration> = Vec::new();
+    let mut late = Duration::ZERO;
+    while !stop.load(Ordering::Relaxed) && pace.count.is_none_or(|count| (sent.len() as u64) < count) {
+        let number = sent.len() as u64;
+        // "Network unreachable" and the like are the interruption that is looked for.
+        let _ = socket.send_to(&number.to_be_bytes(), target);
+        let now = start.elapsed();
+        if let Some(before) = sent.last() {
+            late = late.max((now - *before).saturating_sub(pace.interval));
+        }
+        sent.push(now);
+        // From one datagram to the next, not on a fixed grid: after a pause there is no burst to catch up.
+        std::thread::sleep(pace.interval.saturating_sub(start.elapsed() - now));
+    }
+    (sent, late)
+}
+
+/// Collects the numbers that came back, with how often each did.
+fn hear(socket: &UdpSocket, target: SocketAddr, done: &AtomicBool) -> BTreeMap<u64, u32> {
+    let mut heard = BTreeMap::new();
+    let mut buffer = [0; 64];
+    while !done.load(Ordering::Relaxed) {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        if let Ok(number) = buffer[..length].try_into()
+            && from == target
+        {
+            *heard.entry(u64::from_be_bytes(number)).or_insert(0) += 1;
+        }
+    }
+    heard
+}
+
+/// Runs inside an instance: probes until standard input ends, and prints the report as JSON.
+pub(crate) fn run_until_input_ends(target: SocketAddr, pace: Pace) -> Result<Report> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopper = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        stopper.store(true, Ordering::Relaxed);
+    });
+    probe(target, pace, &stop)
+}
+
+/// A probe that runs in an instance until it is asked for its report.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// Starts a probe from an instance to the echo server outside.
+    ///
+    /// # Errors
+    ///
+    /// There is no such instance, or its host is off.
+    pub fn start(lab: &Lab, instance: &str, interval: Duration) -> Result<Self> {
+        let target = format!("{WEB}:{ECHO_PORT}");
+        let interval = interval.as_millis().to_string();
+        let evergate = lab.spec().evergate.clone();
+        let mut command = lab.instance_command(instance, evergate)?;
+        command.args(["lab", "probe", "--target", &target, "--interval-ms", &interval, "--json", "--until-input-ends"]);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        Ok(Self(child.context("failed to start the probe")?))
+    }
+
+    /// Ends the probe.
+    ///
+    /// # Errors
+    ///
+    /// The probe died, for example with its host.
+    pub fn finish(mut self) -> Result<Report> {
+        drop(self.0.stdin.take());
+        let done = self.0.wait_with_output().context("failed to wait for the probe")?;
+        serde_json::from_slice(&done.stdout).context("the probe ended without a report")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn a_gap_lies_between_the_answered_datagrams_around_it() {
+        let sent = [ms(0), ms(5), ms(10), ms(15), ms(20), ms(25)];
+        let report = Report::of(&sent, &[true, true, false, false, true, true], Duration::ZERO);
+        assert_eq!(report.lost(), 2);
+        assert_eq!(report.gaps, [Gap { after_ms: 5.0, length_ms: 15.0, lost: 2 }]);
+    }
+
+    #[test]
+    fn silence_at_either_end_is_loss_but_no_gap() {
+        let sent = [ms(0), ms(5), ms(10)];
+        let report = Report::of(&sent, &[false, true, false], Duration::ZERO);
+        assert_eq!((report.lost(), report.gaps.len()), (2, 0));
+        assert_eq!(Report::of(&[], &[], Duration::ZERO).longest_gap_ms(), 0.0);
+    }
+
+    #[test]
+    fn a_working_path_loses_nothing() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let target = server.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((length, from)) = server.recv_from(&mut buffer) {
+                let _ = server.send_to(&buffer[..length], from);
+            }
+        });
+        let pace = Pace { interval: ms(1), count: Some(50) };
+        let report = probe(target, pace, &AtomicBool::new(false)).unwrap();
+        assert_eq!((report.sent, report.lost()), (50, 0));
+    }
+}
