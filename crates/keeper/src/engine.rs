@@ -29,9 +29,7 @@ use tracing::{debug, info};
 
 use crate::claims::book::Learned;
 use crate::claims::wire::{Entry, Kind, MAX_ENTRIES, Message};
-use crate::protocol::{
-    ClaimStatus, FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, Settings, Status, ToKeeper,
-};
+use crate::protocol::{ClaimStatus, FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, Settings, Status, ToKeeper};
 use copy::RouterCopy;
 use effect::{Batch, Effect, Opened, Purpose};
 use shared::Shared;
@@ -417,7 +415,9 @@ impl Engine {
             discards: self.shared.discards.counters().clone(),
             worst_lateness_us: self.worst_lateness.as_micros() as u64,
             realtime: self.start.realtime,
-            claims: claims.map(|(router, known)| ClaimStatus { router, epoch: known.epoch, vtep: known.vtep }).collect(),
+            claims: claims
+                .map(|(router, known)| ClaimStatus { router, epoch: known.epoch, vtep: known.vtep })
+                .collect(),
         }
     }
 

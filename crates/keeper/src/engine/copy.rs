@@ -67,7 +67,11 @@ enum Sockets {
     /// Asked for, not answered yet.
     Asked(SocketRequest),
     Open(SocketRequest),
-    Failed { error: String, retry_at: Instant, pause: Duration },
+    Failed {
+        error: String,
+        retry_at: Instant,
+        pause: Duration,
+    },
 }
 
 /// What the kernel says of the time before the process started.

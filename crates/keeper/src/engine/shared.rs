@@ -76,14 +76,21 @@ impl Shared {
                 None
             }
         };
-        let address = settings.vtep.filter(|_| self.key.is_some()).map(|vtep| SocketAddr::new(vtep, settings.claim_port));
+        let address =
+            settings.vtep.filter(|_| self.key.is_some()).map(|vtep| SocketAddr::new(vtep, settings.claim_port));
         self.settings = settings;
         self.effects.push_back(Effect::BindClaims(address));
         moved
     }
 
     /// Says that this host has the router in this epoch.
-    pub(super) fn claim(&mut self, router: RouterId, epoch: u64, to: &std::collections::BTreeSet<IpAddr>, now: Instant) {
+    pub(super) fn claim(
+        &mut self,
+        router: RouterId,
+        epoch: u64,
+        to: &std::collections::BTreeSet<IpAddr>,
+        now: Instant,
+    ) {
         self.book.learn(router, epoch, self.settings.vtep);
         let mut to = to.clone();
         if let Some(vtep) = self.settings.vtep {
