@@ -3,16 +3,23 @@
 //! [`compile`] is a pure function: the same [`HostConfig`], [`HostSettings`] and [`View`] always give
 //! the same [`Desired`]. What control applies itself is in [`Desired::kernel`]; what follows the role of
 //! an HA router is [`Prepared`] for the keeper, which adds and removes it as the role changes.
+//!
+//! Read [`l2`] (networks), then [`l3`] (routers), [`ha`] (what follows the role) and [`nat`].
+
+mod ha;
+mod l2;
+mod l3;
+mod nat;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use evergate_model::host::ActiveCopy;
-use evergate_model::{HostConfig, Mac, RouterId};
+use evergate_model::host::{ActiveCopy, Location};
+use evergate_model::{HostConfig, Mac, NetworkId, RouterId, names};
 
 use crate::op::Op;
-use crate::state::{KernelState, Netns};
+use crate::state::{KernelState, Link, LinkKind, Netns, NetnsState};
 
 /// What only this host's own configuration files say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +154,99 @@ impl fmt::Display for Problem {
 }
 
 /// Computes what this host must look like.
-pub fn compile(_config: &HostConfig, _host: &HostSettings, _view: &View) -> Desired {
-    Desired::default()
+pub fn compile(config: &HostConfig, host: &HostSettings, view: &View) -> Desired {
+    let mut compiler = Compiler::new(config, host, view);
+    compiler.host_settings();
+    compiler.networks();
+    compiler.routers();
+    compiler.follow();
+    compiler.finish()
+}
+
+/// Compiles step by step: networks first, because routers plug into them.
+struct Compiler<'a> {
+    config: &'a HostConfig,
+    host: &'a HostSettings,
+    view: &'a View,
+    /// Where ports of a network are plugged in.
+    segments: BTreeMap<NetworkId, l2::Attachment>,
+    /// Links that already stand for something, by namespace and name, to notice a clash.
+    host_ns: NetnsState,
+    out: Desired,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(config: &'a HostConfig, host: &'a HostSettings, view: &'a View) -> Self {
+        let host_ns = NetnsState { owned: true, ..NetnsState::default() };
+        Self { config, host, view, segments: BTreeMap::new(), host_ns, out: Desired::default() }
+    }
+
+    fn finish(mut self) -> Desired {
+        self.out.kernel.netns.insert(Netns::Host, self.host_ns);
+        self.out
+    }
+
+    fn problem(&mut self, object: impl fmt::Display, text: impl Into<String>) {
+        self.out.problems.push(Problem { object: object.to_string(), text: text.into() });
+    }
+
+    fn host_settings(&mut self) {
+        if !self.view.bridge_netfilter {
+            return;
+        }
+        if self.host.disable_bridge_netfilter {
+            for table in ["iptables", "ip6tables", "arptables"] {
+                self.host_ns.sysctls.insert(format!("bridge/bridge-nf-call-{table}"), "0".to_owned());
+            }
+        } else {
+            self.problem(
+                "host",
+                "bridged frames pass the host's iptables rules, which may drop them and costs about a fifth of the \
+                 throughput; set net.bridge.bridge-nf-call-iptables and -ip6tables to 0 unless something else on \
+                 this host needs them",
+            );
+        }
+    }
+
+    /// Puts a link into the host's namespace, unless another object has its name already: device names
+    /// hold only the start of an id.
+    fn add_host_link(&mut self, object: &str, name: String, link: Link) -> bool {
+        if self.host_ns.links.contains_key(&name) {
+            self.problem(
+                object,
+                format!("its device {name} would have the name of another object's device; it is left out"),
+            );
+            return false;
+        }
+        // A bridge or its ports have no business with IPv6 of their own: the host would be reachable from
+        // the network, and would speak on it (router solicitations, listener reports).
+        if self.view.has_ipv6 && link.kind != LinkKind::Other {
+            self.disable_ipv6(&name);
+        }
+        self.host_ns.links.insert(name, link);
+        true
+    }
+
+    fn disable_ipv6(&mut self, link: &str) {
+        self.host_ns.sysctls.insert(format!("ipv6/conf/{link}/disable_ipv6"), "1".to_owned());
+    }
+
+    fn follow(&mut self) {
+        let mut follow: BTreeMap<RouterId, Follow> = BTreeMap::new();
+        for (id, network) in &self.config.networks {
+            let Some(vxlan) = self.segments.get(id).and_then(|segment| segment.vxlan.clone()) else { continue };
+            for (port_id, port) in &network.ports {
+                let Location::Active { router } = port.location else { continue };
+                let tap = names::tap(*port_id);
+                let tap = self.host_ns.links.get(&tap).filter(|link| link.is_owned()).map(|_| tap.clone());
+                let entry = FollowEntry { mac: port.mac, vxlan: vxlan.clone(), tap };
+                follow.entry(router).or_default().entries.push(entry);
+            }
+        }
+        for (router, follow) in &mut follow {
+            let known = [self.config.active_copies.get(router), self.view.claims.get(router)];
+            follow.active = known.into_iter().flatten().max_by_key(|copy| copy.epoch).copied();
+        }
+        self.out.follow = follow;
+    }
 }

@@ -1,9 +1,338 @@
-//! From what is to what must be.
+//! From what is to what must be, in as few ops as that takes.
+//!
+//! Everything here respects ownership: what carries our mark and is not wanted goes; what does not carry
+//! it is never touched, and where it stands in the way it is refused and explained ([`ownership`]). What
+//! the keeper adds and removes ([`KeeperOwned`](crate::state::KeeperOwned)) is left to the keeper.
+//!
+//! The planner follows its own plan: each op that it emits is also done to `now`, a copy of what was
+//! observed, by the kernel's rules ([`effects`]). So a link that must be made anew is found without its
+//! addresses, and a forwarding entry that moved is not deleted afterwards.
 
+mod ownership;
+mod removal;
+
+use std::collections::BTreeSet;
+
+use crate::effects;
+use crate::nft::NftTable;
+use crate::op::{LinkChange, Op};
 use crate::plan::{Plan, Refusal};
-use crate::state::KernelState;
+use crate::state::{FdbTable, KernelState, Link, LinkKind, Netns, NetnsState, OWNER_MARK, Route};
+
+use ownership::Blocked;
 
 /// Computes the plan that brings `observed` to `desired`, and what stands in its way.
-pub fn diff(_desired: &KernelState, _observed: &KernelState) -> (Plan, Vec<Refusal>) {
-    (Plan::default(), Vec::new())
+///
+/// Applying the plan and comparing again yields an empty plan.
+pub fn diff(desired: &KernelState, observed: &KernelState) -> (Plan, Vec<Refusal>) {
+    let (blocked, refusals) = ownership::check(desired, observed);
+    let mut planner = Planner { desired, now: observed.clone(), blocked, phase: Phase::Build, plan: Plan::default() };
+    planner.build();
+    planner.switch();
+    planner.remove();
+    (planner.plan, refusals)
 }
+
+#[derive(Clone, Copy)]
+enum Phase {
+    Build,
+    Switch,
+    Remove,
+}
+
+struct Planner<'a> {
+    desired: &'a KernelState,
+    /// What the kernel holds after the ops planned so far.
+    now: KernelState,
+    blocked: Blocked,
+    phase: Phase,
+    plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    fn emit(&mut self, op: Op) {
+        // An op that cannot work stays in the plan: the kernel says why not, and the next comparison
+        // finds what is still missing.
+        let _ = effects::apply(&mut self.now, &op);
+        match self.phase {
+            Phase::Build => self.plan.build.push(op),
+            Phase::Switch => self.plan.switch.push(op),
+            Phase::Remove => self.plan.remove.push(op),
+        }
+    }
+
+    /// What must be, by namespace, where nothing foreign is in the way.
+    fn wanted(&self) -> impl Iterator<Item = (&'a Netns, &'a NetnsState)> + use<'a> {
+        let refused = self.blocked.netns.clone();
+        self.desired.netns.iter().filter(move |(netns, _)| !refused.contains(netns))
+    }
+
+    fn wanted_link(&self, netns: &Netns, name: &str) -> Option<&'a Link> {
+        self.desired.netns.get(netns)?.links.get(name)
+    }
+
+    fn link_now(&self, netns: &Netns, name: &str) -> Option<&Link> {
+        self.now.netns.get(netns)?.links.get(name)
+    }
+
+    /// Tells whether addresses and entries may be put on this link: it is there, and wanted.
+    fn usable(&self, netns: &Netns, link: &str) -> bool {
+        self.link_now(netns, link).is_some() && !self.blocked.has_link(netns, link)
+    }
+
+    fn build(&mut self) {
+        self.phase = Phase::Build;
+        self.add_namespaces();
+        self.delete_links_of_another_kind();
+        self.set_sysctls();
+        self.add_links();
+    }
+
+    fn add_namespaces(&mut self) {
+        for (netns, state) in self.wanted() {
+            let Netns::Named(name) = netns else { continue };
+            if !self.now.netns.contains_key(netns) {
+                let alias = state.links.get("lo").and_then(|lo| lo.alias.clone());
+                let alias = alias.unwrap_or_else(|| format!("{OWNER_MARK} {name}"));
+                self.emit(Op::AddNetns { name: name.clone(), alias });
+            }
+        }
+    }
+
+    /// Makes room: a link of ours that must be of another kind is made anew.
+    fn delete_links_of_another_kind(&mut self) {
+        for (netns, state) in self.wanted() {
+            for (name, link) in &state.links {
+                let Some(present) = self.link_now(netns, name) else { continue };
+                let ours = present.is_owned() && !self.blocked.has_link(netns, name);
+                if ours && rank(link).is_some() && !self.same_kind(link, present) {
+                    self.emit(Op::DeleteLink { netns: netns.clone(), name: name.clone() });
+                }
+            }
+        }
+    }
+
+    fn same_kind(&self, wanted: &Link, present: &Link) -> bool {
+        match (&wanted.kind, &present.kind) {
+            // An end without its other end is of no use: the pair is made anew.
+            (LinkKind::Veth { peer: Some((netns, peer)) }, _) => {
+                wanted.kind == present.kind && self.link_now(netns, peer).is_some()
+            }
+            (a, b) => a == b,
+        }
+    }
+
+    /// Sets what a namespace needs before its links are made: new links inherit it. Settings of links
+    /// that are not there yet follow the making of the link, those of connection tracking the rules.
+    fn set_sysctls(&mut self) {
+        self.set_sysctls_where(|path, ns| !is_conntrack(path) && link_is_there(path, ns));
+    }
+
+    fn set_sysctls_where(&mut self, which: impl Fn(&str, &NetnsState) -> bool) {
+        for (netns, state) in self.wanted() {
+            for (path, value) in &state.sysctls {
+                let Some(ns) = self.now.netns.get(netns) else { continue };
+                let blocked = effects::sysctl_link(path).is_some_and(|link| self.blocked.has_link(netns, link));
+                if ns.sysctls.get(path) != Some(value) && !blocked && which(path, ns) {
+                    self.emit(Op::SetSysctl { netns: netns.clone(), path: path.clone(), value: value.clone() });
+                }
+            }
+        }
+    }
+
+    /// Makes links, masters first. Those with settings of their own are made down, so that nothing is
+    /// sent before the settings hold (a link that comes up with IPv6 speaks at once).
+    fn add_links(&mut self) {
+        let mut missing: Vec<(&Netns, &String, &Link)> = Vec::new();
+        for (netns, state) in self.wanted() {
+            let absent = |name: &str| self.link_now(netns, name).is_none() && !self.blocked.has_link(netns, name);
+            missing.extend(state.links.iter().filter(|(name, _)| absent(name)).map(|(name, link)| (netns, name, link)));
+        }
+        missing.retain(|(_, _, link)| rank(link).is_some());
+        missing.sort_by_key(|(_, _, link)| rank(link));
+        let mut to_raise = Vec::new();
+        for (netns, name, link) in missing {
+            if self.link_now(netns, name).is_some() {
+                continue;
+            }
+            let (link, later) = self.held_down(netns, name, link);
+            let mut peer_link = None;
+            to_raise.extend(later);
+            if let LinkKind::Veth { peer: Some((peer_netns, peer_name)) } = &link.kind {
+                let Some(peer) = self.wanted_link(peer_netns, peer_name) else { continue };
+                let (peer, later) = self.held_down(peer_netns, peer_name, peer);
+                to_raise.extend(later);
+                peer_link = Some(Box::new(peer));
+            }
+            self.emit(Op::AddLink { netns: netns.clone(), name: name.clone(), link, peer_link });
+        }
+        self.set_sysctls();
+        for (netns, name) in to_raise {
+            let change = LinkChange { up: Some(true), ..LinkChange::default() };
+            self.emit(Op::SetLink { netns, name, change });
+        }
+    }
+
+    /// The link as it is to be made, and where to bring it up afterwards if it is made down.
+    fn held_down(&self, netns: &Netns, name: &str, link: &Link) -> (Link, Option<(Netns, String)>) {
+        let sysctls = self.desired.netns.get(netns).map(|ns| &ns.sysctls);
+        let has_settings =
+            sysctls.is_some_and(|paths| paths.keys().any(|path| effects::sysctl_link(path) == Some(name)));
+        if link.up && has_settings {
+            (Link { up: false, ..link.clone() }, Some((netns.clone(), name.to_owned())))
+        } else {
+            (link.clone(), None)
+        }
+    }
+
+    fn switch(&mut self) {
+        self.phase = Phase::Switch;
+        self.change_links();
+        // Rules before addresses: a floating IP is translated from its first packet on.
+        self.replace_nft();
+        self.set_sysctls_where(|path, _| is_conntrack(path));
+        self.add_addresses();
+        self.add_routes();
+        self.set_fdb();
+        self.set_neighbours();
+    }
+
+    fn change_links(&mut self) {
+        for (netns, state) in self.wanted() {
+            for (name, link) in &state.links {
+                if self.blocked.has_link(netns, name) {
+                    continue;
+                }
+                let Some(change) = self.link_now(netns, name).and_then(|present| change(link, present)) else {
+                    continue;
+                };
+                self.emit(Op::SetLink { netns: netns.clone(), name: name.clone(), change });
+            }
+        }
+    }
+
+    fn replace_nft(&mut self) {
+        for (netns, state) in self.wanted() {
+            let Some(table) = &state.nft else { continue };
+            let present: Option<&NftTable> = self.now.netns.get(netns).and_then(|ns| ns.nft.as_ref());
+            if !present.is_some_and(|present| table.matches(present)) {
+                self.emit(Op::ReplaceNft { netns: netns.clone(), table: table.clone() });
+            }
+        }
+    }
+
+    fn add_addresses(&mut self) {
+        for (netns, state) in self.wanted() {
+            for address in &state.addresses {
+                let present = self.now.netns.get(netns).is_some_and(|ns| ns.addresses.contains(address));
+                if !present && self.usable(netns, &address.link) {
+                    self.emit(Op::AddAddress { netns: netns.clone(), address: address.clone() });
+                }
+            }
+        }
+    }
+
+    fn add_routes(&mut self) {
+        for (netns, state) in self.wanted() {
+            // A next hop must be reachable: routes on a link come before routes by way of a neighbour.
+            let mut routes: Vec<&Route> = state.routes.iter().collect();
+            routes.sort_by_key(|route| route.via.is_some());
+            for route in routes {
+                let present = self.now.netns.get(netns).is_some_and(|ns| ns.routes.contains(route));
+                let usable = route.link.as_ref().is_none_or(|link| self.usable(netns, link));
+                if !present && usable {
+                    self.emit(Op::AddRoute { netns: netns.clone(), route: route.clone() });
+                }
+            }
+            for rule in &state.rules {
+                if !self.now.netns.get(netns).is_some_and(|ns| ns.rules.contains(rule)) {
+                    self.emit(Op::AddRule { netns: netns.clone(), rule: rule.clone() });
+                }
+            }
+        }
+    }
+
+    fn set_fdb(&mut self) {
+        for (netns, state) in self.wanted() {
+            for entry in &state.fdb {
+                let present = self.now.netns.get(netns).is_some_and(|ns| ns.fdb.contains(entry));
+                if !present && self.usable(netns, &entry.link) && self.fits(netns, entry) {
+                    self.emit(Op::SetFdb { netns: netns.clone(), entry: entry.clone() });
+                }
+            }
+        }
+    }
+
+    /// A bridge's entry needs a port: the link's bridge may have been refused.
+    fn fits(&self, netns: &Netns, entry: &crate::state::FdbEntry) -> bool {
+        entry.table != FdbTable::Bridge || self.link_now(netns, &entry.link).is_some_and(|link| link.master.is_some())
+    }
+
+    fn set_neighbours(&mut self) {
+        for (netns, state) in self.wanted() {
+            for (key, mac) in &state.neighbours {
+                let present = self.now.netns.get(netns).and_then(|ns| ns.neighbours.get(key));
+                if present != Some(mac) && self.usable(netns, &key.link) {
+                    let (link, ip) = (key.link.clone(), key.ip);
+                    self.emit(Op::SetNeighbour { netns: netns.clone(), link, ip, mac: *mac });
+                }
+            }
+        }
+    }
+}
+
+/// Order of making; `None` for what is never made.
+fn rank(link: &Link) -> Option<u8> {
+    match link.kind {
+        LinkKind::Bridge => Some(0),
+        LinkKind::Vxlan { .. } => Some(1),
+        LinkKind::Veth { .. } => Some(2),
+        LinkKind::Other | LinkKind::Loopback => None,
+    }
+}
+
+fn is_conntrack(path: &str) -> bool {
+    path.starts_with("netfilter/")
+}
+
+fn link_is_there(path: &str, ns: &NetnsState) -> bool {
+    effects::sysctl_link(path).is_none_or(|link| ns.links.contains_key(link))
+}
+
+/// What must change on a link that is there, if anything.
+fn change(wanted: &Link, present: &Link) -> Option<LinkChange> {
+    let mut change = LinkChange { up: (wanted.up != present.up).then_some(wanted.up), ..LinkChange::default() };
+    match wanted.kind {
+        LinkKind::Other => {
+            // What carries our mark by the name of somebody else's link is a leftover, and goes.
+            if present.is_owned() {
+                return None;
+            }
+            change.master = changed_master(wanted, present);
+        }
+        LinkKind::Loopback => change.alias = changed(&wanted.alias, &present.alias),
+        LinkKind::Bridge | LinkKind::Vxlan { .. } | LinkKind::Veth { .. } => {
+            change.alias = changed(&wanted.alias, &present.alias);
+            change.mtu = changed(&wanted.mtu, &present.mtu);
+            change.mac = changed(&wanted.mac, &present.mac);
+            change.master = changed_master(wanted, present);
+            if wanted.master.is_some() {
+                // A port that joins another bridge starts with the kernel's flags.
+                let flags = if change.master.is_some() { None } else { present.port };
+                change.port = wanted.port.filter(|port| Some(*port) != flags);
+            }
+        }
+    }
+    (change != LinkChange::default()).then_some(change)
+}
+
+fn changed<T: Clone + PartialEq>(wanted: &Option<T>, present: &Option<T>) -> Option<T> {
+    wanted.clone().filter(|value| present.as_ref() != Some(value))
+}
+
+fn changed_master(wanted: &Link, present: &Link) -> Option<Option<String>> {
+    (wanted.master != present.master).then(|| wanted.master.clone())
+}
+
+/// Names of links, by namespace.
+type LinkSet = BTreeSet<(Netns, String)>;

@@ -5,6 +5,8 @@ use std::fmt;
 use evergate_model::host::HaCopy;
 
 use crate::compile::Prepared;
+use crate::op::Op;
+use crate::state::Route;
 
 /// How the copies of all routers on a host elect, from `l3_agent.ini`.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,7 +39,116 @@ impl fmt::Debug for VrrpSettings {
     }
 }
 
-/// Renders the configuration of one copy. The text holds the password: the file must be private.
-pub fn render(_copy: &HaCopy, _prepared: &Prepared, _settings: &VrrpSettings) -> String {
-    String::new()
+/// Renders the configuration of one copy, as Neutron lays it out. The text holds the password: the file
+/// must be private.
+///
+/// Deviation: Neutron also lists IPv6 link-local addresses of the `qr-` and `qg-` devices. IPv6 is disabled
+/// in the namespace for now, and keepalived would fail to add them.
+pub fn render(copy: &HaCopy, prepared: &Prepared, settings: &VrrpSettings) -> String {
+    let link = &prepared.ha_link;
+    let mut text = String::new();
+    let mut line = |depth: usize, words: &str| {
+        text += &"    ".repeat(depth);
+        text += words;
+        text.push('\n');
+    };
+    line(0, "global_defs {");
+    line(1, "notification_email_from neutron@openstack.local");
+    line(1, "router_id neutron");
+    line(0, "}");
+    line(0, &format!("vrrp_instance VR_{} {{", copy.vrid));
+    line(1, "state BACKUP");
+    line(1, &format!("interface {link}"));
+    line(1, &format!("virtual_router_id {}", copy.vrid));
+    line(1, &format!("priority {}", copy.priority));
+    line(1, &format!("garp_master_delay {GARP_MASTER_DELAY_S}"));
+    if !settings.preempt {
+        line(1, "nopreempt");
+    } else if settings.preempt_delay_s > 0 {
+        line(1, &format!("preempt_delay {}", settings.preempt_delay_s));
+    }
+    line(1, &format!("advert_int {}", seconds(settings.advertise_interval_cs)));
+    match settings.password.as_deref().map(word) {
+        Some(Some(password)) => {
+            line(1, "authentication {");
+            line(2, "auth_type PASS");
+            line(2, &format!("auth_pass {password}"));
+            line(1, "}");
+        }
+        Some(None) => line(1, "# ha_vrrp_auth_password holds a quotation mark, which this file cannot express"),
+        None => {}
+    }
+    line(1, "track_interface {");
+    line(2, link);
+    line(1, "}");
+    line(1, "virtual_ipaddress {");
+    line(2, &format!("{} dev {link}", copy.virtual_address));
+    line(1, "}");
+    block(&mut line, "virtual_ipaddress_excluded", excluded_addresses(prepared));
+    block(&mut line, "virtual_routes", routes(prepared));
+    line(0, "}");
+    text
+}
+
+/// Seconds after which an active copy announces its addresses a second time; Neutron's figure.
+const GARP_MASTER_DELAY_S: u32 = 60;
+
+fn block(line: &mut impl FnMut(usize, &str), name: &str, entries: Vec<String>) {
+    if entries.is_empty() {
+        return;
+    }
+    line(1, &format!("{name} {{"));
+    entries.iter().for_each(|entry| line(2, entry));
+    line(1, "}");
+}
+
+/// What moves with the role but is not in advertisements. `no_track`: a flapping `qg-` or `qr-` device is
+/// no reason to give the role away.
+fn excluded_addresses(prepared: &Prepared) -> Vec<String> {
+    let addresses = prepared
+        .items
+        .iter()
+        .filter_map(|item| if let Op::AddAddress { address, .. } = &item.add { Some(address) } else { None });
+    let excluded = addresses.filter(|address| address.link != prepared.ha_link);
+    excluded.map(|address| format!("{} dev {} no_track", address.net, address.link)).collect()
+}
+
+fn routes(prepared: &Prepared) -> Vec<String> {
+    let routes = prepared
+        .items
+        .iter()
+        .filter_map(|item| if let Op::AddRoute { route, .. } = &item.add { Some(route) } else { None });
+    routes.map(route).collect()
+}
+
+fn route(route: &Route) -> String {
+    let mut words = route.destination.to_string();
+    if let Some(via) = route.via {
+        words += &format!(" via {via}");
+    }
+    if let Some(link) = &route.link {
+        words += &format!(" dev {link}");
+    }
+    if route.via.is_none() {
+        words += " scope link";
+    }
+    words + " no_track protocol static"
+}
+
+/// Whole seconds as Neutron writes them; keepalived takes fractions, too.
+fn seconds(cs: u16) -> String {
+    let (whole, rest) = (cs / 100, cs % 100);
+    if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:02}") }
+}
+
+/// The password as one word: quoted where keepalived's parser would take it apart or read it as a comment
+/// or a block. A quotation mark itself cannot be written at all.
+fn word(password: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=./:,%^*".contains(c);
+    match password {
+        "" => Some("\"\"".to_owned()),
+        text if text.contains('"') => None,
+        text if text.chars().all(plain) => Some(text.to_owned()),
+        text => Some(format!("\"{text}\"")),
+    }
 }

@@ -11,11 +11,14 @@
 
 pub mod compile;
 pub mod diff;
+pub mod effects;
 pub mod fake;
 pub mod keepalived;
 pub mod nft;
 pub mod op;
 pub mod plan;
+mod print;
+mod show;
 pub mod state;
 
 pub use compile::{Desired, HostSettings, Prepared, Problem, View, compile};

@@ -4,6 +4,7 @@
 //! from its printed form: an observed rule is compared by that. See [`NftRule::tag`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 
 /// Name of our table in every namespace of ours.
@@ -160,9 +161,246 @@ pub enum NftStatement {
     },
 }
 
+impl NftTable {
+    /// Tells whether an observed table says the same: chains, maps, and every rule by its tag.
+    pub fn matches(&self, observed: &Self) -> bool {
+        self.family == observed.family
+            && self.maps == observed.maps
+            && self.chains.len() == observed.chains.len()
+            && self.chains.iter().all(|(name, chain)| observed.chains.get(name).is_some_and(|o| chain.matches(o)))
+    }
+
+    /// Shows this table as it is read back from a kernel: every rule reduced to its tag.
+    pub fn as_observed(&self) -> Self {
+        let mut table = self.clone();
+        for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
+            rule.statements = vec![NftStatement::Observed { tag: rule.tag() }];
+        }
+        table
+    }
+}
+
+impl NftChain {
+    fn matches(&self, observed: &Self) -> bool {
+        let place = |c: &Self| (c.kind, c.hook, c.priority, c.drop_by_default);
+        place(self) == place(observed)
+            && self.rules.len() == observed.rules.len()
+            && self.rules.iter().zip(&observed.rules).all(|(a, b)| a.tag() == b.tag())
+    }
+}
+
 impl NftRule {
-    /// The text that the kernel keeps as this rule's comment, by which an observed rule is compared.
+    /// The text that the kernel keeps as this rule's comment, by which an observed rule is compared: what
+    /// the rule is for, and a hash of what it says.
+    ///
+    /// At most 60 bytes of printable ASCII without quotes (nft accepts 128 in a comment).
     pub fn tag(&self) -> String {
-        String::new()
+        if let [NftStatement::Observed { tag }] = self.statements.as_slice() {
+            return tag.clone();
+        }
+        format!("{} {:016x}", self.purpose(), fnv1a(self.text().as_bytes()))
+    }
+
+    /// Says in a few words what the rule is for, from what decides the packet's fate.
+    fn purpose(&self) -> &'static str {
+        let hairpin = self.statements.iter().any(|s| matches!(s, NftStatement::CtDnat { negated: false }));
+        self.statements
+            .iter()
+            .find_map(|statement| match statement {
+                NftStatement::DnatByMap { .. } => Some("floating to fixed"),
+                NftStatement::SnatByMap { .. } => Some("fixed to floating"),
+                NftStatement::Snat { .. } if hairpin => Some("hairpin source NAT"),
+                NftStatement::Snat { .. } => Some("source NAT"),
+                NftStatement::SetMark { .. } => Some("mark"),
+                NftStatement::Accept => Some("accept"),
+                NftStatement::Drop => Some("drop"),
+                NftStatement::InLink { .. }
+                | NftStatement::OutLink { .. }
+                | NftStatement::Source { .. }
+                | NftStatement::Destination { .. }
+                | NftStatement::CtDnat { .. }
+                | NftStatement::Mark { .. }
+                | NftStatement::Counter
+                | NftStatement::Observed { .. } => None,
+            })
+            .unwrap_or("rule")
+    }
+
+    fn text(&self) -> String {
+        let statements: Vec<String> = self.statements.iter().map(ToString::to_string).collect();
+        statements.join(" ")
+    }
+}
+
+/// The 64-bit FNV-1a hash: small, and the same on every machine and in every version of ours, which the
+/// standard library's hashers do not promise.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    bytes.iter().fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+}
+
+impl fmt::Display for NftTable {
+    /// Prints the table in nft's syntax, as `nft -f` reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table {} {TABLE_NAME} {{", self.family)?;
+        for (name, map) in &self.maps {
+            writeln!(f, "\tmap {name} {{\n\t\ttype ipv4_addr : ipv4_addr")?;
+            if !map.elements.is_empty() {
+                let elements: Vec<String> = map.elements.iter().map(|(from, to)| format!("{from} : {to}")).collect();
+                writeln!(f, "\t\telements = {{ {} }}", elements.join(", "))?;
+            }
+            writeln!(f, "\t}}")?;
+        }
+        for (name, chain) in &self.chains {
+            writeln!(f, "\tchain {name} {{")?;
+            let NftChain { kind, hook, priority, drop_by_default, rules } = chain;
+            let policy = if *drop_by_default { "drop" } else { "accept" };
+            writeln!(f, "\t\ttype {kind} hook {hook} priority {priority}; policy {policy};")?;
+            for rule in rules {
+                writeln!(f, "\t\t{rule}")?;
+            }
+            writeln!(f, "\t}}")?;
+        }
+        f.write_str("}")
+    }
+}
+
+impl fmt::Display for NftRule {
+    /// Prints the rule with its tag as comment. An observed rule has only that, and prints as a remark.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.statements.as_slice() {
+            [NftStatement::Observed { tag }] => write!(f, "# rule: {tag}"),
+            _ => write!(f, "{} comment \"{}\"", self.text(), self.tag()),
+        }
+    }
+}
+
+impl fmt::Display for NftStatement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = |negated: &bool| if *negated { "!= " } else { "" };
+        match self {
+            Self::InLink { name, negated } => write!(f, "iifname {}\"{name}\"", not(negated)),
+            Self::OutLink { name, negated } => write!(f, "oifname {}\"{name}\"", not(negated)),
+            Self::Source { net, negated } => write!(f, "ip saddr {}{net}", not(negated)),
+            Self::Destination { net, negated } => write!(f, "ip daddr {}{net}", not(negated)),
+            Self::CtDnat { negated: false } => f.write_str("ct status dnat"),
+            Self::CtDnat { negated: true } => f.write_str("ct status ! dnat"),
+            Self::Mark { mask, value, negated } => {
+                let compare = if *negated { "!=" } else { "==" };
+                write!(f, "meta mark & {mask:#010x} {compare} {value:#010x}")
+            }
+            Self::SetMark { mask, value } => {
+                write!(f, "meta mark set meta mark & {:#010x} | {value:#010x}", !mask)
+            }
+            Self::DnatByMap { map } => write!(f, "dnat to ip daddr map @{map}"),
+            Self::SnatByMap { map } => write!(f, "snat to ip saddr map @{map}"),
+            Self::Snat { to, fully_random: false } => write!(f, "snat to {to}"),
+            Self::Snat { to, fully_random: true } => write!(f, "snat to {to} fully-random"),
+            Self::Counter => f.write_str("counter"),
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Observed { tag } => write!(f, "# rule: {tag}"),
+        }
+    }
+}
+
+impl fmt::Display for NftFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+        })
+    }
+}
+
+impl fmt::Display for NftChainKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        })
+    }
+}
+
+impl fmt::Display for NftHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(statements: Vec<NftStatement>) -> NftRule {
+        NftRule { statements }
+    }
+
+    fn table(rules: Vec<NftRule>) -> NftTable {
+        let chain = NftChain {
+            kind: NftChainKind::Nat,
+            hook: NftHook::Postrouting,
+            priority: 100,
+            drop_by_default: false,
+            rules,
+        };
+        NftTable {
+            family: NftFamily::Ip,
+            maps: BTreeMap::from([("fixed_to_floating".to_owned(), NftMap::default())]),
+            chains: BTreeMap::from([("nat_postrouting".to_owned(), chain)]),
+        }
+    }
+
+    fn snat(to: &str) -> NftRule {
+        let link = NftStatement::OutLink { name: "qg-1".to_owned(), negated: false };
+        rule(vec![link, NftStatement::Counter, NftStatement::Snat { to: to.parse().unwrap(), fully_random: true }])
+    }
+
+    #[test]
+    fn a_tag_says_what_the_rule_is_for_and_does_not_change_between_versions() {
+        // The tag is kept in kernels: were the hash to change, an upgrade would replace every table.
+        assert_eq!(snat("192.0.2.1").tag(), "source NAT bd73627c47de2ab2");
+        assert!(snat("192.0.2.1").tag().len() <= 60);
+    }
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        // From the test vectors of the hash's authors.
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn a_table_matches_itself_as_read_back_and_no_other() {
+        let desired = table(vec![snat("192.0.2.1")]);
+        assert!(desired.matches(&desired.as_observed()));
+        assert!(!desired.matches(&table(vec![snat("192.0.2.2")]).as_observed()));
+        assert!(!desired.matches(&table(vec![]).as_observed()));
+        let mut other_map = desired.as_observed();
+        other_map.maps.values_mut().for_each(|map| {
+            map.elements.insert(Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(192, 0, 2, 5));
+        });
+        assert!(!desired.matches(&other_map));
+    }
+
+    #[test]
+    fn a_table_prints_in_the_syntax_of_nft() {
+        let expected = "table ip evergate {\n\
+            \tmap fixed_to_floating {\n\
+            \t\ttype ipv4_addr : ipv4_addr\n\
+            \t}\n\
+            \tchain nat_postrouting {\n\
+            \t\ttype nat hook postrouting priority 100; policy accept;\n\
+            \t\toifname \"qg-1\" counter snat to 192.0.2.1 fully-random comment \"source NAT bd73627c47de2ab2\"\n\
+            \t}\n\
+            }";
+        assert_eq!(table(vec![snat("192.0.2.1")]).to_string(), expected);
     }
 }

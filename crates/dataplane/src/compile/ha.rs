@@ -1,0 +1,119 @@
+//! HA routers: what stands on every copy, and what follows the role.
+//!
+//! The items come in the order of adding: the virtual address, whose presence says "was active" to a
+//! keeper that starts; internal and external addresses; floating IPs; routes; and last the forwarding
+//! entries that turn this host's bridges to its own copy.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use evergate_model::host::{HaCopy, Location, Network, Segment};
+use evergate_model::{Mac, names};
+
+use super::l3::{self, Leg, RouterParts};
+use super::{Announcement, Compiler, Prepared, PreparedItem};
+use crate::op::Op;
+use crate::state::{Address, FdbEntry, FdbTable, Netns, Route};
+
+impl<'a> Compiler<'a> {
+    pub(super) fn ha_copy(&mut self, parts: &mut RouterParts<'a>, copy: &HaCopy) {
+        let leg = Leg {
+            port: copy.port_id,
+            network: copy.network_id,
+            link: names::ha_device(copy.port_id),
+            mac: copy.mac,
+            addresses: vec![copy.address],
+        };
+        let virtual_address = l3::address(&leg.link, copy.virtual_address);
+        // Without its HA interface a copy must not have addresses: they stay the keeper's all the same.
+        let plugged = self.plug(parts, &leg);
+        if plugged {
+            parts.state.addresses.insert(l3::address(&leg.link, copy.address));
+        }
+        let keeper = &mut parts.state.keeper;
+        keeper.links =
+            parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg)).map(|l| l.link.clone()).collect();
+        keeper.addresses.insert(virtual_address.clone());
+        if plugged {
+            let prepared = self.prepare(parts, copy, &leg, virtual_address);
+            self.out.prepared.insert(parts.router.id, prepared);
+        }
+    }
+
+    fn prepare(&self, parts: &RouterParts<'_>, copy: &HaCopy, leg: &Leg, virtual_address: Address) -> Prepared {
+        let ports = l3::port_addresses(parts);
+        let floating = l3::floating_addresses(parts);
+        let netns = &parts.netns;
+        let mut items = vec![address_item(netns, virtual_address.clone())];
+        items.extend(ports.iter().chain(&floating).map(|(address, _)| address_item(netns, address.clone())));
+        items.extend(parts.routes.iter().map(|route| route_item(netns, route.clone())));
+        items.extend(self.forwarding_items(parts));
+
+        // The outside first: its neighbours are the most, and the farthest.
+        let external = parts.gateway.as_ref().map(|(leg, _)| leg.link.clone());
+        let (outside, inside): (Vec<_>, Vec<_>) =
+            ports.into_iter().partition(|(address, _)| Some(&address.link) == external.as_ref());
+        let virtual_address = [(virtual_address, leg.mac)];
+        let announce = outside.into_iter().chain(floating).chain(inside).chain(virtual_address);
+        Prepared {
+            netns: names::qrouter_namespace(parts.router.id),
+            ha_link: leg.link.clone(),
+            items,
+            announce: announce.map(|(a, mac)| Announcement { link: a.link, mac, ip: a.net.addr() }).collect(),
+            claim_to: self.claim_to(parts, copy),
+        }
+    }
+
+    /// On VXLAN networks, the bridge's way to the router's addresses. Other networks learn it.
+    fn forwarding_items(&self, parts: &RouterParts<'_>) -> Vec<PreparedItem> {
+        let legs = parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg));
+        let on_vxlan = |leg: &&Leg| self.segments.get(&leg.network).is_some_and(|segment| segment.vxlan.is_some());
+        legs.filter(on_vxlan).map(|leg| forwarding_item(&names::tap(leg.port), leg.mac)).collect()
+    }
+
+    /// Hosts with a VXLAN network that the router has a port on, and hosts with another copy.
+    fn claim_to(&self, parts: &RouterParts<'_>, copy: &HaCopy) -> BTreeSet<IpAddr> {
+        let mut to: BTreeSet<IpAddr> = copy.peers.values().filter_map(|peer| peer.vtep).collect();
+        let on_vxlan = |network: &&Network| matches!(network.segment, Segment::Vxlan { .. });
+        for network in self.config.networks.values().filter(on_vxlan) {
+            let follows = |l: &Location| matches!(l, Location::Active { router } if *router == parts.router.id);
+            if network.ports.values().any(|port| follows(&port.location)) {
+                to.extend(&network.peers);
+            }
+        }
+        to.retain(|ip| Some(*ip) != self.host.local_ip);
+        to
+    }
+}
+
+fn address_item(netns: &Netns, address: Address) -> PreparedItem {
+    PreparedItem {
+        key: format!("address {} on {}", address.net, address.link),
+        netns: netns.clone(),
+        add: Op::AddAddress { netns: netns.clone(), address: address.clone() },
+        del: Some(Op::DeleteAddress { netns: netns.clone(), address }),
+    }
+}
+
+fn route_item(netns: &Netns, route: Route) -> PreparedItem {
+    let via = route.via.map(|via| format!(" via {via}")).unwrap_or_default();
+    let link = route.link.as_ref().map(|link| format!(" dev {link}")).unwrap_or_default();
+    let destination =
+        if route.destination.prefix_len() == 0 { "default".to_owned() } else { route.destination.to_string() };
+    PreparedItem {
+        key: format!("route {destination}{via}{link}"),
+        netns: netns.clone(),
+        add: Op::AddRoute { netns: netns.clone(), route: route.clone() },
+        del: Some(Op::DeleteRoute { netns: netns.clone(), route }),
+    }
+}
+
+fn forwarding_item(tap: &str, mac: Mac) -> PreparedItem {
+    let entry = FdbEntry { link: tap.to_owned(), mac, table: FdbTable::Bridge };
+    PreparedItem {
+        key: format!("forwarding of {mac} to {tap}"),
+        netns: Netns::Host,
+        add: Op::SetFdb { netns: Netns::Host, entry: entry.clone() },
+        del: Some(Op::DeleteFdb { netns: Netns::Host, entry }),
+    }
+}

@@ -1,0 +1,99 @@
+//! A router's address translation: source NAT for the many, floating IPs one to one.
+//!
+//! The same table stands on every copy of an HA router, so that a takeover need not touch it.
+//!
+//! Floating IPs are two maps, so that their number does not lengthen the path of a packet. What the
+//! chains achieve is what Neutron's do:
+//! - A packet to a floating IP goes to its fixed address, wherever it came from, the router included.
+//! - A connection that leaves by the gateway takes its floating IP as source, or else the gateway address.
+//! - *Hairpin*: an instance that calls another by its floating IP is seen with its own floating IP, or
+//!   else the gateway address, so that the answer comes back through the router. What came from outside
+//!   carries a mark and keeps its source.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use evergate_model::host::FloatingIp;
+
+use crate::nft::{NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftStatement, NftTable};
+
+/// Mark of packets that came in by the gateway; the value and the bits are those of Neutron's
+/// `external_ingress_mark`. The upper half of the mark stays free for address scopes.
+const EXTERNAL_MARK: u32 = 0x2;
+const MARK_MASK: u32 = 0xffff;
+
+/// Netfilter's places: NF_IP_PRI_MANGLE, NF_IP_PRI_NAT_DST and NF_IP_PRI_NAT_SRC.
+const PRIORITY_MANGLE: i32 = -150;
+const PRIORITY_DNAT: i32 = -100;
+const PRIORITY_SNAT: i32 = 100;
+
+const FLOATING_TO_FIXED: &str = "floating_to_fixed";
+const FIXED_TO_FLOATING: &str = "fixed_to_floating";
+
+/// Builds the table of a router whose gateway is `external`; `snat` is the address for all who have no
+/// floating IP, unless source NAT is off.
+pub(super) fn table<'a>(
+    external: &str,
+    snat: Option<Ipv4Addr>,
+    floating_ips: impl Iterator<Item = &'a FloatingIp>,
+) -> NftTable {
+    let mut maps = BTreeMap::from([
+        (FLOATING_TO_FIXED.to_owned(), NftMap::default()),
+        (FIXED_TO_FLOATING.to_owned(), NftMap::default()),
+    ]);
+    for fip in floating_ips {
+        maps.entry(FLOATING_TO_FIXED.to_owned()).or_default().elements.insert(fip.floating, fip.fixed);
+        // A fixed address with several floating IPs is reached by all, and calls out by the first.
+        maps.entry(FIXED_TO_FLOATING.to_owned()).or_default().elements.entry(fip.fixed).or_insert(fip.floating);
+    }
+    let mark = rule([
+        NftStatement::InLink { name: external.to_owned(), negated: false },
+        NftStatement::SetMark { mask: MARK_MASK, value: EXTERNAL_MARK },
+    ]);
+    let to_fixed = || vec![rule([NftStatement::DnatByMap { map: FLOATING_TO_FIXED.to_owned() }])];
+    let chain = |kind, hook, priority, rules| NftChain { kind, hook, priority, drop_by_default: false, rules };
+    let chains = BTreeMap::from([
+        ("mark_external".to_owned(), chain(NftChainKind::Filter, NftHook::Prerouting, PRIORITY_MANGLE, vec![mark])),
+        ("nat_prerouting".to_owned(), chain(NftChainKind::Nat, NftHook::Prerouting, PRIORITY_DNAT, to_fixed())),
+        ("nat_output".to_owned(), chain(NftChainKind::Nat, NftHook::Output, PRIORITY_DNAT, to_fixed())),
+        (
+            "nat_postrouting".to_owned(),
+            chain(NftChainKind::Nat, NftHook::Postrouting, PRIORITY_SNAT, source_nat(external, snat)),
+        ),
+    ]);
+    NftTable { family: NftFamily::Ip, maps, chains }
+}
+
+/// The rules that choose a connection's source address, in order.
+fn source_nat(external: &str, snat: Option<Ipv4Addr>) -> Vec<NftRule> {
+    let mut rules = vec![
+        // Between the router's own networks nothing is translated, hairpins excepted.
+        rule([
+            NftStatement::OutLink { name: external.to_owned(), negated: true },
+            NftStatement::CtDnat { negated: true },
+            NftStatement::Accept,
+        ]),
+        rule([NftStatement::SnatByMap { map: FIXED_TO_FLOATING.to_owned() }]),
+    ];
+    if let Some(to) = snat {
+        // Ports are picked at random, as Neutron does (`use_random_fully`): two connections that start at
+        // the same time must not race for one port.
+        let snat = NftStatement::Snat { to, fully_random: true };
+        rules.push(rule([
+            NftStatement::OutLink { name: external.to_owned(), negated: false },
+            NftStatement::Counter,
+            snat.clone(),
+        ]));
+        rules.push(rule([
+            NftStatement::Mark { mask: MARK_MASK, value: EXTERNAL_MARK, negated: true },
+            NftStatement::CtDnat { negated: false },
+            NftStatement::Counter,
+            snat,
+        ]));
+    }
+    rules
+}
+
+fn rule<const N: usize>(statements: [NftStatement; N]) -> NftRule {
+    NftRule { statements: statements.into() }
+}

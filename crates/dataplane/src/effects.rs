@@ -1,0 +1,353 @@
+//! What each op does to a kernel's state, by the real kernel's rules as far as a plan depends on them.
+//!
+//! [`diff`](crate::diff()) follows its own plan with it, so that it knows what is left after a link went
+//! with all that was on it; [`FakeKernel`](crate::fake::FakeKernel) is made of it. Crate `evergate-kernel`
+//! compares it with a real kernel.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use evergate_model::Mac;
+use ipnet::IpNet;
+
+use crate::nft::NftStatement;
+use crate::op::{LinkChange, Op};
+use crate::state::{
+    Address, BridgePort, FdbEntry, FdbTable, KernelState, Link, LinkKind, NeighbourKey, Netns, NetnsState, Route,
+    TABLE_MAIN,
+};
+
+/// Why a kernel would refuse an op.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Impossible {
+    /// Something that the op needs is not there.
+    #[error("{0} does not exist")]
+    Missing(String),
+    /// Something else has the name or number.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// The kernel does not accept this.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Longest name of a link: IFNAMSIZ without the terminating zero.
+const LINK_NAME_MAX: usize = 15;
+
+/// A port's flags when it joins a bridge, whatever they were before.
+const NEW_PORT: BridgePort = BridgePort { learning: true, neigh_suppress: false };
+
+/// Does what the op does.
+///
+/// A link may become a port of a bridge that is not in the state: the operator's bridges are not observed.
+pub fn apply(state: &mut KernelState, op: &Op) -> Result<(), Impossible> {
+    match op {
+        Op::AddNetns { name, alias } => add_netns(state, name, alias),
+        Op::DeleteNetns { name } => delete_netns(state, name),
+        Op::AddLink { netns, name, link, peer_link } => add_link(state, netns, name, link, peer_link.as_deref()),
+        Op::SetLink { netns, name, change } => set_link(place(state, netns)?, name, change),
+        Op::DeleteLink { netns, name } => {
+            place(state, netns)?;
+            delete_link(state, netns, name);
+            Ok(())
+        }
+        Op::AddAddress { netns, address } => add_address(place(state, netns)?, address),
+        Op::DeleteAddress { netns, address } => delete_address(place(state, netns)?, address),
+        Op::AddRoute { netns, route } => add_route(place(state, netns)?, route),
+        Op::DeleteRoute { netns, route } => done(place(state, netns)?.routes.remove(route)),
+        Op::AddRule { netns, rule } => done(place(state, netns)?.rules.insert(rule.clone())),
+        Op::DeleteRule { netns, rule } => done(place(state, netns)?.rules.remove(rule)),
+        Op::SetNeighbour { netns, link, ip, mac } => {
+            let ns = place(state, netns)?;
+            require_link(ns, link)?;
+            require_family(ns, link, *ip)?;
+            done(ns.neighbours.insert(NeighbourKey { link: link.clone(), ip: *ip }, *mac))
+        }
+        Op::DeleteNeighbour { netns, link, ip } => {
+            done(place(state, netns)?.neighbours.remove(&NeighbourKey { link: link.clone(), ip: *ip }))
+        }
+        Op::SetFdb { netns, entry } => set_fdb(place(state, netns)?, entry),
+        Op::DeleteFdb { netns, entry } => done(place(state, netns)?.fdb.remove(entry)),
+        Op::SetSysctl { netns, path, value } => {
+            require_sysctl(state, netns, path)?;
+            done(place(state, netns)?.sysctls.insert(path.clone(), value.clone()))
+        }
+        Op::ReplaceNft { netns, table } => {
+            let ns = place(state, netns)?;
+            for statement in table.chains.values().flat_map(|c| &c.rules).flat_map(|r| &r.statements) {
+                if let NftStatement::DnatByMap { map } | NftStatement::SnatByMap { map } = statement
+                    && !table.maps.contains_key(map)
+                {
+                    return Err(Impossible::Missing(format!("nftables map {map}")));
+                }
+            }
+            ns.nft = Some(table.as_observed());
+            Ok(())
+        }
+        Op::DeleteNft { netns, .. } => {
+            place(state, netns)?.nft = None;
+            Ok(())
+        }
+    }
+}
+
+/// Takes a link away with all that is on it; of a veth, both ends.
+pub fn delete_link(state: &mut KernelState, netns: &Netns, name: &str) {
+    let Some(link) = state.netns.get_mut(netns).and_then(|ns| forget_link(ns, name)) else { return };
+    if let LinkKind::Veth { peer: Some((peer_netns, peer_name)) } = link.kind
+        && let Some(ns) = state.netns.get_mut(&peer_netns)
+    {
+        forget_link(ns, &peer_name);
+    }
+}
+
+/// Finds the link whose setting a path below `/proc/sys/net` is; `all` and `default` are not links.
+pub fn sysctl_link(path: &str) -> Option<&str> {
+    let mut parts = path.split('/');
+    let (family, table, link) = (parts.next()?, parts.next()?, parts.next()?);
+    let per_link = matches!(family, "ipv4" | "ipv6") && matches!(table, "conf" | "neigh");
+    (per_link && !matches!(link, "all" | "default")).then_some(link)
+}
+
+fn done<T>(_: T) -> Result<(), Impossible> {
+    // Adding what is there and deleting what is gone both succeed.
+    Ok(())
+}
+
+fn place<'a>(state: &'a mut KernelState, netns: &Netns) -> Result<&'a mut NetnsState, Impossible> {
+    state.netns.get_mut(netns).ok_or_else(|| Impossible::Missing(format!("namespace {netns}")))
+}
+
+fn require_link<'a>(ns: &'a NetnsState, name: &str) -> Result<&'a Link, Impossible> {
+    ns.links.get(name).ok_or_else(|| Impossible::Missing(format!("link {name}")))
+}
+
+/// A protocol family that is switched off on a link takes neither addresses nor neighbours.
+fn require_family(ns: &NetnsState, link: &str, ip: IpAddr) -> Result<(), Impossible> {
+    let off = |what: &str| ns.sysctls.get(&format!("ipv6/conf/{what}/disable_ipv6")).is_some_and(|v| v == "1");
+    if ip.is_ipv6() && (off(link) || off("all")) {
+        return Err(Impossible::Invalid(format!("IPv6 is disabled on {link}")));
+    }
+    Ok(())
+}
+
+pub(crate) fn require_sysctl(state: &KernelState, netns: &Netns, path: &str) -> Result<(), Impossible> {
+    if let (Some(link), Some(ns)) = (sysctl_link(path), state.netns.get(netns)) {
+        require_link(ns, link)?;
+    }
+    // Connection tracking is a module that NAT rules load.
+    if path.starts_with("netfilter/") && state.netns.values().all(|ns| ns.nft.is_none()) {
+        return Err(Impossible::Missing(format!("setting {path}")));
+    }
+    Ok(())
+}
+
+fn add_netns(state: &mut KernelState, name: &str, alias: &str) -> Result<(), Impossible> {
+    let loopback = Link {
+        kind: LinkKind::Loopback,
+        alias: Some(alias.to_owned()),
+        up: true,
+        mtu: Some(65536),
+        mac: Some(Mac::ZERO),
+        master: None,
+        port: None,
+    };
+    state.netns.entry(Netns::Named(name.to_owned())).or_insert_with(|| NetnsState {
+        owned: true,
+        links: BTreeMap::from([("lo".to_owned(), loopback)]),
+        ..NetnsState::default()
+    });
+    Ok(())
+}
+
+fn delete_netns(state: &mut KernelState, name: &str) -> Result<(), Impossible> {
+    let netns = Netns::Named(name.to_owned());
+    let links: Vec<String> = state.netns.get(&netns).map(|ns| ns.links.keys().cloned().collect()).unwrap_or_default();
+    for link in links {
+        delete_link(state, &netns, &link);
+    }
+    done(state.netns.remove(&netns))
+}
+
+fn add_link(
+    state: &mut KernelState,
+    netns: &Netns,
+    name: &str,
+    link: &Link,
+    peer_link: Option<&Link>,
+) -> Result<(), Impossible> {
+    check_new_link(place(state, netns)?, name, link)?;
+    match &link.kind {
+        LinkKind::Bridge | LinkKind::Vxlan { .. } => {}
+        LinkKind::Veth { peer: Some((peer_netns, peer_name)) } => {
+            let peer_link = peer_link
+                .ok_or_else(|| Impossible::Invalid(format!("veth {name} is to be made without its other end")))?;
+            let peer_ns = place(state, peer_netns)?;
+            check_new_link(peer_ns, peer_name, peer_link)?;
+            peer_ns.links.insert(peer_name.clone(), made(peer_name, peer_link));
+        }
+        LinkKind::Veth { peer: None } | LinkKind::Other | LinkKind::Loopback => {
+            return Err(Impossible::Invalid(format!("{name} is of a kind that cannot be made")));
+        }
+    }
+    place(state, netns)?.links.insert(name.to_owned(), made(name, link));
+    Ok(())
+}
+
+fn check_new_link(ns: &NetnsState, name: &str, link: &Link) -> Result<(), Impossible> {
+    if name.is_empty() || name.len() > LINK_NAME_MAX {
+        return Err(Impossible::Invalid(format!("'{name}' is not a link name")));
+    }
+    if let Some(present) = ns.links.get(name)
+        && present.kind != link.kind
+    {
+        return Err(Impossible::Exists(format!("link {name}")));
+    }
+    if let LinkKind::Vxlan { vni, port, .. } = &link.kind {
+        for (other_name, other) in ns.links.iter().filter(|(other_name, _)| *other_name != name) {
+            if matches!(&other.kind, LinkKind::Vxlan { vni: v, port: p, .. } if v == vni && p == port) {
+                return Err(Impossible::Exists(format!("a VXLAN device for VNI {vni}, {other_name},")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A new link has the kernel's values where none are given.
+fn made(name: &str, link: &Link) -> Link {
+    let sum = name.bytes().fold(0u16, |sum, b| sum.wrapping_mul(31).wrapping_add(u16::from(b)));
+    let [high, low] = sum.to_be_bytes();
+    Link {
+        mtu: link.mtu.or(Some(1500)),
+        mac: link.mac.or(Some(Mac([0x02, 0, 0, 0, high, low]))),
+        port: link.master.as_ref().map(|_| link.port.unwrap_or(NEW_PORT)),
+        ..link.clone()
+    }
+}
+
+fn set_link(ns: &mut NetnsState, name: &str, change: &LinkChange) -> Result<(), Impossible> {
+    let link = ns.links.get_mut(name).ok_or_else(|| Impossible::Missing(format!("link {name}")))?;
+    link.mtu = change.mtu.or(link.mtu);
+    link.mac = change.mac.or(link.mac);
+    link.alias = change.alias.clone().or_else(|| link.alias.clone());
+    let left_bridge = change.master.as_ref().is_some_and(|master| *master != link.master);
+    if let Some(master) = &change.master {
+        link.master.clone_from(master);
+    }
+    if left_bridge {
+        link.port = link.master.as_ref().map(|_| NEW_PORT);
+    }
+    if let Some(port) = change.port {
+        if link.master.is_none() {
+            return Err(Impossible::Invalid(format!("{name} is not a bridge port")));
+        }
+        link.port = Some(port);
+    }
+    let went_down = link.up && change.up == Some(false);
+    link.up = change.up.unwrap_or(link.up);
+    if left_bridge {
+        ns.fdb.retain(|entry| entry.link != name || entry.table != FdbTable::Bridge);
+    }
+    if went_down {
+        ns.routes.retain(|route| route.link.as_deref() != Some(name));
+        ns.neighbours.retain(|key, _| key.link != name);
+    }
+    Ok(())
+}
+
+/// Takes one end of a link away, with what depends on it in its namespace.
+fn forget_link(ns: &mut NetnsState, name: &str) -> Option<Link> {
+    let link = ns.links.remove(name)?;
+    ns.addresses.retain(|address| address.link != name);
+    ns.routes.retain(|route| route.link.as_deref() != Some(name));
+    ns.neighbours.retain(|key, _| key.link != name);
+    ns.fdb.retain(|entry| entry.link != name);
+    ns.sysctls.retain(|path, _| sysctl_link(path) != Some(name));
+    let mut freed = Vec::new();
+    for (port_name, port) in ns.links.iter_mut().filter(|(_, port)| port.master.as_deref() == Some(name)) {
+        port.master = None;
+        port.port = None;
+        freed.push(port_name.clone());
+    }
+    ns.fdb.retain(|entry| entry.table != FdbTable::Bridge || !freed.contains(&entry.link));
+    Some(link)
+}
+
+fn add_address(ns: &mut NetnsState, address: &Address) -> Result<(), Impossible> {
+    require_link(ns, &address.link)?;
+    require_family(ns, &address.link, address.net.addr())?;
+    done(ns.addresses.insert(address.clone()))
+}
+
+fn delete_address(ns: &mut NetnsState, address: &Address) -> Result<(), Impossible> {
+    if !ns.addresses.remove(address) {
+        return Ok(());
+    }
+    // A link that loses its last IPv4 address loses its IPv4 routes, too.
+    let is_v4 = |net: &IpNet| matches!(net, IpNet::V4(_));
+    if is_v4(&address.net) && !ns.addresses.iter().any(|a| a.link == address.link && is_v4(&a.net)) {
+        ns.routes.retain(|route| route.link.as_deref() != Some(address.link.as_str()) || !is_v4(&route.destination));
+    }
+    Ok(())
+}
+
+fn add_route(ns: &mut NetnsState, route: &Route) -> Result<(), Impossible> {
+    let mut route = route.clone();
+    if let Some(via) = route.via {
+        let found = on_link(ns, via, route.link.as_deref());
+        let link = found.ok_or_else(|| Impossible::Invalid(format!("next hop {via} is not on any link")))?;
+        // The kernel fills in the link that it finds.
+        route.link = Some(link);
+    }
+    let link = route.link.as_deref().ok_or_else(|| Impossible::Invalid("a route leads nowhere".to_owned()))?;
+    if !require_link(ns, link)?.up {
+        return Err(Impossible::Invalid(format!("link {link} is down")));
+    }
+    // Adding replaces the route there is.
+    ns.routes.retain(|r| (r.table, r.destination) != (route.table, route.destination));
+    done(ns.routes.insert(route))
+}
+
+/// Finds the link that an address is reached on directly.
+fn on_link(ns: &NetnsState, ip: IpAddr, only: Option<&str>) -> Option<String> {
+    let wanted = |link: &str| only.is_none_or(|only| only == link);
+    let connected = ns.addresses.iter().find(|a| wanted(&a.link) && a.net.contains(&ip)).map(|a| a.link.clone());
+    connected.or_else(|| {
+        let routes = ns.routes.iter().filter(|r| r.table == TABLE_MAIN && r.via.is_none());
+        let mut links = routes.filter(|r| r.destination.contains(&ip)).filter_map(|r| r.link.clone());
+        links.find(|link| wanted(link))
+    })
+}
+
+fn set_fdb(ns: &mut NetnsState, entry: &FdbEntry) -> Result<(), Impossible> {
+    let link = require_link(ns, &entry.link)?;
+    match (&entry.table, &link.kind) {
+        (FdbTable::Bridge, _) => {
+            let master = link
+                .master
+                .clone()
+                .ok_or_else(|| Impossible::Invalid(format!("{} is not a bridge port", entry.link)))?;
+            if entry.mac == Mac::ZERO || entry.mac.is_multicast() {
+                return Err(Impossible::Invalid(format!("{} is not one station's address", entry.mac)));
+            }
+            // A bridge knows an address on one port only.
+            let NetnsState { links, fdb, .. } = ns;
+            let same_bridge = |name: &str| links.get(name).is_some_and(|l| l.master.as_ref() == Some(&master));
+            fdb.retain(|e| e.table != FdbTable::Bridge || e.mac != entry.mac || !same_bridge(&e.link));
+        }
+        (FdbTable::Vxlan { dst }, LinkKind::Vxlan { local, .. }) => {
+            if dst.is_ipv4() != local.is_ipv4() {
+                return Err(Impossible::Invalid(format!("{dst} and {local} are of different families")));
+            }
+            if entry.mac != Mac::ZERO {
+                ns.fdb.retain(|e| {
+                    e.link != entry.link || e.mac != entry.mac || !matches!(e.table, FdbTable::Vxlan { .. })
+                });
+            }
+        }
+        (FdbTable::Vxlan { .. }, _) => {
+            return Err(Impossible::Invalid(format!("{} is not a VXLAN device", entry.link)));
+        }
+    }
+    done(ns.fdb.insert(entry.clone()))
+}

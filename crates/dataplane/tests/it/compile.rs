@@ -1,0 +1,422 @@
+//! What a configuration turns into.
+
+use std::collections::BTreeMap;
+
+use evergate_dataplane::nft::NftStatement;
+use evergate_dataplane::op::Op;
+use evergate_dataplane::state::{BridgePort, FdbEntry, FdbTable, LinkKind, NeighbourKey, Netns};
+use evergate_dataplane::{Desired, HostSettings, NetnsState, View, compile};
+use evergate_model::host::{ActiveCopy, ExtraRoute, Location, Segment};
+use evergate_model::{HostConfig, Mac, NetworkId, names};
+
+use crate::cloud::{
+    self, COMPUTE, EXTERNAL_NET, HA_NET, HA_PORT, INSTANCE_PORT, NETWORK_1, NETWORK_2, PROJECT_NET, QG_PORT, QR_PORT,
+    ROUTER, mac,
+};
+
+fn host(desired: &Desired) -> &NetnsState {
+    &desired.kernel.netns[&Netns::Host]
+}
+
+fn router(desired: &Desired) -> &NetnsState {
+    &desired.kernel.netns[&Netns::Named(names::qrouter_namespace(ROUTER))]
+}
+
+fn compute(config: &HostConfig, view: &View) -> Desired {
+    compile(config, &cloud::settings(COMPUTE), view)
+}
+
+fn addresses(ns: &NetnsState) -> Vec<String> {
+    ns.addresses.iter().map(|a| format!("{} {}", a.link, a.net)).collect()
+}
+
+fn problems(desired: &Desired) -> Vec<String> {
+    desired.problems.iter().map(ToString::to_string).collect()
+}
+
+// Networks.
+
+#[test]
+fn a_vxlan_network_floods_to_its_peers_and_forwards_to_distant_ports() {
+    let desired = cloud::network_host(&cloud::ha_host());
+    let vxlan = |mac, dst| FdbEntry { link: "vxlan-101".to_owned(), mac, table: FdbTable::Vxlan { dst } };
+    let at_port = |mac| FdbEntry { link: "vxlan-101".to_owned(), mac, table: FdbTable::Bridge };
+    let fdb: Vec<_> = host(&desired).fdb.iter().filter(|entry| entry.link == "vxlan-101").cloned().collect();
+    assert_eq!(fdb, [vxlan(Mac::ZERO, NETWORK_2), vxlan(Mac::ZERO, COMPUTE), at_port(mac(4)), vxlan(mac(4), COMPUTE)]);
+}
+
+#[test]
+fn the_bridge_answers_for_distant_ports_and_for_the_gateway_wherever_it_is_active() {
+    let desired = cloud::network_host(&cloud::ha_host());
+    let link = names::bridge(PROJECT_NET);
+    let key = |ip| NeighbourKey { link: link.clone(), ip: cloud::ip(ip) };
+    let expected = BTreeMap::from([(key("10.0.0.1"), mac(1)), (key("10.0.0.9"), mac(4))]);
+    assert_eq!(host(&desired).neighbours, expected);
+}
+
+#[test]
+fn ipv6_addresses_of_ports_are_not_answered_for() {
+    let mut config = cloud::ha_host();
+    let ports = &mut config.networks.get_mut(&PROJECT_NET).unwrap().ports;
+    ports.get_mut(&INSTANCE_PORT).unwrap().ips.push(cloud::ip("2001:db8::9"));
+    assert!(host(&cloud::network_host(&config)).neighbours.keys().all(|key| key.ip.is_ipv4()));
+}
+
+#[test]
+fn forwarding_of_an_ha_routers_ports_is_the_keepers() {
+    let desired = compute(&cloud::compute_host(), &cloud::view(&[INSTANCE_PORT]));
+    assert!(host(&desired).keeper.fdb_macs.contains(&mac(1)));
+    assert!(host(&desired).fdb.iter().all(|entry| entry.mac != mac(1)));
+    let follow = &desired.follow[&ROUTER];
+    assert_eq!(follow.active, Some(ActiveCopy { epoch: 3, vtep: NETWORK_2 }));
+    assert_eq!((follow.entries[0].mac, follow.entries[0].vxlan.as_str()), (mac(1), "vxlan-101"));
+    assert_eq!(follow.entries[0].tap, None);
+}
+
+#[test]
+fn a_claim_that_is_newer_than_the_servers_word_counts() {
+    let mut view = cloud::view(&[]);
+    for (epoch, expected) in [(2, NETWORK_2), (4, NETWORK_1)] {
+        view.claims.insert(ROUTER, ActiveCopy { epoch, vtep: NETWORK_1 });
+        let follow = &compute(&cloud::compute_host(), &view).follow[&ROUTER];
+        assert_eq!(follow.active.map(|copy| copy.vtep), Some(expected), "epoch {epoch}");
+    }
+}
+
+#[test]
+fn a_tap_is_plugged_when_it_appears_and_not_before() {
+    let tap = names::tap(INSTANCE_PORT);
+    let before = compute(&cloud::compute_host(), &cloud::view(&[]));
+    assert!(!host(&before).links.contains_key(&tap));
+    let after = compute(&cloud::compute_host(), &cloud::view(&[INSTANCE_PORT]));
+    let link = &host(&after).links[&tap];
+    assert_eq!((&link.kind, link.up, link.master.clone()), (&LinkKind::Other, true, Some(names::bridge(PROJECT_NET))));
+    assert_eq!(host(&after).sysctls[&format!("ipv6/conf/{tap}/disable_ipv6")], "1");
+}
+
+#[test]
+fn the_tap_of_a_disabled_port_is_kept_down() {
+    let mut config = cloud::compute_host();
+    let ports = &mut config.networks.get_mut(&PROJECT_NET).unwrap().ports;
+    ports.get_mut(&INSTANCE_PORT).unwrap().admin_state_up = false;
+    let desired = compute(&config, &cloud::view(&[INSTANCE_PORT]));
+    assert!(!host(&desired).links[&names::tap(INSTANCE_PORT)].up);
+}
+
+#[test]
+fn a_flat_network_plugs_into_the_operators_bridge() {
+    let desired = cloud::network_host(&cloud::legacy_host());
+    assert_eq!(host(&desired).links[&names::tap(QG_PORT)].master.as_deref(), Some("br-ex"));
+    assert!(!host(&desired).links.contains_key(&names::bridge(EXTERNAL_NET)));
+    assert!(!host(&desired).links.contains_key("br-ex"), "the operator's bridge is not ours to change");
+}
+
+#[test]
+fn a_flat_network_takes_an_ordinary_interface_into_a_bridge_of_its_own() {
+    let view = View { bridges: Default::default(), ..cloud::view(&[]) };
+    let desired = compile(&cloud::legacy_host(), &cloud::settings(NETWORK_1), &view);
+    let bridge = names::bridge(EXTERNAL_NET);
+    assert_eq!(host(&desired).links["br-ex"].master.as_ref(), Some(&bridge));
+    assert_eq!(host(&desired).links["br-ex"].kind, LinkKind::Other);
+    assert_eq!(host(&desired).links[&names::tap(QG_PORT)].master.as_ref(), Some(&bridge));
+}
+
+#[test]
+fn a_physical_network_without_a_device_is_explained() {
+    let settings = HostSettings { physical_networks: BTreeMap::new(), ..cloud::settings(NETWORK_1) };
+    let text = problems(&compile(&cloud::legacy_host(), &settings, &cloud::view(&[]))).join("\n");
+    assert!(text.contains("'provider'") && text.contains("bridge_mappings"), "{text}");
+
+    let view = View { links: Default::default(), bridges: Default::default(), ..cloud::view(&[]) };
+    let text = problems(&compile(&cloud::legacy_host(), &cloud::settings(NETWORK_1), &view)).join("\n");
+    assert!(text.contains("'br-ex'") && text.contains("no such device"), "{text}");
+}
+
+#[test]
+fn a_host_without_tunnel_address_says_which_option_to_set() {
+    let settings = HostSettings { local_ip: None, ..cloud::settings(NETWORK_1) };
+    let desired = compile(&cloud::legacy_host(), &settings, &cloud::view(&[]));
+    assert!(problems(&desired)[0].contains("local_ip"), "{:?}", desired.problems);
+    assert!(host(&desired).links.contains_key(&names::bridge(PROJECT_NET)), "ports on this host still meet");
+    assert!(host(&desired).fdb.is_empty());
+}
+
+#[test]
+fn two_networks_whose_devices_would_share_a_name_do_not_share_a_device() {
+    let mut config = cloud::compute_host();
+    let mut twin = config.networks[&PROJECT_NET].clone();
+    // The same first eleven characters, and another VNI.
+    twin.id = NetworkId::from_u128((0xa1 << 120) + 1);
+    twin.segment = Segment::Vxlan { vni: 999 };
+    twin.ports.clear();
+    config.networks.insert(twin.id, twin);
+    let desired = compute(&config, &cloud::view(&[]));
+    assert_eq!(desired.problems.len(), 1, "{:?}", desired.problems);
+    assert!(!host(&desired).links.contains_key("vxlan-999"));
+}
+
+#[test]
+fn peers_of_another_ip_version_are_explained_once() {
+    let mut config = cloud::compute_host();
+    let network = config.networks.get_mut(&PROJECT_NET).unwrap();
+    network.peers.insert(cloud::ip("2001:db8::1"));
+    let desired = compute(&config, &cloud::view(&[]));
+    assert_eq!(desired.problems.len(), 1);
+    assert!(problems(&desired)[0].contains("IP version"));
+}
+
+#[test]
+fn a_kernel_without_ipv6_is_not_asked_to_disable_it() {
+    let view = View { has_ipv6: false, ..cloud::view(&[]) };
+    let desired = compile(&cloud::ha_host(), &cloud::settings(NETWORK_1), &view);
+    assert!(desired.kernel.netns.values().flat_map(|ns| ns.sysctls.keys()).all(|path| !path.starts_with("ipv6")));
+}
+
+#[test]
+fn bridge_netfilter_is_switched_off_only_when_asked() {
+    let view = View { bridge_netfilter: true, ..cloud::view(&[]) };
+    let told = compile(&cloud::ha_host(), &cloud::settings(NETWORK_1), &view);
+    assert!(problems(&told)[0].contains("bridge-nf-call"), "{:?}", told.problems);
+    let settings = HostSettings { disable_bridge_netfilter: true, ..cloud::settings(NETWORK_1) };
+    let desired = compile(&cloud::ha_host(), &settings, &view);
+    assert_eq!(host(&desired).sysctls["bridge/bridge-nf-call-iptables"], "0");
+    assert_eq!(desired.problems, []);
+}
+
+// Routers.
+
+#[test]
+fn a_legacy_router_has_everything_at_once() {
+    let mut config = cloud::with_floating_ip(cloud::legacy_host());
+    let gateway = config.routers.get_mut(&ROUTER).unwrap().gateway.as_mut().unwrap();
+    gateway.onlink_subnets.push("198.51.100.0/24".parse().unwrap());
+    let desired = cloud::network_host(&config);
+    let (qr, qg) = (names::internal_device(QR_PORT), names::external_device(QG_PORT));
+    assert_eq!(
+        addresses(router(&desired)),
+        [format!("{qg} 203.0.113.10/24"), format!("{qg} 203.0.113.50/32"), format!("{qr} 10.0.0.1/24")]
+    );
+    let routes: Vec<String> = router(&desired).routes.iter().map(ToString::to_string).collect();
+    assert_eq!(routes, [format!("0.0.0.0/0 via 203.0.113.254 dev {qg}"), format!("198.51.100.0/24 dev {qg}")]);
+    assert_eq!(desired.prepared, BTreeMap::new());
+    assert_eq!(router(&desired).keeper, Default::default());
+}
+
+#[test]
+fn devices_have_the_ports_addresses_and_the_networks_mtu() {
+    let desired = cloud::network_host(&cloud::ha_host());
+    let qr = &router(&desired).links[&names::internal_device(QR_PORT)];
+    assert_eq!((qr.mac, qr.mtu, qr.up), (Some(mac(1)), Some(1450), true));
+    assert_eq!(host(&desired).links[&names::tap(QR_PORT)].mtu, Some(1450));
+    assert_eq!(router(&desired).links[&names::external_device(QG_PORT)].mtu, Some(1500));
+    let alias = qr.alias.as_deref().unwrap();
+    assert!(alias.starts_with("evergate: router ") && alias.contains(&ROUTER.to_string()), "{alias}");
+}
+
+#[test]
+fn a_standby_copy_has_no_address_but_that_of_its_ha_interface() {
+    let desired = cloud::network_host(&cloud::with_floating_ip(cloud::ha_host()));
+    let ns = router(&desired);
+    assert_eq!(addresses(ns), [format!("{} 169.254.192.5/18", names::ha_device(HA_PORT))]);
+    assert!(ns.routes.is_empty());
+    assert!(ns.nft.is_some(), "its rules are in place all the same");
+    assert_eq!(ns.keeper.links.len(), 2);
+    assert_eq!(ns.keeper.addresses.len(), 1);
+    assert_eq!(ns.sysctls["ipv6/conf/default/disable_ipv6"], "1");
+    assert_eq!(ns.sysctls["ipv4/ip_nonlocal_bind"], "1");
+}
+
+#[test]
+fn what_follows_the_role_is_prepared_in_order() {
+    let mut config = cloud::with_floating_ip(cloud::ha_host());
+    let routes = &mut config.routers.get_mut(&ROUTER).unwrap().routes;
+    routes.insert(ExtraRoute { destination: "172.16.0.0/12".parse().unwrap(), nexthop: cloud::ip("10.0.0.9") });
+    let desired = cloud::network_host(&config);
+    let prepared = &desired.prepared[&ROUTER];
+    let (qr, qg) = (names::internal_device(QR_PORT), names::external_device(QG_PORT));
+    let keys: Vec<&str> = prepared.items.iter().map(|item| item.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            format!("address 169.254.0.7/24 on {}", names::ha_device(HA_PORT)),
+            format!("address 10.0.0.1/24 on {qr}"),
+            format!("address 203.0.113.10/24 on {qg}"),
+            format!("address 203.0.113.50/32 on {qg}"),
+            format!("route default via 203.0.113.254 dev {qg}"),
+            format!("route 172.16.0.0/12 via 10.0.0.9 dev {qr}"),
+            format!("forwarding of {} to {}", mac(1), names::tap(QR_PORT)),
+        ]
+    );
+    let forwarding = prepared.items.last().unwrap();
+    assert_eq!(forwarding.netns, Netns::Host);
+    assert!(matches!(&forwarding.del, Some(Op::DeleteFdb { .. })));
+    let announced: Vec<String> = prepared.announce.iter().map(|a| format!("{} {}", a.ip, a.mac)).collect();
+    assert_eq!(
+        announced,
+        [
+            format!("203.0.113.10 {}", mac(2)),
+            format!("203.0.113.50 {}", mac(2)),
+            format!("10.0.0.1 {}", mac(1)),
+            format!("169.254.0.7 {}", mac(3)),
+        ]
+    );
+    assert_eq!(prepared.claim_to, [NETWORK_2, COMPUTE].into());
+    assert_eq!(desired.follow[&ROUTER].entries[0].tap, Some(names::tap(QR_PORT)));
+}
+
+#[test]
+fn prepared_items_work_on_a_standby_and_can_be_undone() {
+    let mut kernel = cloud::kernel(&[]);
+    let desired = cloud::network_host(&cloud::with_floating_ip(cloud::ha_host()));
+    cloud::converge(&mut kernel, &desired.kernel);
+    let standby = kernel.state().clone();
+    let items = &desired.prepared[&ROUTER].items;
+    for item in items {
+        assert_eq!(kernel.apply(std::slice::from_ref(&item.add)), [Ok(())], "{}", item.key);
+    }
+    assert_ne!(*kernel.state(), standby);
+    // What the keeper did is not drift.
+    cloud::converge(&mut kernel, &desired.kernel);
+    for item in items.iter().rev() {
+        assert_eq!(kernel.apply(item.del.as_slice()), [Ok(())], "{}", item.key);
+    }
+    assert_eq!(*kernel.state(), standby);
+}
+
+#[test]
+fn only_taps_whose_way_the_keeper_knows_do_not_learn() {
+    let learns = |desired: &Desired, port| host(desired).links[&names::tap(port)].port.map(|flags| flags.learning);
+    let ha = cloud::network_host(&cloud::ha_host());
+    assert_eq!(learns(&ha, QR_PORT), Some(false));
+    // On a flat network the switch outside learns, and so does the bridge.
+    assert_eq!(learns(&ha, QG_PORT), Some(true));
+    assert_eq!(learns(&ha, HA_PORT), Some(true));
+    assert_eq!(learns(&cloud::network_host(&cloud::legacy_host()), QR_PORT), Some(true));
+    let vxlan = host(&ha).links["vxlan-101"].port;
+    assert_eq!(vxlan, Some(BridgePort { learning: false, neigh_suppress: true }));
+}
+
+#[test]
+fn a_router_that_is_administratively_down_leaves_the_host() {
+    let mut config = cloud::ha_host();
+    config.routers.get_mut(&ROUTER).unwrap().admin_state_up = false;
+    let desired = cloud::network_host(&config);
+    assert_eq!(desired.kernel.netns.keys().collect::<Vec<_>>(), [&Netns::Host]);
+    assert!(desired.prepared.is_empty());
+    assert_eq!(desired.follow[&ROUTER].entries[0].tap, None);
+}
+
+#[test]
+fn the_devices_of_a_router_are_never_taken_for_an_instances() {
+    // The router is down, but its devices are still there: they are to go, not to be plugged.
+    let mut config = cloud::legacy_host();
+    config.routers.get_mut(&ROUTER).unwrap().admin_state_up = false;
+    let desired = compile(&config, &cloud::settings(NETWORK_1), &cloud::view(&[QR_PORT, QG_PORT]));
+    assert!(!host(&desired).links.contains_key(&names::tap(QR_PORT)));
+}
+
+#[test]
+fn an_interface_whose_port_is_down_is_no_interface() {
+    let mut config = cloud::legacy_host();
+    config.networks.get_mut(&PROJECT_NET).unwrap().ports.get_mut(&QR_PORT).unwrap().admin_state_up = false;
+    let desired = cloud::network_host(&config);
+    assert!(!router(&desired).links.contains_key(&names::internal_device(QR_PORT)));
+}
+
+#[test]
+fn a_route_whose_next_hop_is_nowhere_near_is_left_out_and_explained() {
+    let mut config = cloud::legacy_host();
+    let routes = &mut config.routers.get_mut(&ROUTER).unwrap().routes;
+    routes.insert(ExtraRoute { destination: "172.16.0.0/12".parse().unwrap(), nexthop: cloud::ip("10.9.9.9") });
+    let desired = compile(&config, &cloud::settings(NETWORK_1), &cloud::view(&[]));
+    assert_eq!(router(&desired).routes.len(), 1);
+    assert!(problems(&desired)[0].contains("10.9.9.9"), "{:?}", desired.problems);
+}
+
+#[test]
+fn an_extra_route_to_everywhere_replaces_the_default_route() {
+    let mut config = cloud::legacy_host();
+    let routes = &mut config.routers.get_mut(&ROUTER).unwrap().routes;
+    routes.insert(ExtraRoute { destination: "0.0.0.0/0".parse().unwrap(), nexthop: cloud::ip("10.0.0.9") });
+    let desired = cloud::network_host(&config);
+    let routes: Vec<String> = router(&desired).routes.iter().map(ToString::to_string).collect();
+    assert_eq!(routes, [format!("0.0.0.0/0 via 10.0.0.9 dev {}", names::internal_device(QR_PORT))]);
+}
+
+#[test]
+fn a_gateway_outside_all_subnets_is_first_told_to_be_on_the_link() {
+    let mut config = cloud::legacy_host();
+    let gateway = config.routers.get_mut(&ROUTER).unwrap().gateway.as_mut().unwrap();
+    gateway.next_hops = vec![cloud::ip("198.51.100.1")];
+    let mut kernel = cloud::kernel(&[]);
+    cloud::converge(&mut kernel, &cloud::network_host(&config).kernel);
+    assert_eq!(router(&cloud::network_host(&config)).routes.len(), 2);
+}
+
+#[test]
+fn a_router_on_a_network_that_the_host_was_not_told_of_is_explained() {
+    let mut config = cloud::ha_host();
+    config.networks.remove(&HA_NET);
+    let desired = compile(&config, &cloud::settings(NETWORK_1), &cloud::view(&[]));
+    assert!(problems(&desired)[0].contains(&HA_NET.to_string()), "{:?}", desired.problems);
+    assert!(desired.prepared.is_empty(), "without HA interface the copy cannot take part");
+    assert!(addresses(router(&desired)).is_empty(), "nor may it act as if it were alone");
+}
+
+#[test]
+fn ipv6_addresses_are_left_out_and_said_to_be() {
+    let mut config = cloud::legacy_host();
+    let gateway = config.routers.get_mut(&ROUTER).unwrap().gateway.as_mut().unwrap();
+    gateway.addresses.push("2001:db8::10/64".parse().unwrap());
+    gateway.next_hops.insert(0, cloud::ip("2001:db8::1"));
+    let desired = compile(&config, &cloud::settings(NETWORK_1), &cloud::view(&[]));
+    assert!(problems(&desired)[0].contains("2001:db8::10/64"), "{:?}", desired.problems);
+    assert_eq!(router(&desired).routes.len(), 1);
+}
+
+// Translation.
+
+fn snat_rules(config: &HostConfig) -> usize {
+    let desired = cloud::network_host(config);
+    let table = router(&desired).nft.clone().unwrap();
+    let rules = table.chains["nat_postrouting"].rules.clone();
+    rules.iter().flat_map(|rule| &rule.statements).filter(|s| matches!(s, NftStatement::Snat { .. })).count()
+}
+
+#[test]
+fn source_nat_is_left_out_when_it_is_off_and_floating_ips_stay() {
+    let mut config = cloud::with_floating_ip(cloud::legacy_host());
+    assert_eq!(snat_rules(&config), 2);
+    config.routers.get_mut(&ROUTER).unwrap().gateway.as_mut().unwrap().enable_snat = false;
+    assert_eq!(snat_rules(&config), 0);
+    let desired = cloud::network_host(&config);
+    let maps = &router(&desired).nft.as_ref().unwrap().maps;
+    assert_eq!((maps["floating_to_fixed"].elements.len(), maps["fixed_to_floating"].elements.len()), (1, 1));
+}
+
+#[test]
+fn all_copies_of_a_router_and_a_legacy_one_translate_alike() {
+    let ha = cloud::network_host(&cloud::with_floating_ip(cloud::ha_host()));
+    let legacy = cloud::network_host(&cloud::with_floating_ip(cloud::legacy_host()));
+    assert_eq!(router(&ha).nft, router(&legacy).nft);
+}
+
+#[test]
+fn a_router_without_gateway_translates_nothing() {
+    let mut config = cloud::ha_host();
+    config.routers.get_mut(&ROUTER).unwrap().gateway = None;
+    let desired = cloud::network_host(&config);
+    assert_eq!(router(&desired).nft, None);
+    // Connection tracking may not even be loaded then.
+    assert!(router(&desired).sysctls.keys().all(|path| !path.starts_with("netfilter/")));
+}
+
+#[test]
+fn an_unbound_port_is_flooded_to() {
+    let mut config = cloud::ha_host();
+    let ports = &mut config.networks.get_mut(&PROJECT_NET).unwrap().ports;
+    ports.get_mut(&INSTANCE_PORT).unwrap().location = Location::Unbound;
+    let desired = cloud::network_host(&config);
+    assert!(host(&desired).fdb.iter().all(|entry| entry.mac != mac(4)));
+    assert!(host(&desired).neighbours.values().all(|known| *known != mac(4)));
+}
