@@ -5,5 +5,11 @@
 #![warn(missing_docs)]
 
 pub mod context;
+pub mod identity;
 pub mod options;
+pub mod random;
 pub mod store;
+
+mod private_file;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,288 @@
+use axum::routing::get;
+use evergate_config::{Config, Role};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::context::Context;
+use crate::private_file::tests::TempDir;
+use crate::testing::{Answer, Served};
+
+/// A server's identity with its own directory, and a route behind the guard.
+struct Fixture {
+    dir: TempDir,
+    served: Served,
+    identity: Arc<Identity>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self::at(TempDir::new(), "")
+    }
+
+    fn at(dir: TempDir, more: &str) -> Self {
+        let text = format!("[DEFAULT]\nstate_path = {}\n{more}", dir.path().display());
+        let config = Config::from_texts(&[("test.conf".into(), text)], "ctl", Role::Server, vec![]).unwrap();
+        let settings = ServerSettings::from_config(&config);
+        let store = Arc::new(Store::open(&settings.database).unwrap());
+        let identity = Arc::new(Identity::open(&settings, store).unwrap());
+        let behind = axum::Router::new()
+            .route("/v2.0/whoami", get(whoami))
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(&identity), guard));
+        let served = Served::start(routes(Arc::clone(&identity)).merge(behind));
+        Self { dir, served, identity }
+    }
+
+    fn password(&self, user: &str) -> String {
+        let clouds = std::fs::read_to_string(self.dir.path().join("clouds.yaml")).unwrap();
+        let of_user = clouds.split(&format!("username: {user}\n")).nth(1).unwrap();
+        of_user.lines().next().unwrap().trim().strip_prefix("password: ").unwrap().to_owned()
+    }
+
+    fn login(&self, user: &str, scope: Value) -> Answer {
+        self.login_with(user, &self.password(user), scope)
+    }
+
+    fn login_with(&self, user: &str, password: &str, scope: Value) -> Answer {
+        let mut auth = json!({"identity": {"methods": ["password"], "password": {"user": {
+            "name": user, "domain": {"name": "Default"}, "password": password,
+        }}}});
+        if !scope.is_null() {
+            auth["scope"] = scope;
+        }
+        self.served.call("POST", "/identity/v3/auth/tokens", &[], Some(&json!({"auth": auth})))
+    }
+
+    /// A token scoped to the user's own project.
+    fn token(&self, user: &str) -> String {
+        let answer = self.login(user, project(user));
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.header("x-subject-token").to_owned()
+    }
+
+    fn get(&self, path: &str, token: &str) -> Answer {
+        self.served.call("GET", path, &[("x-auth-token", token)], None)
+    }
+}
+
+fn project(name: &str) -> Value {
+    json!({"project": {"name": name, "domain": {"id": "default"}}})
+}
+
+async fn whoami(axum::Extension(context): axum::Extension<Context>) -> String {
+    let roles: Vec<&str> = context.roles.iter().map(String::as_str).collect();
+    json!({"user": context.user_name, "admin": context.is_admin, "project": context.project_id, "roles": roles})
+        .to_string()
+}
+
+#[test]
+fn a_client_finds_the_version_and_its_url() {
+    let f = Fixture::new();
+    let own = format!("http://{}/identity/v3/", f.served.address);
+    for (path, status, pointer) in [
+        ("/identity", 300, "/versions/values/0"),
+        ("/identity/", 300, "/versions/values/0"),
+        ("/identity/v3", 200, "/version"),
+        ("/identity/v3/", 200, "/version"),
+    ] {
+        let answer = f.served.call("GET", path, &[], None);
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(answer.body.pointer(pointer).unwrap()["links"][0]["href"], own, "{path}");
+    }
+}
+
+#[test]
+fn a_password_gives_a_token_with_roles_and_catalog() {
+    let f = Fixture::new();
+    let answer = f.login("admin", project("admin"));
+    assert_eq!(answer.status, 201);
+    let token = &answer.body["token"];
+    assert_eq!(token["user"]["name"], "admin");
+    assert_eq!(token["project"]["domain"]["name"], "Default");
+    let roles: Vec<&str> = token["roles"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["admin", "manager", "member", "reader"]);
+    let network = token["catalog"].as_array().unwrap().iter().find(|s| s["type"] == "network").unwrap();
+    assert_eq!(network["endpoints"][0]["url"], format!("http://{}", f.served.address));
+    let hidden =
+        f.served.call("GET", "/identity/v3/auth/tokens?nocatalog", &both(answer.header("x-subject-token")), None);
+    assert_eq!((hidden.status, hidden.body["token"].get("catalog")), (200, None));
+}
+
+fn both(token: &str) -> [(&str, &str); 2] {
+    [("x-auth-token", token), ("x-subject-token", token)]
+}
+
+#[test]
+fn a_token_is_scoped_as_asked() {
+    let f = Fixture::new();
+    let scoped = |scope: Value| f.login("demo", scope).body["token"]["project"]["name"].clone();
+    assert_eq!(scoped(Value::Null), "demo");
+    assert_eq!(scoped(json!("unscoped")), Value::Null);
+    assert_eq!(scoped(json!({"project": {"id": f.identity.directory.project_named("demo").unwrap().id}})), "demo");
+    for forbidden in [project("admin"), project("nowhere"), json!({"system": {"all": true}})] {
+        assert_eq!(f.login("demo", forbidden).status, 401);
+    }
+    let elsewhere = json!({"project": {"name": "demo", "domain": {"name": "Other"}}});
+    assert_eq!(f.login("demo", elsewhere).status, 401);
+}
+
+#[test]
+fn a_token_can_be_rescoped_but_not_prolonged() {
+    let f = Fixture::new();
+    let first = f.login("demo", json!("unscoped"));
+    let body = json!({"auth": {
+        "identity": {"methods": ["token"], "token": {"id": first.header("x-subject-token")}},
+        "scope": project("demo"),
+    }});
+    let second = f.served.call("POST", "/identity/v3/auth/tokens", &[], Some(&body));
+    assert_eq!(second.status, 201);
+    assert_eq!(second.body["token"]["project"]["name"], "demo");
+    assert_eq!(second.body["token"]["methods"], json!(["token", "password"]));
+    assert_eq!(second.body["token"]["expires_at"], first.body["token"]["expires_at"]);
+    assert_eq!(second.body["token"]["audit_ids"][1], first.body["token"]["audit_ids"][0]);
+}
+
+#[test]
+fn wrong_credentials_are_refused_without_saying_why() {
+    let f = Fixture::new();
+    let answers = [
+        f.login_with("admin", "wrong", project("admin")),
+        f.login_with("nobody", "wrong", project("admin")),
+        f.login_with("admin", &f.password("admin"), project("nowhere")),
+    ];
+    for answer in answers {
+        assert_eq!(answer.status, 401);
+        assert_eq!(
+            answer.body,
+            json!({"error": {
+                "code": 401, "title": "Unauthorized", "message": "The request you have made requires authentication.",
+            }})
+        );
+        assert_eq!(answer.header("www-authenticate"), format!("Keystone uri=\"http://{}/identity\"", f.served.address));
+    }
+}
+
+#[test]
+fn a_body_that_makes_no_sense_is_told_so() {
+    let f = Fixture::new();
+    for body in ["", "{", "[]", r#"{"auth": {}}"#, r#"{"auth": {"identity": {"methods": []}}}"#, "\u{0}"] {
+        let answer = f.served.send("POST", "/identity/v3/auth/tokens", &[], body.as_bytes());
+        assert_eq!((answer.status, &answer.body["error"]["title"]), (400, &json!("Bad Request")), "{body}");
+    }
+    let totp = json!({"auth": {"identity": {"methods": ["totp"], "totp": {}}}});
+    assert_eq!(f.served.call("POST", "/identity/v3/auth/tokens", &[], Some(&totp)).status, 401);
+    let large = "x".repeat(100_000);
+    assert_eq!(f.served.send("POST", "/identity/v3/auth/tokens", &[], large.as_bytes()).status, 413);
+}
+
+#[test]
+fn the_api_is_closed_without_a_token_that_holds() {
+    let f = Fixture::new();
+    let token = f.token("admin");
+    let open = f.get("/v2.0/whoami", &token);
+    assert_eq!(open.status, 200);
+    assert_eq!((&open.body["user"], &open.body["admin"]), (&json!("admin"), &json!(true)));
+    assert!(open.header("x-openstack-request-id").starts_with("req-"));
+    assert_eq!(f.get("/v2.0/whoami", &f.token("demo")).body["roles"], json!(["member", "reader"]));
+
+    let tampered = format!("{}A", &token[..token.len() - 1]);
+    for bad in ["", "x", "a.b", tampered.as_str()] {
+        let answer = f.get("/v2.0/whoami", bad);
+        assert_eq!(answer.status, 401, "{bad}");
+        assert_eq!(answer.body["error"]["code"], 401);
+        assert!(answer.header("www-authenticate").starts_with("Keystone uri="));
+    }
+}
+
+#[test]
+fn an_expired_token_opens_nothing() {
+    let f = Fixture::new();
+    let claims = f.identity.validate(&f.token("admin"), Timestamp::now()).unwrap().claims;
+    let past = Claims { expires_us: Timestamp::now().as_microsecond() - 1, ..claims };
+    let token = f.identity.signer.sign(&past);
+    assert_eq!(f.get("/v2.0/whoami", &token).status, 401);
+    assert_eq!(f.get("/identity/v3/projects", &token).status, 401);
+}
+
+#[test]
+fn a_revoked_token_opens_nothing_also_after_a_restart() {
+    let f = Fixture::new();
+    let (admin, token) = (f.token("admin"), f.token("demo"));
+    assert_eq!(f.served.call("HEAD", "/identity/v3/auth/tokens", &both(&token), None).status, 200);
+    // Another user may neither look nor revoke.
+    let foreign = [("x-auth-token", token.as_str()), ("x-subject-token", admin.as_str())];
+    assert_eq!(f.served.call("GET", "/identity/v3/auth/tokens", &foreign, None).status, 403);
+    assert_eq!(f.served.call("DELETE", "/identity/v3/auth/tokens", &foreign, None).status, 403);
+
+    assert_eq!(f.served.call("DELETE", "/identity/v3/auth/tokens", &both(&token), None).status, 204);
+    assert_eq!(f.get("/v2.0/whoami", &token).status, 401);
+    let by_admin = [("x-auth-token", admin.as_str()), ("x-subject-token", token.as_str())];
+    assert_eq!(f.served.call("GET", "/identity/v3/auth/tokens", &by_admin, None).status, 404);
+
+    let Fixture { dir, served, identity } = f;
+    drop((served, identity));
+    let again = Fixture::at(dir, "");
+    assert_eq!(again.get("/v2.0/whoami", &admin).status, 200, "a restart keeps the key");
+    assert_eq!(again.get("/v2.0/whoami", &token).status, 401);
+}
+
+#[test]
+fn an_admin_reads_everything_and_others_themselves() {
+    let f = Fixture::new();
+    let (admin, demo) = (f.token("admin"), f.token("demo"));
+    let found = f.get("/identity/v3/projects?name=demo", &admin).body;
+    let project = found["projects"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(found["projects"].as_array().unwrap().len(), 1);
+    assert_eq!(f.get("/identity/v3/projects?name=none&domain_id=default", &admin).body["projects"], json!([]));
+    for path in ["users", "roles", "domains", "services", "endpoints", "regions", "groups", "role_assignments"] {
+        let answer = f.get(&format!("/identity/v3/{path}"), &admin);
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.body[path].is_array(), "{path}");
+        assert!(!answer.body.to_string().contains("argon2"), "{path}");
+    }
+    let named = f.get("/identity/v3/role_assignments?include_names=true&user.id=x", &admin);
+    assert_eq!(named.body["role_assignments"], json!([]));
+
+    for path in ["projects", "users", "roles", "role_assignments"] {
+        let answer = f.get(&format!("/identity/v3/{path}"), &demo);
+        assert_eq!((answer.status, &answer.body["error"]["title"]), (403, &json!("Forbidden")), "{path}");
+    }
+    assert_eq!(f.get(&format!("/identity/v3/projects/{project}"), &demo).body["project"]["name"], "demo");
+    assert_eq!(f.get("/identity/v3/auth/projects", &demo).body["projects"][0]["name"], "demo");
+    let own = f.identity.directory.user_named("demo").unwrap().id.clone();
+    assert_eq!(f.get(&format!("/identity/v3/users/{own}"), &demo).body["user"]["name"], "demo");
+    assert_eq!(f.get(&format!("/identity/v3/users/{own}/projects"), &demo).body["projects"][0]["name"], "demo");
+    assert_eq!(f.get("/identity/v3/users/other", &demo).status, 403);
+    assert_eq!(f.get("/identity/v3/users/other", &admin).status, 404);
+    assert_eq!(f.get("/identity/v3/nonsense", &admin).body["error"]["code"], 404);
+    let change = f.served.call("POST", "/identity/v3/projects", &[("x-auth-token", &admin)], Some(&json!({})));
+    assert_eq!(change.status, 501);
+    assert!(change.body["error"]["message"].as_str().unwrap().contains("identity file"));
+}
+
+#[test]
+fn the_configured_url_is_told_whatever_the_client_used() {
+    let f = Fixture::at(TempDir::new(), "[evergate]\npublic_url = https://net.example:9696/\n");
+    let answer = f.login("admin", project("admin"));
+    let text = answer.body["token"]["catalog"].to_string();
+    assert!(text.contains("https://net.example:9696/identity") && !text.contains("127.0.0.1"), "{text}");
+    assert!(f.identity.announce("http://127.0.0.1:1").unwrap());
+    let clouds = std::fs::read_to_string(f.dir.path().join("clouds.yaml")).unwrap();
+    assert!(clouds.contains("auth_url: https://net.example:9696/identity/v3\n"));
+}
+
+#[test]
+fn a_host_header_that_is_no_host_is_not_repeated() {
+    let f = Fixture::new();
+    let answer = f.served.call("GET", "/identity/v3", &[("host", "evil\"<x>")], None);
+    assert!(!answer.body.to_string().contains("evil"), "{}", answer.body);
+}
+
+#[test]
+fn guessing_is_slowed_down() {
+    let f = Fixture::new();
+    let answers: Vec<Answer> = (0..12).map(|_| f.login_with("demo", "guess", Value::Null)).collect();
+    let last = answers.last().unwrap();
+    assert_eq!(last.status, 429);
+    assert!(last.header("retry-after").parse::<u64>().unwrap() > 0);
+    assert_eq!(f.login("admin", Value::Null).status, 201, "others are not affected");
+}
