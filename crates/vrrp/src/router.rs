@@ -24,6 +24,7 @@ pub use config::{AddressMismatch, Announcements, Config, Interop, InvalidConfig,
 pub use status::Status;
 
 use crate::wire::Advertisement;
+use timing::Wait;
 
 /// RFC 9568 §6.4 states, with the names of its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,17 +138,6 @@ struct Listening {
     preempt_at: Option<Instant>,
     /// The timer was already started again because we were away; that happens once.
     excused: bool,
-}
-
-/// What a backup waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    /// Silence for Active_Down_Interval.
-    ActiveDown,
-    /// Skew_Time, because the active resigned.
-    Resigned,
-    /// One interval and Skew_Time, because we were active, were away, and may have been replaced.
-    Absence,
 }
 
 /// What an active knows.
@@ -368,23 +358,21 @@ impl VirtualRouter {
         let Phase::Backup(listening) = &mut self.phase else {
             return;
         };
-        // Deviation: RFC 9568 §6.4.2 takes over whenever the timer is found expired. If we were woken
-        // more than an interval late, it was we who were away (suspended, starved, a paused virtual
-        // machine): what was sent to us meanwhile may be lost, so our silence proves nothing, and a
-        // living active would be contested for no reason. Listening anew for Active_Down_Interval is
-        // what any router does that comes (back) to the link. An interval is the threshold because a
-        // shorter absence cannot have hidden more than one advertisement, which is less than the loss
-        // that Active_Down_Interval tolerates by design. It happens once until an active is heard:
-        // a machine so loaded that it is always late still takes over from a dead active, only later.
+        // Deviation: RFC 9568 §6.4.2 takes over whenever the timer is found expired. Woken this late, it
+        // was we who were away (suspended, starved, a paused virtual machine): what was sent to us
+        // meanwhile may be lost, so the silence proves nothing, and a living active would be contested
+        // for no reason. It advertises within an interval, so listen for one before taking over. That
+        // happens once until an active is heard: a machine so loaded that it is always late still
+        // takes over from a dead active, only later.
         let late = now.saturating_duration_since(listening.active_down);
-        if late > listening.active_adver_interval && !listening.excused {
+        if late > listening.active_adver_interval / timing::LATE_DIVISOR && !listening.excused {
             listening.excused = true;
-            listening.wait = Wait::ActiveDown;
+            listening.wait = Wait::Absence;
             listening.restart(&self.config, now);
             return;
         }
         let reason = match listening.wait {
-            Wait::ActiveDown | Wait::Absence => Reason::ActiveDown,
+            Wait::ActiveDown | Wait::Absence | Wait::Relinquished => Reason::ActiveDown,
             Wait::Resigned => Reason::Resigned,
         };
         self.become_active(reason, now);
@@ -397,10 +385,10 @@ impl VirtualRouter {
     /// Going on and letting addresses decide would take the role back from it half of the time: a
     /// second interruption for nothing. So stop forwarding, which ends a possible time with two
     /// actives at once, and listen. If somebody did take over, its next advertisement comes within an
-    /// interval; if nobody did, the price is one interval and Skew_Time without an active, which is
-    /// why the wait is not the whole Active_Down_Interval. The check comes before any advertisement
-    /// is looked at: one that waited in the socket during the absence would otherwise be contested.
-    /// An address owner stays: whoever took over gives way to it anyway.
+    /// interval; if nobody did, that interval without an active is the price, which is why the wait is
+    /// not the whole Active_Down_Interval. The check comes before any advertisement is looked at: one
+    /// that waited in the socket during the absence would otherwise be contested. An address owner
+    /// stays: whoever took over gives way to it anyway.
     fn step_down_if_absent(&mut self, now: Instant) {
         let Phase::Active(advertising) = &self.phase else {
             return;
@@ -408,7 +396,7 @@ impl VirtualRouter {
         let silent = now.saturating_duration_since(advertising.sent);
         let interval = self.config.advertise_interval();
         if silent > timing::LOST_INTERVALS * interval && !self.config.is_owner() {
-            self.become_backup(None, interval, Wait::Absence, Reason::Absence, now);
+            self.become_backup(None, interval, Wait::Relinquished, Reason::Absence, now);
         }
     }
 
@@ -511,20 +499,8 @@ impl VirtualRouter {
 impl Listening {
     /// (Re)starts the Active_Down_Timer as if at `since`.
     fn restart(&mut self, config: &Config, since: Instant) {
-        let interval = self.active_adver_interval;
-        let intervals = match self.wait {
-            Wait::ActiveDown => timing::LOST_INTERVALS,
-            Wait::Resigned => 0,
-            Wait::Absence => 1,
-        };
         self.since = since;
-        self.active_down = since
-            + intervals * interval
-            + match self.wait {
-                Wait::Resigned => timing::resigned_skew(config, interval, self.active),
-                Wait::ActiveDown | Wait::Absence => timing::skew_time(config, interval),
-            }
-            + timing::rank_delay(config, interval, self.active);
+        self.active_down = since + timing::wait(config, self.wait, self.active_adver_interval, self.active);
     }
 
     /// An advertisement reached a backup (RFC 9568 §6.4.2).

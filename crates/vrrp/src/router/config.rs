@@ -137,10 +137,10 @@ pub struct Interop {
     /// advertisement of 40.95 s would keep backups waiting for two minutes; who knows that no
     /// configured interval is longer can say so here. The default is the protocol's own limit, 4095.
     pub longest_adopted_interval_cs: u16,
-    /// Whether a backup that hears one of its [`Config::peers`] resign waits only as long as a router
-    /// of the highest priority would, instead of its own Skew_Time (0.8 s at priority 50 in version
-    /// 2). Right where all members of the group are listed; an unlisted backup of higher priority
-    /// would come second. Off by default.
+    /// Whether a backup that hears one of its [`Config::peers`] resign waits only half a rank step
+    /// (31 ms in version 2, 1/32 of the interval in version 3) and its rank, instead of Skew_Time
+    /// (0.8 s at priority 50 in version 2). Right where all members of the group are listed; an
+    /// unlisted backup of higher priority would come second. Off by default.
     pub hasten_resignation: bool,
 }
 

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Phase, State, Timer, VirtualRouter, Wait};
+use super::timing::Wait;
+use super::{Phase, State, Timer, VirtualRouter};
 
 /// What a virtual router is doing, with times relative to when it was asked.
 ///
@@ -23,7 +24,7 @@ pub struct Status {
     pub timers: Vec<(Timer, Duration)>,
     /// Backup: the active resigned.
     pub resigned: bool,
-    /// Backup: gave the role up after an absence, and listens whether somebody else has it.
+    /// Backup: was away, and listens whether somebody is active.
     pub absent: bool,
     /// Backup: has used its one excuse for being late.
     pub excused: bool,
@@ -55,7 +56,7 @@ pub(super) fn of(router: &VirtualRouter, now: Instant) -> Status {
             status.since = now.saturating_duration_since(listening.since);
             status.timers = vec![(Timer::ActiveDown, left(listening.active_down))];
             status.resigned = listening.wait == Wait::Resigned;
-            status.absent = listening.wait == Wait::Absence;
+            status.absent = matches!(listening.wait, Wait::Absence | Wait::Relinquished);
             status.excused = listening.excused;
             status.preempt_in = listening.preempt_at.map(left);
         }

@@ -441,8 +441,8 @@ fn announcements_end_with_the_role() {
 
 #[test]
 fn copies_of_equal_priority_wait_in_the_order_of_their_addresses() {
-    // All have heard the same active, 10.0.0.4; among the rest the highest address goes first.
-    let left = group_of(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"], "10.0.0.4", v2());
+    // All have heard the same active, a stranger; the highest address among them goes first.
+    let left = group_of(&["10.0.0.1", "10.0.0.2", "10.0.0.3"], "10.0.0.9", v2());
     let step = SECOND * 16 / 256;
     assert_eq!(left[1] - left[2], step);
     assert_eq!(left[0] - left[1], step);
@@ -475,6 +475,13 @@ fn rank_never_waits_longer_than_priority_1_does() {
 }
 
 #[test]
+fn a_copy_that_has_heard_nobody_goes_half_a_step_after_those_that_have() {
+    let peers = ["10.0.0.2", "10.0.0.3"].map(addr).into();
+    let bench = Bench::backup(Config { primary_address: addr("10.0.0.4"), peers, ..v2() });
+    assert_eq!(bench.left().1, 6 * SECOND + SECOND * 206 / 256 + SECOND * 8 / 256);
+}
+
+#[test]
 fn without_known_peers_there_is_no_rank() {
     let bench = Bench::backup(v2());
     assert_eq!(bench.left().1, 6 * SECOND + SECOND * 206 / 256);
@@ -495,7 +502,7 @@ fn a_peers_resignation_is_followed_at_once_where_that_is_configured() {
     let config = Config { primary_address: addr("10.0.0.1"), peers, interop, ..v2() };
     let mut bench = Bench::backup(config.clone());
     bench.hear("10.0.0.2", 0);
-    assert_eq!(bench.left().1, SECOND * 2 / 256 + SECOND * 16 / 256);
+    assert_eq!(bench.left().1, SECOND * 8 / 256 + SECOND * 16 / 256);
     // A stranger's is not: it may have friends of higher priority.
     let mut bench = Bench::backup(config);
     bench.hear("10.0.0.9", 0);
@@ -505,17 +512,27 @@ fn a_peers_resignation_is_followed_at_once_where_that_is_configured() {
 // Absence.
 
 #[test]
-fn a_backup_that_was_away_listens_once_more_before_it_takes_over() {
+fn a_backup_that_was_away_listens_for_an_interval_before_it_takes_over() {
     let mut bench = Bench::backup(v2());
     let (_, whole) = bench.left();
-    bench.now += whole + 3 * SECOND;
+    bench.now += whole + 501 * MS;
     bench.router.handle_timeout(bench.now);
     assert_eq!(bench.drain(), []);
-    assert_eq!(bench.left(), (Timer::ActiveDown, whole));
+    assert_eq!(bench.left(), (Timer::ActiveDown, 2 * SECOND + SECOND * 206 / 256));
     // Away again: it must not wait for ever.
-    bench.now += whole + 3 * SECOND;
+    bench.now += 100 * SECOND;
     bench.router.handle_timeout(bench.now);
     assert_eq!(bench.drain(), taken_over(&bench, State::Backup, Reason::ActiveDown));
+}
+
+#[test]
+fn a_backup_that_was_away_listens_after_a_resignation_too() {
+    let mut bench = Bench::backup(v2());
+    bench.hear(OTHER, 0);
+    bench.now += 30 * SECOND;
+    bench.router.handle_timeout(bench.now);
+    assert_eq!(bench.drain(), []);
+    assert_eq!(bench.left(), (Timer::ActiveDown, 2 * SECOND + SECOND * 206 / 256));
 }
 
 #[test]
@@ -534,7 +551,7 @@ fn a_backup_is_excused_anew_after_it_heard_an_active() {
 fn a_backup_that_is_a_little_late_takes_over() {
     let mut bench = Bench::backup(v2());
     let (_, whole) = bench.left();
-    bench.now += whole + 2 * SECOND;
+    bench.now += whole + 500 * MS;
     bench.router.handle_timeout(bench.now);
     assert_eq!(bench.drain(), taken_over(&bench, State::Backup, Reason::ActiveDown));
 }
@@ -545,7 +562,7 @@ fn an_active_that_was_away_gives_up_and_listens_for_an_interval() {
     bench.now += 6 * SECOND + MS;
     bench.router.handle_timeout(bench.now);
     assert_eq!(bench.drain(), given_up(Reason::Absence));
-    assert_eq!(bench.left(), (Timer::ActiveDown, 2 * SECOND + SECOND * 206 / 256));
+    assert_eq!(bench.left(), (Timer::ActiveDown, 2 * SECOND + SECOND * 16 / 256));
     // Nobody took over.
     bench.expire();
     assert_eq!(bench.router.state(), State::Active);

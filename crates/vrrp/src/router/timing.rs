@@ -9,72 +9,48 @@ use super::config::{Config, Version};
 /// Intervals without an advertisement before an active is given up.
 pub(super) const LOST_INTERVALS: u32 = 3;
 
+/// Late is what exceeds the interval divided by this.
+///
+/// A timer that fires 0.5 s late (of 2 s; 25 ms of 100 ms) was not held up by ordinary scheduling. A
+/// smaller absence remains unnoticed, and may cost a needless contest if it falls on the very moment
+/// at which everything sent during the three intervals before was lost as well.
+pub(super) const LATE_DIVISOR: u32 = 4;
+
 /// Priority steps between two ranks.
 ///
 /// A rank step must exceed what separates two copies' timers for other reasons (delivery of the last
 /// advertisement, scheduling) plus the time the first one's advertisement takes to arrive. 16 of 256
 /// is 62 ms in version 2, an order of magnitude above the lateness a loaded host shows, and a sixteenth
 /// of the interval in version 3, as generous as an interval of that length can be. Only a failure of
-/// two copies at once ever pays for it, with one step.
+/// two copies at once ever pays for it, with one step. Three copies of priority 50, as Neutron has
+/// them, are the most that full steps leave room for.
 const RANK_STEP: u32 = 16;
 
-/// What Skew_Time is a fraction of.
-fn skew_unit(config: &Config, active_adver_interval: Duration) -> Duration {
-    match config.version {
-        // RFC 3768 §6.1: (256 - Priority) / 256 seconds, whatever the interval.
-        Version::V2 => Duration::from_secs(1),
-        // RFC 9568 §6.1: in proportion to the interval.
-        Version::V3 => active_adver_interval,
-    }
+/// What a backup waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Silence for Active_Down_Interval.
+    ActiveDown,
+    /// Skew_Time, because the active resigned.
+    Resigned,
+    /// Silence for one interval and Skew_Time, because this backup was away.
+    Absence,
+    /// Silence for one interval and a rank step, because this router was active and was away. Shorter
+    /// than what backups wait that were away at the same time, when a whole site stood still: if
+    /// nobody else has the role, it returns to where the connections are.
+    Relinquished,
 }
 
-/// Skew_Time. Nanoseconds: the shortest interval and the highest priority still make 39 µs.
-pub(super) fn skew_time(config: &Config, active_adver_interval: Duration) -> Duration {
-    skew_unit(config, active_adver_interval) * (256 - u32::from(config.priority)) / 256
-}
-
-/// The highest priority of a router that does not own the addresses.
-const HIGHEST_PRIORITY: u8 = 254;
-
-/// What a backup waits after `active` resigned.
-pub(super) fn resigned_skew(config: &Config, active_adver_interval: Duration, active: Option<IpAddr>) -> Duration {
-    // Deviation, if configured: with priority 50, as in every copy under Neutron, Skew_Time is 0.8 s
-    // in which nobody forwards. It is there to let a higher priority go first; copies that are known
-    // to be equal need no such order beyond their rank, so they wait what the highest priority would.
-    let equals = active.is_some_and(|active| config.peers.contains(&active));
-    if config.interop.hasten_resignation && equals {
-        let urgent = 256 - u32::from(HIGHEST_PRIORITY.max(config.priority));
-        return skew_unit(config, active_adver_interval) * urgent / 256;
+/// How long to wait, with `active` heard last and advertising every `interval`.
+pub(super) fn wait(config: &Config, wait: Wait, interval: Duration, active: Option<IpAddr>) -> Duration {
+    let skew_and_rank = || skew_time(config, interval) + rank_delay(config, interval, active);
+    match wait {
+        // RFC 9568 §6.1: Active_Down_Interval.
+        Wait::ActiveDown => LOST_INTERVALS * interval + skew_and_rank(),
+        Wait::Resigned => resigned_skew(config, interval, active) + rank_delay(config, interval, active),
+        Wait::Absence => interval + skew_and_rank(),
+        Wait::Relinquished => interval + rank_step(config, interval),
     }
-    skew_time(config, active_adver_interval)
-}
-
-/// What a backup waits in addition, so that copies of equal priority do not all take over at once.
-///
-/// Copies that list each other in `Config::peers` number themselves: the highest address among those
-/// that could take over (all but `active`, which is the one that fell silent or resigned) has rank 0
-/// and waits nothing extra, as RFC 9568 would have it; each next one waits a step longer, and hears the
-/// advertisement of the one before it first. The highest address goes first because it also wins
-/// should two become active all the same.
-///
-/// A step is `RANK_STEP` priorities' worth of Skew_Time: a rank behaves, in time, like a lower
-/// priority, and on the wire like the configured one. Together, Skew_Time and delay never exceed
-/// Skew_Time at priority 1, the longest that the RFC knows, so that for every other speaker this is
-/// an ordinary backup; with many copies or a low priority the steps shrink to fit.
-pub(super) fn rank_delay(config: &Config, active_adver_interval: Duration, active: Option<IpAddr>) -> Duration {
-    let own = config.primary_address;
-    let rivals = |peer: &&IpAddr| Some(**peer) != active && **peer != own;
-    let last_rank = config.peers.iter().filter(rivals).count();
-    let rank = config.peers.iter().filter(rivals).filter(|peer| **peer > own).count();
-    if rank == 0 {
-        return Duration::ZERO;
-    }
-    // A router has at most a few hundred copies (a VRRP group shares one link).
-    let (rank, last_rank) = (rank as u32, last_rank as u32);
-    let unit = skew_unit(config, active_adver_interval);
-    let headroom = unit * u32::from(config.priority.saturating_sub(1)) / 256;
-    let step = (unit * RANK_STEP / 256).min(headroom / last_rank);
-    step * rank
 }
 
 /// Whether a backup with these two configurations would wait differently long.
@@ -84,4 +60,65 @@ pub(super) fn differs(a: &Config, b: &Config) -> bool {
         || a.primary_address != b.primary_address
         || a.advertise_interval_cs != b.advertise_interval_cs
         || a.interop.hasten_resignation != b.interop.hasten_resignation
+}
+
+/// What Skew_Time is a fraction of.
+fn skew_unit(config: &Config, interval: Duration) -> Duration {
+    match config.version {
+        // RFC 3768 §6.1: (256 - Priority) / 256 seconds, whatever the interval.
+        Version::V2 => Duration::from_secs(1),
+        // RFC 9568 §6.1: in proportion to the interval.
+        Version::V3 => interval,
+    }
+}
+
+/// Skew_Time. In nanoseconds, so that the shortest interval and the highest priority still make 39 µs.
+fn skew_time(config: &Config, interval: Duration) -> Duration {
+    skew_unit(config, interval) * (256 - u32::from(config.priority)) / 256
+}
+
+/// What a backup waits after `active` resigned.
+fn resigned_skew(config: &Config, interval: Duration, active: Option<IpAddr>) -> Duration {
+    // Deviation, if configured: with priority 50, as in every copy under Neutron, Skew_Time is 0.8 s
+    // in which nobody forwards. It is there to let a higher priority go first; copies that are known
+    // to be equal need no such order beyond their rank. Half a step lets everything arrive that the
+    // one that resigned had sent before.
+    let equals = active.is_some_and(|active| config.peers.contains(&active));
+    if config.interop.hasten_resignation && equals {
+        return skew_time(config, interval).min(rank_step(config, interval) / 2);
+    }
+    skew_time(config, interval)
+}
+
+fn rank_step(config: &Config, interval: Duration) -> Duration {
+    skew_unit(config, interval) * RANK_STEP / 256
+}
+
+/// What a backup waits in addition, so that copies of equal priority do not all take over at once.
+///
+/// Copies that list each other in `Config::peers` number themselves: the highest address among those
+/// that could take over (all but `active`, which is the one that fell silent or resigned) has rank 0
+/// and waits nothing extra, as RFC 9568 would have it; each next one waits a step longer, and hears the
+/// advertisement of the one before it first. The highest address goes first because it also wins
+/// should two become active all the same. A copy that has heard nobody yet is ranked among all of
+/// them, half a step later: should it be the former active, back again, then the others have given
+/// its rank to somebody else.
+///
+/// A step is `RANK_STEP` priorities' worth of Skew_Time: a rank behaves, in time, like a lower
+/// priority, and on the wire like the configured one. Together, Skew_Time and delay never exceed
+/// Skew_Time at priority 1, the longest that the RFC knows, so that for every other speaker this is
+/// an ordinary backup; with many copies or a low priority the steps shrink to fit.
+fn rank_delay(config: &Config, interval: Duration, active: Option<IpAddr>) -> Duration {
+    let own = config.primary_address;
+    let rivals = || config.peers.iter().filter(|peer| **peer != own);
+    // A router has at most a few hundred copies: they share one link.
+    let copies = rivals().count() as u32 + 1;
+    if copies == 1 {
+        return Duration::ZERO;
+    }
+    let headroom = skew_unit(config, interval) * u32::from(config.priority.saturating_sub(1)) / 256;
+    let step = rank_step(config, interval).min(headroom / copies);
+    let rank = rivals().filter(|peer| **peer > own && Some(**peer) != active).count() as u32;
+    let newcomer = if active.is_none() { step / 2 } else { Duration::ZERO };
+    step * rank + newcomer
 }

@@ -1,0 +1,756 @@
+//! Every order of deliver, delay, drop, fire, crash, start and sleep, for two and three virtual routers.
+//!
+//! A [`World`] is two or three routers, a clock and what is in the air between them. From a first
+//! world, [`explore`] makes every move that is possible within the scenario's bounds, and from what
+//! comes out every move again, until nothing new appears. Worlds that differ only in how much time has
+//! passed altogether are the same, so a scenario is finite although its routers run for ever, and what
+//! holds in all of its worlds holds for runs of any length.
+//!
+//! The bounds: an advertisement arrives within `LATENCY`, in any order with others, or is lost as the
+//! scenario permits; timers fire up to `JITTER` late. What is checked is at [`Rules`], and in every
+//! scenario:
+//!
+//! - a router has the addresses configured exactly while it is Active;
+//! - left in peace, any world comes to exactly one Active and stays so (`assert_settles`);
+//! - even without being left in peace, no run avoids having exactly one Active for ever
+//!   (`assert_no_endless_disagreement`), as long as everybody is there and two of three
+//!   advertisements at most are lost.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use evergate_vrrp::router::{Announcements, Config, Output, Reason, State, Timer, Version, VirtualRouter, Vrid};
+use evergate_vrrp::wire::Advertisement;
+
+const MS: Duration = Duration::from_millis(1);
+/// Together with `JITTER` less than half a rank step, as on any link that is not itself broken.
+const LATENCY: Duration = Duration::from_millis(15);
+const JITTER: Duration = Duration::from_millis(15);
+/// A scenario that grows beyond this has lost its bounds.
+const MAX_WORLDS: usize = 60_000;
+
+// Scenarios.
+
+#[test]
+fn copies_that_know_each_other_elect_one_and_never_two() {
+    let found = explore(&Scenario {
+        rules: Rules { never_two: true, keep_role: true, ..Rules::default() },
+        ..Scenario::new("election", ranked(&v2(), 3))
+    });
+    assert!(found.settled_on.iter().all(|&node| node == 2), "the highest address goes first");
+}
+
+#[test]
+fn copies_that_do_not_know_each_other_settle_on_one_of_them() {
+    for config in [v2(), v3()] {
+        explore(&Scenario {
+            rules: Rules { two_only_in_flight: true, ..Rules::default() },
+            ..Scenario::new("election among strangers", strangers(&config, 3))
+        });
+    }
+}
+
+#[test]
+fn ours_and_a_foreign_speaker_of_equal_priority_settle() {
+    for foreign in 0..3 {
+        let mut nodes = ranked(&v2(), 3);
+        nodes[foreign].peers.clear();
+        explore(&Scenario {
+            rules: Rules { two_only_in_flight: true, ..Rules::default() },
+            ..Scenario::new("mixed", nodes)
+        });
+    }
+}
+
+#[test]
+fn a_crash_moves_the_role_once_and_a_return_does_not_move_it_back() {
+    for config in [v2(), v3()] {
+        explore(&Scenario {
+            settled_first: true,
+            moves: Moves { crashes: 1, starts: 1, ..Moves::default() },
+            rules: Rules { never_two: true, keep_role: true, one_takeover_per_cause: true, ..Rules::default() },
+            ..Scenario::new("crash and return", ranked(&config, 3))
+        });
+    }
+}
+
+#[test]
+fn two_crashes_and_returns_move_the_role_twice_at_most() {
+    explore(&Scenario {
+        settled_first: true,
+        moves: Moves { crashes: 2, starts: 2, ..Moves::default() },
+        rules: Rules { never_two: true, keep_role: true, one_takeover_per_cause: true, ..Rules::default() },
+        ..Scenario::new("two crashes", ranked(&v2(), 2))
+    });
+}
+
+#[test]
+fn a_resignation_moves_the_role_once() {
+    explore(&Scenario {
+        settled_first: true,
+        moves: Moves { stops: 1, starts: 1, ..Moves::default() },
+        rules: Rules { never_two: true, keep_role: true, one_takeover_per_cause: true, ..Rules::default() },
+        ..Scenario::new("stop and return", ranked(&v2(), 3))
+    });
+}
+
+#[test]
+fn a_hastened_resignation_moves_the_role_once() {
+    let mut nodes = ranked(&v2(), 3);
+    for node in &mut nodes {
+        node.interop.hasten_resignation = true;
+    }
+    explore(&Scenario {
+        settled_first: true,
+        moves: Moves { stops: 1, starts: 1, ..Moves::default() },
+        rules: Rules { keep_role: true, one_takeover_per_cause: true, ..Rules::default() },
+        ..Scenario::new("hastened stop", nodes)
+    });
+}
+
+#[test]
+fn losing_two_of_three_advertisements_does_not_move_the_role() {
+    for config in [v2(), v3()] {
+        explore(&Scenario {
+            settled_first: true,
+            moves: Moves { loss: Loss::TwoOfThree, ..Moves::default() },
+            rules: Rules { never_two: true, keep_role: true, one_takeover_per_cause: true, ..Rules::default() },
+            ..Scenario::new("loss", ranked(&config, 3))
+        });
+    }
+}
+
+#[test]
+fn an_election_ends_although_two_of_three_advertisements_are_lost() {
+    explore(&Scenario {
+        moves: Moves { loss: Loss::TwoOfThree, ..Moves::default() },
+        ..Scenario::new("lossy election", strangers(&v2(), 2))
+    });
+    explore(&Scenario {
+        moves: Moves { loss: Loss::TwoOfThree, ..Moves::default() },
+        ..Scenario::new("lossy ranked election", ranked(&v2(), 2))
+    });
+}
+
+#[test]
+fn any_losses_at_all_end_in_one_active_once_they_stop() {
+    explore(&Scenario {
+        settled_first: true,
+        moves: Moves { loss: Loss::Budget(5), ..Moves::default() },
+        ..Scenario::new("long loss", ranked(&v2(), 2))
+    });
+    explore(&Scenario {
+        moves: Moves { loss: Loss::Budget(2), crashes: 1, starts: 1, ..Moves::default() },
+        ..Scenario::new("loss and crash", ranked(&v2(), 2))
+    });
+}
+
+#[test]
+fn whoever_was_asleep_takes_nothing_from_a_living_active() {
+    for asleep in [8000 * MS, 10_000 * MS] {
+        explore(&Scenario {
+            settled_first: true,
+            moves: Moves { sleeps: 1, asleep, ..Moves::default() },
+            rules: Rules { keep_role: true, one_takeover_per_cause: true, ..Rules::default() },
+            ..Scenario::new("sleep", ranked(&v2(), 3))
+        });
+    }
+}
+
+#[test]
+fn preemption_settles_on_the_highest_priority_whoever_comes_first() {
+    for config in [v2(), v3()] {
+        let mut nodes = strangers(&Config { preempt: true, ..config }, 3);
+        nodes[0].priority = 100;
+        let found = explore(&Scenario {
+            moves: Moves { crashes: 1, starts: 1, ..Moves::default() },
+            ..Scenario::new("preemption", nodes)
+        });
+        assert!(found.settled_on.iter().any(|&node| node == 0));
+        assert!(found.settled_on_with_all_up.iter().all(|&node| node == 0));
+    }
+}
+
+// What a scenario is.
+
+struct Scenario {
+    name: &'static str,
+    nodes: Vec<Config>,
+    /// Begin when the first election is over and everybody has heard its result.
+    settled_first: bool,
+    moves: Moves,
+    rules: Rules,
+}
+
+impl Scenario {
+    fn new(name: &'static str, nodes: Vec<Config>) -> Self {
+        Self { name, nodes, settled_first: false, moves: Moves::default(), rules: Rules::default() }
+    }
+}
+
+/// What may happen besides delivering and firing, and how often.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Moves {
+    loss: Loss,
+    /// Gone without a word.
+    crashes: u8,
+    /// Gone with a resignation.
+    stops: u8,
+    /// Back from either.
+    starts: u8,
+    /// Not running for `asleep`. What is sent to a sleeper waits for it, or is lost.
+    sleeps: u8,
+    asleep: Duration,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+enum Loss {
+    #[default]
+    None,
+    /// So many in all.
+    Budget(u8),
+    /// For ever, but never three in a row from one router to another.
+    TwoOfThree,
+}
+
+/// What must hold in every world, or at every move.
+#[derive(Clone, Copy, Default)]
+struct Rules {
+    /// There are never two Actives at a time.
+    never_two: bool,
+    /// Two Actives exist only while an advertisement from one to the other is in the air.
+    two_only_in_flight: bool,
+    /// Nobody who is there gives the role up.
+    keep_role: bool,
+    /// The role is taken once at the beginning, and once for each Active that is lost.
+    one_takeover_per_cause: bool,
+}
+
+/// What an exploration saw.
+struct Found {
+    /// Who was Active in the end, when a world was left in peace.
+    settled_on: Vec<usize>,
+    settled_on_with_all_up: Vec<usize>,
+}
+
+// The routers.
+
+fn v2() -> Config {
+    Config {
+        // Announcements have no influence on the election; without repetitions there are fewer worlds.
+        announcements: Announcements { rounds: 1, spacing: MS, again_after: None },
+        ..Config::neutron(Vrid::new(1).expect("not 0"), Ipv4Addr::UNSPECIFIED)
+    }
+}
+
+fn v3() -> Config {
+    Config { version: Version::V3, ..v2() }
+}
+
+fn strangers(config: &Config, count: u8) -> Vec<Config> {
+    (0..count).map(|node| Config { primary_address: address(node.into()), ..config.clone() }).collect()
+}
+
+fn ranked(config: &Config, count: u8) -> Vec<Config> {
+    let all = || (0..count).map(|node| address(node.into()));
+    let peers_of = |own: IpAddr| all().filter(|peer| *peer != own).collect();
+    all().map(|own| Config { primary_address: own, peers: peers_of(own), ..config.clone() }).collect()
+}
+
+fn address(node: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0001 + node as u32))
+}
+
+// The world.
+
+#[derive(Clone)]
+struct World {
+    now: Instant,
+    nodes: Vec<Node>,
+    air: Vec<Flight>,
+    left: Moves,
+    /// How often the role was taken, and how often there was a reason to.
+    takeovers: u8,
+    causes: u8,
+    /// Advertisements lost in a row, by sender and receiver.
+    lost_in_a_row: [[u8; 3]; 3],
+}
+
+#[derive(Clone)]
+struct Node {
+    router: Option<VirtualRouter>,
+    /// What the kernel would have.
+    holds_addresses: bool,
+    asleep_until: Option<Instant>,
+}
+
+#[derive(Clone)]
+struct Flight {
+    from: usize,
+    to: usize,
+    adv: Advertisement,
+    due: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    Deliver(usize),
+    Drop(usize),
+    /// The node's next timer fires; time passes until then.
+    Fire(usize),
+    /// Time passes until an advertisement has to arrive.
+    Delay,
+    Crash(usize),
+    Stop(usize),
+    Start(usize),
+    Sleep(usize),
+}
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "some instant has to be the first")]
+    fn new(scenario: &Scenario) -> Self {
+        let node = || Node { router: None, holds_addresses: false, asleep_until: None };
+        let mut world = Self {
+            now: Instant::now(),
+            nodes: scenario.nodes.iter().map(|_| node()).collect(),
+            air: Vec::new(),
+            left: scenario.moves,
+            takeovers: 0,
+            causes: 1,
+            lost_in_a_row: [[0; 3]; 3],
+        };
+        for index in 0..world.nodes.len() {
+            world.start(scenario, index);
+        }
+        if scenario.settled_first {
+            world.settle(scenario);
+        }
+        world
+    }
+
+    fn router(&self, node: usize) -> Option<&VirtualRouter> {
+        self.nodes[node].router.as_ref()
+    }
+
+    fn actives(&self) -> Vec<usize> {
+        let is_active = |node: &usize| self.router(*node).is_some_and(|r| r.state() == State::Active);
+        (0..self.nodes.len()).filter(is_active).collect()
+    }
+
+    fn is_asleep(&self, node: usize) -> bool {
+        self.nodes[node].asleep_until.is_some_and(|until| until > self.now)
+    }
+
+    fn all_there(&self) -> bool {
+        (0..self.nodes.len()).all(|node| self.router(node).is_some() && !self.is_asleep(node))
+    }
+
+    /// When a node's next timer fires: later than it should, if the node sleeps until later.
+    fn deadline(&self, node: usize) -> Option<Instant> {
+        let (at, _) = self.router(node)?.poll_timeout()?;
+        Some(self.nodes[node].asleep_until.map_or(at, |until| at.max(until)))
+    }
+
+    /// When a flight must have arrived.
+    fn due(&self, flight: &Flight) -> Instant {
+        self.nodes[flight.to].asleep_until.map_or(flight.due, |until| flight.due.max(until + LATENCY))
+    }
+
+    /// Time may not pass beyond this without something else happening first.
+    fn horizon(&self) -> Instant {
+        let timers = (0..self.nodes.len()).filter_map(|node| self.deadline(node)).map(|at| at + JITTER);
+        let flights = self.air.iter().map(|flight| self.due(flight));
+        timers.chain(flights).min().unwrap_or(self.now).max(self.now)
+    }
+
+    fn moves(&self) -> Vec<Move> {
+        let mut moves = Vec::new();
+        for (index, flight) in self.air.iter().enumerate() {
+            if !self.is_asleep(flight.to) {
+                moves.push(Move::Deliver(index));
+            }
+            if self.may_lose(flight) {
+                moves.push(Move::Drop(index));
+            }
+        }
+        let horizon = self.horizon();
+        for node in 0..self.nodes.len() {
+            if self.deadline(node).is_some_and(|at| at <= horizon) {
+                moves.push(Move::Fire(node));
+            }
+            let (up, awake) = (self.router(node).is_some(), !self.is_asleep(node));
+            let left = &self.left;
+            let possible = [
+                (up && left.crashes > 0, Move::Crash(node)),
+                (up && awake && left.stops > 0, Move::Stop(node)),
+                (!up && left.starts > 0, Move::Start(node)),
+                (up && awake && left.sleeps > 0, Move::Sleep(node)),
+            ];
+            moves.extend(possible.iter().filter(|(possible, _)| *possible).map(|(_, made)| *made));
+        }
+        if self.air.iter().any(|flight| self.now < self.due(flight) && self.due(flight) <= horizon) {
+            moves.push(Move::Delay);
+        }
+        moves
+    }
+
+    fn may_lose(&self, flight: &Flight) -> bool {
+        self.is_asleep(flight.to)
+            || match self.left.loss {
+                Loss::None => false,
+                Loss::Budget(left) => left > 0,
+                Loss::TwoOfThree => self.lost_in_a_row[flight.from][flight.to] < 2,
+            }
+    }
+
+    /// Makes a move; returns who changed state, and why.
+    fn make(&mut self, scenario: &Scenario, made: Move) -> Vec<(usize, State, State, Reason)> {
+        match made {
+            Move::Deliver(index) => {
+                let Flight { from, to, adv, .. } = self.air.remove(index);
+                self.lost_in_a_row[from][to] = 0;
+                self.act(to, |router, now| router.handle_advertisement(address(from), &adv, now))
+            }
+            Move::Drop(index) => {
+                let flight = self.air.remove(index);
+                match &mut self.left.loss {
+                    _ if self.nodes[flight.to].asleep_until.is_some_and(|until| until > self.now) => {}
+                    Loss::None => unreachable!("not offered"),
+                    Loss::Budget(left) => *left -= 1,
+                    Loss::TwoOfThree => self.lost_in_a_row[flight.from][flight.to] += 1,
+                }
+                Vec::new()
+            }
+            Move::Fire(node) => {
+                self.now = self.now.max(self.deadline(node).expect("only offered with a timer"));
+                self.act(node, VirtualRouter::handle_timeout)
+            }
+            Move::Delay => {
+                let due = self.air.iter().map(|flight| self.due(flight)).filter(|due| *due > self.now).min();
+                self.now = due.expect("only offered with a flight");
+                Vec::new()
+            }
+            Move::Crash(node) => {
+                self.left.crashes -= 1;
+                self.blame(node);
+                self.disappear(node);
+                Vec::new()
+            }
+            Move::Stop(node) => {
+                self.left.stops -= 1;
+                self.blame(node);
+                let _ = self.act(node, VirtualRouter::handle_shutdown);
+                self.disappear(node);
+                Vec::new()
+            }
+            Move::Start(node) => {
+                self.left.starts -= 1;
+                self.start(scenario, node)
+            }
+            Move::Sleep(node) => {
+                self.left.sleeps -= 1;
+                self.blame(node);
+                self.nodes[node].asleep_until = Some(self.now + self.left.asleep);
+                Vec::new()
+            }
+        }
+    }
+
+    /// An Active that goes, for whatever reason, is a reason for another to take over.
+    fn blame(&mut self, node: usize) {
+        if self.actives().contains(&node) {
+            self.causes += 1;
+        }
+    }
+
+    fn disappear(&mut self, node: usize) {
+        self.nodes[node] = Node { router: None, holds_addresses: false, asleep_until: None };
+        self.air.retain(|flight| flight.to != node);
+    }
+
+    fn start(&mut self, scenario: &Scenario, node: usize) -> Vec<(usize, State, State, Reason)> {
+        self.nodes[node].router = Some(VirtualRouter::new(scenario.nodes[node].clone()));
+        self.act(node, VirtualRouter::handle_startup)
+    }
+
+    /// Lets a router do something, and does what it wants done.
+    fn act(
+        &mut self,
+        node: usize,
+        handle: impl FnOnce(&mut VirtualRouter, Instant),
+    ) -> Vec<(usize, State, State, Reason)> {
+        let mut router = self.nodes[node].router.take().expect("only routers that run act");
+        handle(&mut router, self.now);
+        let mut changes = Vec::new();
+        while let Some(output) = router.poll_output() {
+            match output {
+                Output::Transmit(adv) => self.transmit(node, &adv),
+                Output::Activate => self.nodes[node].holds_addresses = true,
+                Output::Deactivate => self.nodes[node].holds_addresses = false,
+                Output::AnnounceAddresses => {
+                    assert!(self.nodes[node].holds_addresses, "announced before it was configured");
+                }
+                Output::StateChanged { from, to, reason } => {
+                    if to == State::Active {
+                        self.takeovers += 1;
+                    }
+                    changes.push((node, from, to, reason));
+                }
+            }
+        }
+        assert_eq!(self.nodes[node].holds_addresses, router.state() == State::Active);
+        self.nodes[node].router = Some(router);
+        changes
+    }
+
+    fn transmit(&mut self, from: usize, adv: &Advertisement) {
+        for to in 0..self.nodes.len() {
+            if to != from && self.router(to).is_some() {
+                self.air.push(Flight { from, to, adv: adv.clone(), due: self.now + LATENCY });
+            }
+        }
+    }
+
+    /// Leaves the world in peace for long enough: everything arrives at once, nothing else happens.
+    /// Returns the last moment at which somebody changed state.
+    fn settle(&mut self, scenario: &Scenario) -> Instant {
+        let start = self.now;
+        let mut last_change = start;
+        while self.now < start + SETTLE_WITHIN + STAY_SETTLED {
+            let deliverable = self.air.iter().position(|flight| !self.is_asleep(flight.to));
+            let next =
+                (0..self.nodes.len()).filter(|node| self.router(*node).is_some()).min_by_key(|n| self.deadline(*n));
+            let made = match (deliverable, next) {
+                (Some(index), _) => Move::Deliver(index),
+                (None, Some(node)) => Move::Fire(node),
+                (None, None) => return start,
+            };
+            if !self.make(scenario, made).is_empty() {
+                last_change = self.now;
+            }
+        }
+        last_change
+    }
+
+    /// What makes two worlds the same from now on.
+    fn key(&self, scenario: &Scenario) -> Key {
+        let ahead = |at: Instant| at.saturating_duration_since(self.now);
+        let mut air: Vec<_> = self.air.iter().map(|f| (f.from, f.to, f.adv.priority, ahead(self.due(f)))).collect();
+        air.sort_unstable();
+        let count = scenario.rules.one_takeover_per_cause;
+        Key {
+            nodes: self.nodes.iter().map(|node| node.key(self.now)).collect(),
+            air,
+            left: self.left,
+            surplus: if count { self.causes.checked_sub(self.takeovers) } else { None },
+            lost_in_a_row: self.lost_in_a_row,
+        }
+    }
+}
+
+const SETTLE_WITHIN: Duration = Duration::from_secs(24);
+const STAY_SETTLED: Duration = Duration::from_secs(12);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    nodes: Vec<Option<NodeKey>>,
+    air: Vec<(usize, usize, u8, Duration)>,
+    left: Moves,
+    surplus: Option<u8>,
+    lost_in_a_row: [[u8; 3]; 3],
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct NodeKey {
+    state: State,
+    active: Option<IpAddr>,
+    timers: Vec<(Timer, Duration)>,
+    overdue: Duration,
+    waits: (bool, bool, bool),
+    asleep: Duration,
+}
+
+impl Node {
+    fn key(&self, now: Instant) -> Option<NodeKey> {
+        let router = self.router.as_ref()?;
+        let status = router.status(now);
+        let overdue = |(at, _): (Instant, Timer)| now.saturating_duration_since(at);
+        Some(NodeKey {
+            state: status.state,
+            active: status.active,
+            timers: status.timers,
+            overdue: router.poll_timeout().map(overdue).unwrap_or_default(),
+            waits: (status.resigned, status.absent, status.excused),
+            asleep: self.asleep_until.map(|until| until.saturating_duration_since(now)).unwrap_or_default(),
+        })
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, node) in self.nodes.iter().enumerate() {
+            match &node.router {
+                Some(router) => write!(f, "  [{index}: {}]", router.status(self.now))?,
+                None => write!(f, "  [{index}: down]")?,
+            }
+        }
+        for flight in &self.air {
+            write!(f, "  {}>{}:{}", flight.from, flight.to, flight.adv.priority)?;
+        }
+        Ok(())
+    }
+}
+
+// The exploration.
+
+/// One world that was reached, and how.
+struct Reached {
+    parent: usize,
+    made: Option<Move>,
+    next: Vec<usize>,
+    /// Everybody is there, and not exactly one is Active.
+    disagrees: bool,
+}
+
+struct Exploration<'a> {
+    scenario: &'a Scenario,
+    reached: Vec<Reached>,
+    found: Found,
+}
+
+fn explore(scenario: &Scenario) -> Found {
+    let first = World::new(scenario);
+    let mut exploration = Exploration {
+        scenario,
+        reached: Vec::new(),
+        found: Found { settled_on: Vec::new(), settled_on_with_all_up: Vec::new() },
+    };
+    let mut known = HashMap::from([(first.key(scenario), 0)]);
+    exploration.enter(&first, 0, None);
+    let mut queue = VecDeque::from([(0, first)]);
+    while let Some((index, world)) = queue.pop_front() {
+        for made in world.moves() {
+            let mut next = world.clone();
+            let changes = next.make(scenario, made);
+            exploration.check_changes(&world, &changes, index, made);
+            let fresh = exploration.reached.len();
+            let target = *known.entry(next.key(scenario)).or_insert(fresh);
+            exploration.reached[index].next.push(target);
+            if target == fresh {
+                exploration.enter(&next, index, Some(made));
+                queue.push_back((fresh, next));
+            }
+        }
+    }
+    exploration.assert_no_endless_disagreement();
+    println!("{}: {} worlds", scenario.name, exploration.reached.len());
+    exploration.found
+}
+
+impl Exploration<'_> {
+    fn enter(&mut self, world: &World, parent: usize, made: Option<Move>) {
+        let index = self.reached.len();
+        assert!(index < MAX_WORLDS, "{}: unbounded", self.scenario.name);
+        let disagrees = world.all_there() && world.actives().len() != 1;
+        self.reached.push(Reached { parent, made, next: Vec::new(), disagrees });
+        self.check_world(world, index);
+        self.assert_settles(world, index);
+    }
+
+    fn check_world(&self, world: &World, index: usize) {
+        let rules = &self.scenario.rules;
+        let actives = world.actives();
+        if rules.never_two && actives.len() > 1 {
+            self.fail("two Actives", index, None);
+        }
+        if rules.two_only_in_flight && actives.len() > 1 {
+            let between = |f: &Flight| actives.contains(&f.from) && actives.contains(&f.to);
+            if !world.air.iter().any(between) {
+                self.fail("two Actives, and nothing in the air between them", index, None);
+            }
+        }
+        if rules.one_takeover_per_cause && world.takeovers > world.causes {
+            self.fail("a takeover without cause", index, None);
+        }
+    }
+
+    fn check_changes(&self, before: &World, changes: &[(usize, State, State, Reason)], index: usize, made: Move) {
+        for &(node, from, to, reason) in changes {
+            let slept = before.nodes[node].asleep_until.is_some() && reason == Reason::Absence;
+            if self.scenario.rules.keep_role && from == State::Active && to == State::Backup && !slept {
+                self.fail("the role was given up", index, Some(made));
+            }
+        }
+    }
+
+    fn assert_settles(&mut self, world: &World, index: usize) {
+        let mut world = world.clone();
+        let start = world.now;
+        let last_change = world.settle(self.scenario);
+        if last_change > start + SETTLE_WITHIN {
+            self.fail("left in peace, it does not come to rest", index, None);
+        }
+        let up = world.nodes.iter().filter(|node| node.router.is_some()).count();
+        match world.actives()[..] {
+            [node] => {
+                self.found.settled_on.push(node);
+                if up == world.nodes.len() {
+                    self.found.settled_on_with_all_up.push(node);
+                }
+            }
+            [] if up == 0 => {}
+            _ => self.fail("left in peace, it does not come to one Active", index, None),
+        }
+    }
+
+    /// Looks for a circle of worlds that all disagree: it would be a run that never agrees.
+    fn assert_no_endless_disagreement(&self) {
+        // Worlds that disagree and from which every way out leaves disagreement are taken away,
+        // until none can be; what remains lies on, or leads into, a circle.
+        let disagreeing = |index: &usize| self.reached[*index].disagrees;
+        let mut onward: Vec<usize> =
+            self.reached.iter().map(|r| r.next.iter().filter(|n| disagreeing(n)).count()).collect();
+        let mut before = vec![Vec::new(); self.reached.len()];
+        for index in (0..self.reached.len()).filter(disagreeing) {
+            for &next in self.reached[index].next.iter().filter(|next| disagreeing(next)) {
+                before[next].push(index);
+            }
+        }
+        let mut remaining = (0..self.reached.len()).filter(disagreeing).count();
+        let mut ends: Vec<usize> = (0..self.reached.len()).filter(disagreeing).filter(|i| onward[*i] == 0).collect();
+        while let Some(end) = ends.pop() {
+            remaining -= 1;
+            for &index in &before[end] {
+                onward[index] -= 1;
+                if onward[index] == 0 {
+                    ends.push(index);
+                }
+            }
+        }
+        if remaining > 0 {
+            let index = (0..self.reached.len()).find(|i| disagreeing(i) && onward[*i] > 0);
+            self.fail("disagreement can go on for ever", index.unwrap_or_default(), None);
+        }
+    }
+
+    /// Shows how it came to this.
+    fn fail(&self, what: &str, index: usize, last: Option<Move>) -> ! {
+        let mut path = Vec::from_iter(last);
+        let mut at = index;
+        while let Some(made) = self.reached[at].made {
+            path.push(made);
+            at = self.reached[at].parent;
+        }
+        path.reverse();
+        let mut world = World::new(self.scenario);
+        let start = world.now;
+        println!("{}: {what}\n{world}", self.scenario.name);
+        for made in path {
+            world.make(self.scenario, made);
+            println!("{:>10.3?} {made:?}\n{world}", world.now - start);
+        }
+        panic!("{}: {what}; how it came to this is printed above", self.scenario.name);
+    }
+}
