@@ -1,0 +1,134 @@
+//! Our table as the kernel holds it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use evergate_dataplane::nft::{
+    NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftStatement, NftTable, TABLE_NAME,
+};
+use libc::{NLM_F_DUMP, NLM_F_REQUEST};
+
+use super::{ACCEPT, FOREIGN_TAG, message_kind, with_body};
+use crate::error::Cause;
+use crate::socket::Socket;
+use crate::uapi::*;
+use crate::wire::{Attrs, Frames, Message, text, u32_be_at};
+
+/// Length of `struct nfgenmsg`.
+const BODY: usize = 4;
+
+/// Reads our table of this family, if there is one.
+pub(crate) fn observe(socket: &mut Socket, family: NftFamily) -> Result<Option<NftTable>, Cause> {
+    match observe_table(socket, family) {
+        // It went, or a part of it did, while we read.
+        Err(Cause::Kernel(refusal)) if refusal.errno == libc::ENOENT => Ok(None),
+        result => result,
+    }
+}
+
+fn observe_table(socket: &mut Socket, family: NftFamily) -> Result<Option<NftTable>, Cause> {
+    socket.get(request(libc::NFT_MSG_GETTABLE, 0, family).attr_str(NFTA_TABLE_NAME, TABLE_NAME))?;
+    let mut table = NftTable { family, maps: BTreeMap::new(), chains: BTreeMap::new() };
+    let chains = socket.dump(request(libc::NFT_MSG_GETCHAIN, NLM_F_DUMP, family))?;
+    for frame in Frames(&chains) {
+        table.chains.extend(read_chain(frame.payload));
+    }
+    let rules = request(libc::NFT_MSG_GETRULE, NLM_F_DUMP, family).attr_str(NFTA_RULE_TABLE, TABLE_NAME);
+    let rules = socket.dump(rules)?;
+    for frame in Frames(&rules) {
+        if let Some((chain, rule)) = read_rule(frame.payload)
+            && let Some(chain) = table.chains.get_mut(&chain)
+        {
+            chain.rules.push(rule);
+        }
+    }
+    let sets = socket.dump(request(libc::NFT_MSG_GETSET, NLM_F_DUMP, family).attr_str(NFTA_SET_TABLE, TABLE_NAME))?;
+    for frame in Frames(&sets) {
+        let Some(name) = Attrs::after(frame.payload, BODY).get(NFTA_SET_NAME).map(text) else { continue };
+        let map = observe_map(socket, family, &name)?;
+        table.maps.insert(name, map);
+    }
+    Ok(Some(table))
+}
+
+fn request(message: libc::c_int, flags: i32, family: NftFamily) -> Message {
+    with_body(Message::with_flags(message_kind(message), NLM_F_REQUEST | flags), family)
+}
+
+fn observe_map(socket: &mut Socket, family: NftFamily, name: &str) -> Result<NftMap, Cause> {
+    let elements = request(libc::NFT_MSG_GETSETELEM, NLM_F_DUMP, family)
+        .attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE_NAME)
+        .attr_str(NFTA_SET_ELEM_LIST_SET, name);
+    let elements = socket.dump(elements)?;
+    let mut map = NftMap::default();
+    for frame in Frames(&elements) {
+        let list = Attrs::after(frame.payload, BODY).inside(NFTA_SET_ELEM_LIST_ELEMENTS);
+        map.elements.extend(list.filter_map(|(_, element)| read_element(Attrs(element))));
+    }
+    Ok(map)
+}
+
+fn read_element(element: Attrs<'_>) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let address = |attribute| {
+        let octets: [u8; 4] = element.inside(attribute).get(NFTA_DATA_VALUE)?.try_into().ok()?;
+        Some(Ipv4Addr::from(octets))
+    };
+    Some((address(NFTA_SET_ELEM_KEY)?, address(NFTA_SET_ELEM_DATA)?))
+}
+
+/// Reads a chain of our table. One without a hook is none of ours: it is shown as a forward chain that
+/// holds a foreign rule, which is in no desired state.
+fn read_chain(payload: &[u8]) -> Option<(String, NftChain)> {
+    let attrs = Attrs::after(payload, BODY);
+    if attrs.get(NFTA_CHAIN_TABLE).map(text).as_deref() != Some(TABLE_NAME) {
+        return None;
+    }
+    let name = attrs.get(NFTA_CHAIN_NAME).map(text)?;
+    let number = |attrs: Attrs<'_>, attribute| attrs.get(attribute).and_then(|value| u32_be_at(value, 0));
+    let hook = attrs.inside(NFTA_CHAIN_HOOK);
+    let known = match number(hook, NFTA_HOOK_HOOKNUM).map(|hook| hook as i32) {
+        Some(libc::NF_INET_PRE_ROUTING) => Some(NftHook::Prerouting),
+        Some(libc::NF_INET_LOCAL_IN) => Some(NftHook::Input),
+        Some(libc::NF_INET_FORWARD) => Some(NftHook::Forward),
+        Some(libc::NF_INET_LOCAL_OUT) => Some(NftHook::Output),
+        Some(libc::NF_INET_POST_ROUTING) => Some(NftHook::Postrouting),
+        Some(_) | None => None,
+    };
+    let kind = match attrs.get(NFTA_CHAIN_TYPE).map(text).as_deref() {
+        Some("nat") => Some(NftChainKind::Nat),
+        Some("filter") => Some(NftChainKind::Filter),
+        Some(_) | None => None,
+    };
+    let is_ours = known.is_some() && kind.is_some();
+    let chain = NftChain {
+        kind: kind.unwrap_or(NftChainKind::Filter),
+        hook: known.unwrap_or(NftHook::Forward),
+        priority: number(hook, NFTA_HOOK_PRIORITY).unwrap_or(0) as i32,
+        drop_by_default: number(attrs, NFTA_CHAIN_POLICY).is_some_and(|policy| policy != ACCEPT),
+        rules: if is_ours { Vec::new() } else { vec![observed(FOREIGN_TAG.to_owned())] },
+    };
+    Some((name, chain))
+}
+
+fn read_rule(payload: &[u8]) -> Option<(String, NftRule)> {
+    let attrs = Attrs::after(payload, BODY);
+    let chain = attrs.get(NFTA_RULE_CHAIN).map(text)?;
+    let tag = attrs.get(NFTA_RULE_USERDATA).and_then(comment).unwrap_or_else(|| FOREIGN_TAG.to_owned());
+    Some((chain, observed(tag)))
+}
+
+fn observed(tag: String) -> NftRule {
+    NftRule { statements: vec![NftStatement::Observed { tag }] }
+}
+
+/// The comment among a rule's user data: entries of type, length, value.
+fn comment(mut data: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = data {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == NFTNL_UDATA_RULE_COMMENT {
+            return Some(text(value));
+        }
+        data = &rest[value.len()..];
+    }
+    None
+}

@@ -1,0 +1,177 @@
+//! A table as the messages of one transaction.
+
+use evergate_dataplane::nft::{NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftTable, TABLE_NAME};
+use libc::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
+
+use super::rule::expressions;
+use super::{ACCEPT, DROP, body, message_kind, with_body};
+use crate::error::{Cause, Refusal};
+use crate::socket::Socket;
+use crate::uapi::*;
+use crate::wire::{ATTRIBUTE_MAX, Message};
+
+/// Bytes that an element of a map takes: itself, its key and its value are nested attributes.
+const ELEMENT_BYTES: usize = 28;
+
+/// An attribute holds 64 KiB, so a large map takes several messages (of the one transaction).
+const ELEMENTS_PER_MESSAGE: usize = ATTRIBUTE_MAX / ELEMENT_BYTES;
+
+/// The kernel keeps at most 256 bytes of user data: type, length, text, terminating zero.
+const TAG_MAX: usize = 253;
+
+/// The messages of a transaction, each with words for what it does.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    messages: Vec<Vec<u8>>,
+    labels: Vec<String>,
+}
+
+impl Batch {
+    fn new() -> Self {
+        let mut batch = Self::default();
+        batch.push_frame(libc::NFNL_MSG_BATCH_BEGIN, "transaction");
+        batch
+    }
+
+    fn push(&mut self, message: Message, label: impl Into<String>) {
+        self.messages.push(message.finish());
+        self.labels.push(label.into());
+    }
+
+    fn push_frame(&mut self, kind: libc::c_int, label: &str) {
+        let message = Message::with_flags(kind as u16, NLM_F_REQUEST)
+            .body(&body(libc::AF_UNSPEC as u8, libc::NFNL_SUBSYS_NFTABLES as u16));
+        self.push(message, label);
+    }
+
+    fn end(mut self) -> Self {
+        self.push_frame(libc::NFNL_MSG_BATCH_END, "end of the transaction");
+        self
+    }
+
+    /// Sends it: all of it happens, or nothing.
+    pub(crate) fn send(mut self, socket: &mut Socket) -> Result<(), Cause> {
+        socket.transaction(&mut self.messages).map_err(|(index, cause)| match cause {
+            Cause::Kernel(Refusal { errno, text }) => {
+                Refusal { errno, text: format!("{}: {text}", self.labels[index]) }.into()
+            }
+            Cause::Io(_) | Cause::NoLink(_) | Cause::NoNetns(_) | Cause::InTheWay(_) | Cause::Invalid(_) => cause,
+        })
+    }
+}
+
+/// Replaces our table, whatever it is now.
+///
+/// The kernel has no "replace": adding it first makes deleting it safe where it does not exist.
+pub(crate) fn replace(table: &NftTable) -> Result<Batch, Cause> {
+    let family = table.family;
+    let mut batch = Batch::new();
+    batch.push(table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family), "table");
+    batch.push(table_message(libc::NFT_MSG_DELTABLE, 0, family), "former table");
+    batch.push(table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family), "table");
+    for (id, (name, map)) in (1..).zip(&table.maps) {
+        push_map(&mut batch, family, id, name, map);
+    }
+    for (name, chain) in &table.chains {
+        batch.push(chain_message(family, name, chain), format!("chain {name}"));
+    }
+    let set_id = |map: &str| (1..).zip(table.maps.keys()).find(|(_, name)| *name == map).map(|(id, _)| id);
+    for (name, chain) in &table.chains {
+        for (number, rule) in (1..).zip(&chain.rules) {
+            let label = format!("rule {number} of chain {name}");
+            let message = rule_message(family, name, rule, &set_id)
+                .map_err(|cause| Cause::Invalid(format!("{label}: {cause}")))?;
+            batch.push(message, label);
+        }
+    }
+    Ok(batch.end())
+}
+
+/// Deletes our table, whether there is one or not.
+pub(crate) fn delete(family: NftFamily) -> Batch {
+    let mut batch = Batch::new();
+    batch.push(table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family), "table");
+    batch.push(table_message(libc::NFT_MSG_DELTABLE, 0, family), "table");
+    batch.end()
+}
+
+fn request(message: libc::c_int, flags: i32, family: NftFamily) -> Message {
+    with_body(Message::request(message_kind(message), flags), family)
+}
+
+fn table_message(message: libc::c_int, flags: i32, family: NftFamily) -> Message {
+    request(message, flags, family).attr_str(NFTA_TABLE_NAME, TABLE_NAME)
+}
+
+fn push_map(batch: &mut Batch, family: NftFamily, id: u32, name: &str, map: &NftMap) {
+    let message = request(libc::NFT_MSG_NEWSET, NLM_F_CREATE, family)
+        .attr_str(NFTA_SET_TABLE, TABLE_NAME)
+        .attr_str(NFTA_SET_NAME, name)
+        .attr_u32_be(NFTA_SET_FLAGS, libc::NFT_SET_MAP as u32)
+        .attr_u32_be(NFTA_SET_KEY_TYPE, NFT_TYPE_IPV4_ADDR)
+        .attr_u32_be(NFTA_SET_KEY_LEN, 4)
+        .attr_u32_be(NFTA_SET_DATA_TYPE, NFT_TYPE_IPV4_ADDR)
+        .attr_u32_be(NFTA_SET_DATA_LEN, 4)
+        .attr_u32_be(NFTA_SET_ID, id);
+    batch.push(message, format!("map {name}"));
+    let mut elements = map.elements.iter().peekable();
+    while elements.peek().is_some() {
+        let message = request(libc::NFT_MSG_NEWSETELEM, NLM_F_CREATE, family)
+            .attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE_NAME)
+            .attr_str(NFTA_SET_ELEM_LIST_SET, name)
+            .attr_u32_be(NFTA_SET_ELEM_LIST_SET_ID, id)
+            .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                elements.by_ref().take(ELEMENTS_PER_MESSAGE).fold(list, |list, (key, value)| {
+                    list.nest(NFTA_LIST_ELEM, |element| {
+                        element
+                            .nest(NFTA_SET_ELEM_KEY, |data| data.attr(NFTA_DATA_VALUE, &key.octets()))
+                            .nest(NFTA_SET_ELEM_DATA, |data| data.attr(NFTA_DATA_VALUE, &value.octets()))
+                    })
+                })
+            });
+        batch.push(message, format!("elements of map {name}"));
+    }
+}
+
+fn chain_message(family: NftFamily, name: &str, chain: &NftChain) -> Message {
+    let kind = match chain.kind {
+        NftChainKind::Filter => "filter",
+        NftChainKind::Nat => "nat",
+    };
+    let hook = match chain.hook {
+        NftHook::Prerouting => libc::NF_INET_PRE_ROUTING,
+        NftHook::Input => libc::NF_INET_LOCAL_IN,
+        NftHook::Forward => libc::NF_INET_FORWARD,
+        NftHook::Output => libc::NF_INET_LOCAL_OUT,
+        NftHook::Postrouting => libc::NF_INET_POST_ROUTING,
+    };
+    request(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE, family)
+        .attr_str(NFTA_CHAIN_TABLE, TABLE_NAME)
+        .attr_str(NFTA_CHAIN_NAME, name)
+        .nest(NFTA_CHAIN_HOOK, |data| {
+            data.attr_u32_be(NFTA_HOOK_HOOKNUM, hook as u32).attr_u32_be(NFTA_HOOK_PRIORITY, chain.priority as u32)
+        })
+        .attr_u32_be(NFTA_CHAIN_POLICY, if chain.drop_by_default { DROP } else { ACCEPT })
+        .attr_str(NFTA_CHAIN_TYPE, kind)
+}
+
+fn rule_message(
+    family: NftFamily,
+    chain: &str,
+    rule: &NftRule,
+    set_id: &dyn Fn(&str) -> Option<u32>,
+) -> Result<Message, Cause> {
+    let tag = rule.tag();
+    if tag.len() > TAG_MAX {
+        return Err(Cause::Invalid(format!("its tag has more than {TAG_MAX} bytes")));
+    }
+    let mut comment = vec![NFTNL_UDATA_RULE_COMMENT, (tag.len() + 1) as u8];
+    comment.extend_from_slice(tag.as_bytes());
+    comment.push(0);
+    let list = expressions(Message::fragment(), rule, family, set_id)?;
+    Ok(request(libc::NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, family)
+        .attr_str(NFTA_RULE_TABLE, TABLE_NAME)
+        .attr_str(NFTA_RULE_CHAIN, chain)
+        .nest(NFTA_RULE_EXPRESSIONS, |message| message.append(list))
+        .attr(NFTA_RULE_USERDATA, &comment))
+}

@@ -1,0 +1,207 @@
+//! Statements as the kernel's expressions.
+//!
+//! An expression loads a value into a register, compares or changes it there, or acts. The sequences are
+//! those that `nft` makes of the same text, so that it prints them as that text.
+
+use std::net::Ipv4Addr;
+
+use evergate_dataplane::nft::{NftFamily, NftRule, NftStatement};
+use ipnet::Ipv4Net;
+
+use super::{ACCEPT, DROP, protocol};
+use crate::error::Cause;
+use crate::uapi::*;
+use crate::wire::Message;
+
+/// The register that everything passes through.
+const REGISTER: u32 = libc::NFT_REG_1 as u32;
+
+/// Where IPv4's header has the source address.
+const SOURCE: u32 = 12;
+
+/// Where IPv4's header has the destination address.
+const DESTINATION: u32 = 16;
+
+/// Interface names are compared in full length.
+const NAME_LEN: usize = libc::IFNAMSIZ;
+
+/// Number of a map within the transaction that makes it.
+pub(super) type SetId<'a> = &'a dyn Fn(&str) -> Option<u32>;
+
+/// Appends a rule's expressions, within its list.
+pub(super) fn expressions(
+    mut list: Message,
+    rule: &NftRule,
+    family: NftFamily,
+    set_id: SetId<'_>,
+) -> Result<Message, Cause> {
+    for statement in &rule.statements {
+        list = Builder { list, family }.statement(statement, set_id)?.list;
+    }
+    Ok(list)
+}
+
+struct Builder {
+    list: Message,
+    family: NftFamily,
+}
+
+impl Builder {
+    fn statement(self, statement: &NftStatement, set_id: SetId<'_>) -> Result<Self, Cause> {
+        Ok(match statement {
+            NftStatement::InLink { name, negated } => self.link(libc::NFT_META_IIFNAME, name, *negated)?,
+            NftStatement::OutLink { name, negated } => self.link(libc::NFT_META_OIFNAME, name, *negated)?,
+            NftStatement::Source { net, negated } => self.prefix(SOURCE, *net, *negated)?,
+            NftStatement::Destination { net, negated } => self.prefix(DESTINATION, *net, *negated)?,
+            NftStatement::CtDnat { negated } => self
+                .ct_status()
+                .bitwise(IPS_DST_NAT.to_ne_bytes(), [0; 4])
+                // "Is set" is "differs from nothing".
+                .compare(&[0; 4], !*negated),
+            NftStatement::Mark { mask, value, negated } => {
+                self.load_meta(libc::NFT_META_MARK).masked(*mask).compare(&value.to_ne_bytes(), *negated)
+            }
+            NftStatement::SetMark { mask, value } => self
+                .load_meta(libc::NFT_META_MARK)
+                .bitwise((!(mask | value)).to_ne_bytes(), value.to_ne_bytes())
+                .store_mark(),
+            NftStatement::DnatByMap { map } => self
+                .ipv4("a map of addresses")?
+                .load_address(DESTINATION)
+                .look_up(map, set_id)?
+                .nat(libc::NFT_NAT_DNAT, 0),
+            NftStatement::SnatByMap { map } => {
+                self.ipv4("a map of addresses")?.load_address(SOURCE).look_up(map, set_id)?.nat(libc::NFT_NAT_SNAT, 0)
+            }
+            NftStatement::Snat { to, fully_random } => self.snat(*to, *fully_random)?,
+            NftStatement::Counter => self.expression("counter", |data| {
+                data.attr_u64_be(NFTA_COUNTER_BYTES, 0).attr_u64_be(NFTA_COUNTER_PACKETS, 0)
+            }),
+            NftStatement::Accept => self.verdict(ACCEPT),
+            NftStatement::Drop => self.verdict(DROP),
+            NftStatement::Observed { tag } => {
+                return Err(Cause::Invalid(format!("an observed rule ('{tag}') cannot be written")));
+            }
+        })
+    }
+
+    fn snat(self, to: Ipv4Addr, fully_random: bool) -> Result<Self, Cause> {
+        let flags = if fully_random { NF_NAT_RANGE_PROTO_RANDOM_FULLY } else { 0 };
+        Ok(self
+            .ipv4("an IPv4 address")?
+            .expression("immediate", |data| {
+                data.attr_u32_be(NFTA_IMMEDIATE_DREG, REGISTER)
+                    .nest(NFTA_IMMEDIATE_DATA, |data| data.attr(NFTA_DATA_VALUE, &to.octets()))
+            })
+            .nat(libc::NFT_NAT_SNAT, flags))
+    }
+
+    fn link(self, key: libc::c_int, name: &str, negated: bool) -> Result<Self, Cause> {
+        let mut padded = [0; NAME_LEN];
+        if name.is_empty() || name.len() >= NAME_LEN {
+            return Err(Cause::Invalid(format!("'{name}' cannot be the name of a link")));
+        }
+        padded[..name.len()].copy_from_slice(name.as_bytes());
+        Ok(self.load_meta(key).compare(&padded, negated))
+    }
+
+    fn prefix(self, offset: u32, net: Ipv4Net, negated: bool) -> Result<Self, Cause> {
+        let builder = self.ipv4("an IPv4 prefix")?.load_address(offset);
+        let mask = u32::from(net.netmask());
+        let builder = if mask == u32::MAX { builder } else { builder.bitwise(mask.to_be_bytes(), [0; 4]) };
+        Ok(builder.compare(&net.network().octets(), negated))
+    }
+
+    fn ipv4(self, what: &str) -> Result<Self, Cause> {
+        match self.family {
+            NftFamily::Ip => Ok(self),
+            NftFamily::Ip6 => Err(Cause::Invalid(format!("{what} in a table of family ip6"))),
+        }
+    }
+
+    fn load_meta(self, key: libc::c_int) -> Self {
+        self.expression("meta", |data| {
+            data.attr_u32_be(NFTA_META_DREG, REGISTER).attr_u32_be(NFTA_META_KEY, key as u32)
+        })
+    }
+
+    fn store_mark(self) -> Self {
+        self.expression("meta", |data| {
+            data.attr_u32_be(NFTA_META_SREG, REGISTER).attr_u32_be(NFTA_META_KEY, libc::NFT_META_MARK as u32)
+        })
+    }
+
+    fn ct_status(self) -> Self {
+        self.expression("ct", |data| {
+            data.attr_u32_be(NFTA_CT_DREG, REGISTER).attr_u32_be(NFTA_CT_KEY, libc::NFT_CT_STATUS as u32)
+        })
+    }
+
+    fn load_address(self, offset: u32) -> Self {
+        self.expression("payload", |data| {
+            data.attr_u32_be(NFTA_PAYLOAD_DREG, REGISTER)
+                .attr_u32_be(NFTA_PAYLOAD_BASE, libc::NFT_PAYLOAD_NETWORK_HEADER as u32)
+                .attr_u32_be(NFTA_PAYLOAD_OFFSET, offset)
+                .attr_u32_be(NFTA_PAYLOAD_LEN, 4)
+        })
+    }
+
+    fn masked(self, mask: u32) -> Self {
+        if mask == u32::MAX { self } else { self.bitwise(mask.to_ne_bytes(), [0; 4]) }
+    }
+
+    /// Register = (register & mask) ^ xor, in the byte order of what was loaded.
+    fn bitwise(self, mask: [u8; 4], xor: [u8; 4]) -> Self {
+        self.expression("bitwise", |data| {
+            data.attr_u32_be(NFTA_BITWISE_SREG, REGISTER)
+                .attr_u32_be(NFTA_BITWISE_DREG, REGISTER)
+                .attr_u32_be(NFTA_BITWISE_LEN, 4)
+                .nest(NFTA_BITWISE_MASK, |data| data.attr(NFTA_DATA_VALUE, &mask))
+                .nest(NFTA_BITWISE_XOR, |data| data.attr(NFTA_DATA_VALUE, &xor))
+        })
+    }
+
+    fn compare(self, value: &[u8], negated: bool) -> Self {
+        let operation = if negated { libc::NFT_CMP_NEQ } else { libc::NFT_CMP_EQ };
+        self.expression("cmp", |data| {
+            data.attr_u32_be(NFTA_CMP_SREG, REGISTER)
+                .attr_u32_be(NFTA_CMP_OP, operation as u32)
+                .nest(NFTA_CMP_DATA, |data| data.attr(NFTA_DATA_VALUE, value))
+        })
+    }
+
+    /// Register = map[register]; the rule ends where the map has no element.
+    fn look_up(self, map: &str, set_id: SetId<'_>) -> Result<Self, Cause> {
+        let id = set_id(map).ok_or_else(|| Cause::Invalid(format!("the table has no map '{map}'")))?;
+        Ok(self.expression("lookup", |data| {
+            data.attr_str(NFTA_LOOKUP_SET, map)
+                .attr_u32_be(NFTA_LOOKUP_SREG, REGISTER)
+                .attr_u32_be(NFTA_LOOKUP_DREG, REGISTER)
+                .attr_u32_be(NFTA_LOOKUP_SET_ID, id)
+        }))
+    }
+
+    fn nat(self, kind: libc::c_int, flags: u32) -> Self {
+        let family = u32::from(protocol(self.family));
+        self.expression("nat", |data| {
+            data.attr_u32_be(NFTA_NAT_TYPE, kind as u32)
+                .attr_u32_be(NFTA_NAT_FAMILY, family)
+                .attr_u32_be(NFTA_NAT_REG_ADDR_MIN, REGISTER)
+                .when((flags != 0).then_some(flags), |data, flags| data.attr_u32_be(NFTA_NAT_FLAGS, flags))
+        })
+    }
+
+    fn verdict(self, code: u32) -> Self {
+        self.expression("immediate", |data| {
+            data.attr_u32_be(NFTA_IMMEDIATE_DREG, libc::NFT_REG_VERDICT as u32).nest(NFTA_IMMEDIATE_DATA, |data| {
+                data.nest(NFTA_DATA_VERDICT, |data| data.attr_u32_be(NFTA_VERDICT_CODE, code))
+            })
+        })
+    }
+
+    fn expression(self, name: &str, data: impl FnOnce(Message) -> Message) -> Self {
+        let list =
+            self.list.nest(NFTA_LIST_ELEM, |element| element.attr_str(NFTA_EXPR_NAME, name).nest(NFTA_EXPR_DATA, data));
+        Self { list, family: self.family }
+    }
+}

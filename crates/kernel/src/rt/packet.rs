@@ -1,0 +1,189 @@
+//! Whole Ethernet frames on one interface.
+//!
+//! VRRP is spoken through packet sockets rather than raw IP ones: the frame's source address is ours to
+//! choose, nothing is routed, filtered or sent while an interface is half-configured, and other virtual
+//! routers' packets are sorted out in the kernel.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::error::{Cause, Error};
+use crate::netns::NetnsFd;
+use crate::socket::set_option;
+use crate::sys::check;
+
+/// 01:00:5e and the low 23 bits of 224.0.0.18 (RFC 1112 §6.4).
+const VRRP_GROUP: [u8; 6] = [0x01, 0x00, 0x5e, 0x00, 0x00, 0x12];
+
+/// IP protocol of VRRP (RFC 9568 §5.1.1.4).
+const VRRP_PROTOCOL: u32 = 112;
+
+const ETHERNET_HEADER: usize = 14;
+
+/// What a packet socket receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// IPv4 protocol 112, of one virtual router or of all.
+    Vrrp {
+        /// Its identifier; `None` for all.
+        vrid: Option<u8>,
+    },
+    /// Nothing.
+    SendOnly,
+}
+
+/// Sends and receives whole Ethernet frames on one interface. Does not receive what this host sends.
+#[derive(Debug)]
+pub struct PacketSocket {
+    fd: OwnedFd,
+    ifindex: u32,
+}
+
+impl PacketSocket {
+    /// Opens one, non-blocking, on the interface with this index in the namespace.
+    pub fn open(netns: &NetnsFd, ifindex: u32, filter: Filter) -> Result<Self, Error> {
+        let open = || -> Result<Self, Cause> {
+            let socket = netns.inside(|| Self::create(ifindex))??;
+            socket.configure(filter)?;
+            Ok(socket)
+        };
+        open().map_err(|cause| Error::new(format!("open a packet socket on link {ifindex}"), cause))
+    }
+
+    /// Makes a socket that is deaf as long as it is bound to no protocol.
+    fn create(ifindex: u32) -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: no pointers.
+        let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+        // SAFETY: the descriptor is new, so nobody else owns it.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, ifindex })
+    }
+
+    fn configure(&self, filter: Filter) -> io::Result<()> {
+        let Filter::Vrrp { vrid } = filter else { return self.bind(0) };
+        let mut program = vrrp_filter(vrid);
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        let fd = self.fd.as_raw_fd();
+        // SAFETY (of the pointer within): `program` outlives the call, which copies it.
+        set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
+        // The interface's own filter lets the group through even if no IP socket asked for it.
+        let mut address = [0; 8];
+        address[..6].copy_from_slice(&VRRP_GROUP);
+        let group = libc::packet_mreq {
+            mr_ifindex: self.ifindex as i32,
+            mr_type: libc::PACKET_MR_MULTICAST as u16,
+            mr_alen: 6,
+            mr_address: address,
+        };
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &group)?;
+        // Last, or packets that the filter refuses would already be queued.
+        self.bind(libc::ETH_P_IP as u16)
+    }
+
+    fn bind(&self, protocol: u16) -> io::Result<()> {
+        let address = self.address(protocol);
+        let (pointer, length) = sockaddr(&address);
+        // SAFETY: pointer and length are of the same structure, which lives through the call.
+        check(unsafe { libc::bind(self.fd.as_raw_fd(), pointer, length) }).map(drop)
+    }
+
+    fn address(&self, protocol: u16) -> libc::sockaddr_ll {
+        libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: protocol.to_be(),
+            sll_ifindex: self.ifindex as i32,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        }
+    }
+
+    /// Sends a frame, header included.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let Some(header) = frame.get(..ETHERNET_HEADER) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the frame is shorter than its header"));
+        };
+        let address = self.address(u16::from_be_bytes([header[12], header[13]]));
+        let (pointer, length) = sockaddr(&address);
+        // SAFETY: both pointers and their lengths belong together and live through the call.
+        let sent = unsafe { libc::sendto(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, pointer, length) };
+        check(sent).map(drop)
+    }
+
+    /// Receives a frame if there is one; returns its length, cut to the buffer's.
+    ///
+    /// After the interface went down, one call returns that as an error (`ENETDOWN`); the socket works
+    /// again when the interface does.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            // SAFETY: pointer and length belong together.
+            let received =
+                check(unsafe { libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) });
+            match received {
+                Ok(length) => return Ok(Some(length as usize)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsRawFd for PacketSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+fn sockaddr(address: &libc::sockaddr_ll) -> (*const libc::sockaddr, libc::socklen_t) {
+    (std::ptr::from_ref(address).cast(), mem::size_of_val(address) as libc::socklen_t)
+}
+
+/// A classic BPF program over the frame: unfragmented IPv4, protocol 112, and the VRID where one is given.
+fn vrrp_filter(vrid: Option<u8>) -> Vec<libc::sock_filter> {
+    const BYTE_AT: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    const HALF_AT: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+    const BYTE_AT_X: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_IND;
+    // X = four times the low half of the byte: the length of an IPv4 header.
+    const HEADER_LENGTH: u32 = libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH;
+    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    const IP: u32 = ETHERNET_HEADER as u32;
+    const REFUSE: u8 = u8::MAX;
+
+    // Code, operand, where to go if true, if false; REFUSE is replaced by the way to the last line.
+    let mut lines = vec![
+        (HALF_AT, 12, 0, 0),
+        (EQUAL, libc::ETH_P_IP as u32, 0, REFUSE),
+        (BYTE_AT, IP + 9, 0, 0),
+        (EQUAL, VRRP_PROTOCOL, 0, REFUSE),
+        (HALF_AT, IP + 6, 0, 0),
+        // A later fragment has no VRRP header where we would look for it.
+        (ANY_BIT, 0x1fff, REFUSE, 0),
+    ];
+    if let Some(vrid) = vrid {
+        lines.extend([
+            (HEADER_LENGTH, IP, 0, 0),
+            // RFC 9568 §5.2: the identifier is the header's second byte.
+            (BYTE_AT_X, IP + 1, 0, 0),
+            (EQUAL, u32::from(vrid), 0, REFUSE),
+        ]);
+    }
+    lines.extend([(RETURN, u32::MAX, 0, 0), (RETURN, 0, 0, 0)]);
+    let last = lines.len() - 1;
+    let resolve = |line: usize, jump: u8| if jump == REFUSE { (last - line - 1) as u8 } else { jump };
+    lines
+        .into_iter()
+        .enumerate()
+        .map(|(line, (code, k, jt, jf))| libc::sock_filter {
+            code: code as u16,
+            jt: resolve(line, jt),
+            jf: resolve(line, jf),
+            k,
+        })
+        .collect()
+}
