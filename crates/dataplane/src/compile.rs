@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use evergate_model::host::{ActiveCopy, Location};
-use evergate_model::{HostConfig, Mac, NetworkId, RouterId, names};
+use evergate_model::host::{ActiveCopy, Location, Router};
+use evergate_model::{HostConfig, Mac, NetworkId, PortId, RouterId, names};
 
 use crate::op::Op;
 use crate::state::{KernelState, Link, LinkKind, Netns, NetnsState};
@@ -170,7 +170,8 @@ struct Compiler<'a> {
     view: &'a View,
     /// Where ports of a network are plugged in.
     segments: BTreeMap<NetworkId, l2::Attachment>,
-    /// Links that already stand for something, by namespace and name, to notice a clash.
+    /// Ports of the routers on this host, also of those that are down: they are not instances'.
+    router_ports: BTreeSet<PortId>,
     host_ns: NetnsState,
     out: Desired,
 }
@@ -178,7 +179,12 @@ struct Compiler<'a> {
 impl<'a> Compiler<'a> {
     fn new(config: &'a HostConfig, host: &'a HostSettings, view: &'a View) -> Self {
         let host_ns = NetnsState { owned: true, ..NetnsState::default() };
-        Self { config, host, view, segments: BTreeMap::new(), host_ns, out: Desired::default() }
+        let ports = |router: &'a Router| {
+            let gateway = router.gateway.iter().map(|gateway| gateway.port_id);
+            gateway.chain(router.ha.iter().map(|ha| ha.port_id)).chain(router.interfaces.keys().copied())
+        };
+        let router_ports = config.routers.values().flat_map(ports).collect();
+        Self { config, host, view, segments: BTreeMap::new(), router_ports, host_ns, out: Desired::default() }
     }
 
     fn finish(mut self) -> Desired {
@@ -196,7 +202,7 @@ impl<'a> Compiler<'a> {
         }
         if self.host.disable_bridge_netfilter {
             for table in ["iptables", "ip6tables", "arptables"] {
-                self.host_ns.sysctls.insert(format!("bridge/bridge-nf-call-{table}"), "0".to_owned());
+                self.set(format!("bridge/bridge-nf-call-{table}"), "0");
             }
         } else {
             self.problem(
@@ -228,7 +234,11 @@ impl<'a> Compiler<'a> {
     }
 
     fn disable_ipv6(&mut self, link: &str) {
-        self.host_ns.sysctls.insert(format!("ipv6/conf/{link}/disable_ipv6"), "1".to_owned());
+        self.set(format!("ipv6/conf/{link}/disable_ipv6"), "1");
+    }
+
+    fn set(&mut self, path: String, value: &str) {
+        self.host_ns.sysctls.insert(path, value.to_owned());
     }
 
     fn follow(&mut self) {

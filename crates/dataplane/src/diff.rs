@@ -11,7 +11,7 @@
 mod ownership;
 mod removal;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effects;
 use crate::nft::NftTable;
@@ -150,17 +150,18 @@ impl<'a> Planner<'a> {
         }
         missing.retain(|(_, _, link)| rank(link).is_some());
         missing.sort_by_key(|(_, _, link)| rank(link));
+        let with_settings = self.links_with_settings();
         let mut to_raise = Vec::new();
         for (netns, name, link) in missing {
             if self.link_now(netns, name).is_some() {
                 continue;
             }
-            let (link, later) = self.held_down(netns, name, link);
+            let (link, later) = held_down(&with_settings, netns, name, link);
             let mut peer_link = None;
             to_raise.extend(later);
             if let LinkKind::Veth { peer: Some((peer_netns, peer_name)) } = &link.kind {
                 let Some(peer) = self.wanted_link(peer_netns, peer_name) else { continue };
-                let (peer, later) = self.held_down(peer_netns, peer_name, peer);
+                let (peer, later) = held_down(&with_settings, peer_netns, peer_name, peer);
                 to_raise.extend(later);
                 peer_link = Some(Box::new(peer));
             }
@@ -173,16 +174,16 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The link as it is to be made, and where to bring it up afterwards if it is made down.
-    fn held_down(&self, netns: &Netns, name: &str, link: &Link) -> (Link, Option<(Netns, String)>) {
-        let sysctls = self.desired.netns.get(netns).map(|ns| &ns.sysctls);
-        let has_settings =
-            sysctls.is_some_and(|paths| paths.keys().any(|path| effects::sysctl_link(path) == Some(name)));
-        if link.up && has_settings {
-            (Link { up: false, ..link.clone() }, Some((netns.clone(), name.to_owned())))
-        } else {
-            (link.clone(), None)
+    fn links_with_settings(&self) -> LinkSet {
+        let mut links = LinkSet::default();
+        for (netns, state) in self.wanted() {
+            state
+                .sysctls
+                .keys()
+                .filter_map(|path| effects::sysctl_link(path))
+                .for_each(|link| links.insert(netns, link));
         }
+        links
     }
 
     fn switch(&mut self) {
@@ -281,6 +282,15 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// The link as it is to be made, and where to bring it up afterwards if it is made down.
+fn held_down(with_settings: &LinkSet, netns: &Netns, name: &str, link: &Link) -> (Link, Option<(Netns, String)>) {
+    if link.up && with_settings.contains(netns, name) {
+        (Link { up: false, ..link.clone() }, Some((netns.clone(), name.to_owned())))
+    } else {
+        (link.clone(), None)
+    }
+}
+
 /// Order of making; `None` for what is never made.
 fn rank(link: &Link) -> Option<u8> {
     match link.kind {
@@ -335,4 +345,19 @@ fn changed_master(wanted: &Link, present: &Link) -> Option<Option<String>> {
 }
 
 /// Names of links, by namespace.
-type LinkSet = BTreeSet<(Netns, String)>;
+#[derive(Default)]
+struct LinkSet(BTreeMap<Netns, BTreeSet<String>>);
+
+impl LinkSet {
+    fn insert(&mut self, netns: &Netns, link: &str) {
+        self.0.entry(netns.clone()).or_default().insert(link.to_owned());
+    }
+
+    fn contains(&self, netns: &Netns, link: &str) -> bool {
+        self.0.get(netns).is_some_and(|links| links.contains(link))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Netns, &String)> {
+        self.0.iter().flat_map(|(netns, links)| links.iter().map(move |link| (netns, link)))
+    }
+}

@@ -157,10 +157,12 @@ impl FakeKernel {
 
     /// A port needs its bridge.
     fn require_master(&self, op: &Op) -> Result<(), Impossible> {
-        let (netns, master) = match op {
-            Op::AddLink { netns, link, .. } => (netns, link.master.as_ref()),
-            Op::SetLink { netns, change, .. } => (netns, change.master.as_ref().and_then(Option::as_ref)),
-            _ => return Ok(()),
+        let (netns, master) = if let Op::AddLink { netns, link, .. } = op {
+            (netns, link.master.as_ref())
+        } else if let Op::SetLink { netns, change, .. } = op {
+            (netns, change.master.as_ref().and_then(Option::as_ref))
+        } else {
+            return Ok(());
         };
         let is_there = |name: &String| self.state.netns.get(netns).is_some_and(|ns| ns.links.contains_key(name));
         match master {

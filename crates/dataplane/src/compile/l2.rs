@@ -12,7 +12,7 @@
 use std::net::IpAddr;
 
 use evergate_model::host::{Location, Network, NetworkPort, Segment};
-use evergate_model::{Mac, NetworkId, PortId, names};
+use evergate_model::{Mac, NetworkId, names};
 
 use super::Compiler;
 use crate::state::{BridgePort, FdbEntry, FdbTable, Link, LinkKind, NeighbourKey, OWNER_MARK};
@@ -89,7 +89,16 @@ impl Compiler<'_> {
             master: None,
             port: None,
         };
-        self.add_host_link(&object(network.id), name.clone(), bridge).then_some(name)
+        if !self.add_host_link(&object(network.id), name.clone(), bridge) {
+            return None;
+        }
+        // The bridge is a device of the host, too, and instances can send to it. The host answers no
+        // address resolution there (an instance would find the host behind any address that both use),
+        // takes no packet whose sender it would not look for there, and routes none.
+        self.set(format!("ipv4/conf/{name}/arp_ignore"), "8");
+        self.set(format!("ipv4/conf/{name}/rp_filter"), "1");
+        self.set(format!("ipv4/conf/{name}/forwarding"), "0");
+        Some(name)
     }
 
     fn vxlan_device(&mut self, network: &Network, vni: u32, bridge: &str) -> Option<String> {
@@ -201,7 +210,7 @@ impl Compiler<'_> {
         let Some(bridge) = self.segments.get(&network.id).map(|segment| segment.bridge.clone()) else { return };
         for (id, port) in &network.ports {
             let tap = names::tap(*id);
-            if port.location != Location::Local || self.is_router_port(*id) || !self.view.links.contains(&tap) {
+            if port.location != Location::Local || self.router_ports.contains(id) || !self.view.links.contains(&tap) {
                 continue;
             }
             let link = Link {
@@ -218,15 +227,6 @@ impl Compiler<'_> {
                 self.disable_ipv6(&tap);
             }
         }
-    }
-
-    /// Ports of the routers on this host are not instances', also while their router is down.
-    fn is_router_port(&self, port: PortId) -> bool {
-        self.config.routers.values().any(|router| {
-            router.interfaces.contains_key(&port)
-                || router.gateway.as_ref().is_some_and(|gateway| gateway.port_id == port)
-                || router.ha.as_ref().is_some_and(|ha| ha.port_id == port)
-        })
     }
 }
 

@@ -174,7 +174,7 @@ impl<'a> Compiler<'a> {
             // The network's own MTU: a veth drops what is too long without a word, before the router
             // could answer that fragmentation is needed.
             mtu: Some(segment.mtu),
-            mac: None,
+            mac: Some(tap_mac(leg.mac)),
             master: Some(segment.bridge),
             // Where the keeper says which way a router's address lies, a frame that an outgoing active
             // copy still sends must not turn the bridge back to it.
@@ -250,6 +250,16 @@ fn loopback(router: RouterId) -> Link {
         master: None,
         port: None,
     }
+}
+
+/// The Ethernet address of a port's tap: high, as hypervisors choose it, because a bridge takes the lowest
+/// address of its ports for its own, and the operator's bridge must keep the one that it has.
+fn tap_mac(port: Mac) -> Mac {
+    let [first, rest @ ..] = port.0;
+    // Not the port's own: the bridge would take frames to the port for its own.
+    let high = if first == 0xfe { 0xf2 } else { 0xfe };
+    let [b, c, d, e, f] = rest;
+    Mac([high, b, c, d, e, f])
 }
 
 /// A legacy router has everything at once.

@@ -16,13 +16,13 @@ pub(super) struct Blocked {
 
 impl Blocked {
     pub(super) fn has_link(&self, netns: &Netns, link: &str) -> bool {
-        self.netns.contains(netns) || self.links.contains(&(netns.clone(), link.to_owned()))
+        self.netns.contains(netns) || self.links.contains(netns, link)
     }
 }
 
 /// Finds what is foreign and in the way.
 pub(super) fn check(desired: &KernelState, observed: &KernelState) -> (Blocked, Vec<Refusal>) {
-    let mut blocked = Blocked { netns: BTreeSet::new(), links: LinkSet::new() };
+    let mut blocked = Blocked { netns: BTreeSet::new(), links: LinkSet::default() };
     let mut refusals = Vec::new();
     for (netns, wanted) in &desired.netns {
         let Some(present) = observed.netns.get(netns) else { continue };
@@ -37,7 +37,7 @@ pub(super) fn check(desired: &KernelState, observed: &KernelState) -> (Blocked, 
             let Some(there) = present.links.get(name) else { continue };
             if let Some(reason) = in_the_way(name, link, there, present) {
                 refusals.push(Refusal { netns: netns.clone(), object: format!("link {name}"), reason });
-                blocked.links.insert((netns.clone(), name.clone()));
+                blocked.links.insert(netns, name);
             }
         }
     }
@@ -84,8 +84,11 @@ fn held_by_another_bridge(name: &str, wanted: &Link, there: &Link, present: &Net
 
 /// What needs something that is blocked is blocked, too: ports of a bridge, the other end of a pair.
 fn spread(desired: &KernelState, blocked: &mut Blocked) {
+    if blocked.netns.is_empty() && blocked.links.iter().next().is_none() {
+        return;
+    }
     loop {
-        let mut more = LinkSet::new();
+        let mut more = Vec::new();
         for (netns, wanted) in &desired.netns {
             for (name, link) in &wanted.links {
                 let by_master = link.master.as_ref().is_some_and(|master| blocked.has_link(netns, master));
@@ -98,13 +101,13 @@ fn spread(desired: &KernelState, blocked: &mut Blocked) {
                     | LinkKind::Loopback => false,
                 };
                 if (by_master || by_peer) && !blocked.has_link(netns, name) {
-                    more.insert((netns.clone(), name.clone()));
+                    more.push((netns, name));
                 }
             }
         }
         if more.is_empty() {
             return;
         }
-        blocked.links.extend(more);
+        more.into_iter().for_each(|(netns, name)| blocked.links.insert(netns, name));
     }
 }

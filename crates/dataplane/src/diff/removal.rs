@@ -17,7 +17,7 @@ struct Doomed {
 
 impl Doomed {
     fn has_link(&self, netns: &Netns, link: &str) -> bool {
-        self.links.contains(&(netns.clone(), link.to_owned()))
+        self.links.contains(netns, link)
     }
 }
 
@@ -56,7 +56,7 @@ impl Planner<'_> {
     }
 
     fn doomed(&self) -> Doomed {
-        let mut doomed = Doomed { netns: BTreeSet::new(), links: LinkSet::new() };
+        let mut doomed = Doomed { netns: BTreeSet::new(), links: LinkSet::default() };
         for (netns, ns) in self.now.netns.iter().filter(|(netns, ns)| self.ours(netns, ns)) {
             let wanted = self.desired.netns.get(netns);
             if wanted.is_none() && *netns != Netns::Host {
@@ -68,7 +68,7 @@ impl Planner<'_> {
                 // A leftover of ours by the name of a tap that somebody else is to make is not wanted.
                 let wanted = wanted.filter(|wanted| wanted.kind != LinkKind::Other);
                 if wanted.is_none() && link.kind != LinkKind::Loopback {
-                    doomed.links.insert((netns.clone(), name.clone()));
+                    doomed.links.insert(netns, name);
                 }
             }
         }
@@ -188,7 +188,7 @@ impl Planner<'_> {
     /// Ports before their bridges. A pair whose other end is in a namespace that goes is deleted by
     /// itself first: namespaces are torn down later, when the kernel finds the time.
     fn delete_links(&mut self, doomed: &Doomed) {
-        let mut links: Vec<&(Netns, String)> = doomed.links.iter().collect();
+        let mut links: Vec<(&Netns, &String)> = doomed.links.iter().collect();
         links.sort_by_key(|(netns, name)| self.link_now(netns, name).is_some_and(|l| l.kind == LinkKind::Bridge));
         for (netns, name) in links {
             if self.link_now(netns, name).is_some() {

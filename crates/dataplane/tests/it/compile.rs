@@ -183,7 +183,25 @@ fn bridge_netfilter_is_switched_off_only_when_asked() {
     assert_eq!(desired.problems, []);
 }
 
+#[test]
+fn the_host_has_no_part_in_its_instances_networks() {
+    let desired = cloud::network_host(&cloud::legacy_host());
+    let setting =
+        |name: &str| host(&desired).sysctls[&format!("ipv4/conf/{}/{name}", names::bridge(PROJECT_NET))].clone();
+    assert_eq!(
+        (setting("arp_ignore"), setting("forwarding"), setting("rp_filter")),
+        ("8".into(), "0".into(), "1".into())
+    );
+}
+
 // Routers.
+
+#[test]
+fn a_tap_does_not_change_the_address_of_the_operators_bridge() {
+    let desired = cloud::network_host(&cloud::legacy_host());
+    // A bridge takes the lowest of its ports' addresses.
+    assert_eq!(host(&desired).links[&names::tap(QG_PORT)].mac, Some(Mac([0xfe, 0x16, 0x3e, 0, 0, 2])));
+}
 
 #[test]
 fn a_legacy_router_has_everything_at_once() {

@@ -119,48 +119,61 @@ enum Mishap {
     LoseLink(usize),
     DownLink(usize),
     ChangeMtu(usize),
-    LoseAddress(usize),
     StrayAddress(usize),
-    LoseRoute,
-    StrayRoute,
-    LoseFdb(usize),
     StrayFdb(usize),
-    LoseNeighbour,
-    StrayNeighbour,
-    LoseSysctl(usize),
-    LoseNft,
-    ShortenNft,
     LoseNetns,
     LeftoverNetns,
     LeftoverLink,
     UnplugPort(usize),
     ForeignLink(usize),
     ForeignNetns,
+    /// One table of a namespace changed.
+    Table(TableMishap),
+}
+
+#[derive(Clone, Debug)]
+enum TableMishap {
+    LoseAddress(usize),
+    LoseRoute,
+    StrayRoute,
+    LoseFdb(usize),
+    LoseNeighbour,
+    StrayNeighbour,
+    LoseSysctl(usize),
+    LoseNft,
+    ShortenNft,
 }
 
 fn mishap() -> impl Strategy<Value = Mishap> {
     let n = 0usize..64;
     prop_oneof![
-        n.clone().prop_map(Mishap::LoseLink),
-        n.clone().prop_map(Mishap::DownLink),
-        n.clone().prop_map(Mishap::ChangeMtu),
-        n.clone().prop_map(Mishap::LoseAddress),
-        n.clone().prop_map(Mishap::StrayAddress),
-        Just(Mishap::LoseRoute),
-        Just(Mishap::StrayRoute),
-        n.clone().prop_map(Mishap::LoseFdb),
-        n.clone().prop_map(Mishap::StrayFdb),
-        Just(Mishap::LoseNeighbour),
-        Just(Mishap::StrayNeighbour),
-        n.clone().prop_map(Mishap::LoseSysctl),
-        Just(Mishap::LoseNft),
-        Just(Mishap::ShortenNft),
-        Just(Mishap::LoseNetns),
-        Just(Mishap::LeftoverNetns),
-        Just(Mishap::LeftoverLink),
-        n.clone().prop_map(Mishap::UnplugPort),
-        n.prop_map(Mishap::ForeignLink),
-        Just(Mishap::ForeignNetns),
+        2 => n.clone().prop_map(Mishap::LoseLink),
+        1 => n.clone().prop_map(Mishap::DownLink),
+        1 => n.clone().prop_map(Mishap::ChangeMtu),
+        1 => n.clone().prop_map(Mishap::StrayAddress),
+        1 => n.clone().prop_map(Mishap::StrayFdb),
+        1 => Just(Mishap::LoseNetns),
+        1 => Just(Mishap::LeftoverNetns),
+        1 => Just(Mishap::LeftoverLink),
+        1 => n.clone().prop_map(Mishap::UnplugPort),
+        1 => n.prop_map(Mishap::ForeignLink),
+        1 => Just(Mishap::ForeignNetns),
+        6 => table_mishap().prop_map(Mishap::Table),
+    ]
+}
+
+fn table_mishap() -> impl Strategy<Value = TableMishap> {
+    let n = 0usize..64;
+    prop_oneof![
+        n.clone().prop_map(TableMishap::LoseAddress),
+        Just(TableMishap::LoseRoute),
+        Just(TableMishap::StrayRoute),
+        n.clone().prop_map(TableMishap::LoseFdb),
+        Just(TableMishap::LoseNeighbour),
+        Just(TableMishap::StrayNeighbour),
+        n.prop_map(TableMishap::LoseSysctl),
+        Just(TableMishap::LoseNft),
+        Just(TableMishap::ShortenNft),
     ]
 }
 
@@ -236,48 +249,46 @@ fn strike(kernel: &mut FakeKernel, mishap: &Mishap) {
             kernel.apply(&[Op::DeleteNetns { name: names::qrouter_namespace(ROUTER) }]);
             kernel.state_mut().netns.insert(router, NetnsState::default());
         }
-        _ => lose(kernel, mishap, &router),
+        Mishap::Table(mishap) => strike_table(kernel, mishap, &router),
     }
 }
 
-/// Mishaps that change one table of a namespace.
-fn lose(kernel: &mut FakeKernel, mishap: &Mishap, router: &Netns) {
+fn strike_table(kernel: &mut FakeKernel, mishap: &TableMishap, router: &Netns) {
     let mut nothing = NetnsState::default();
     let qr = names::internal_device(QR_PORT);
     let bridge = names::bridge(PROJECT_NET);
     let state = kernel.state_mut();
     match mishap {
-        Mishap::LoseFdb(n) => drop_nth(&mut state.netns.get_mut(&Netns::Host).unwrap().fdb, *n),
-        Mishap::LoseNeighbour => drop(state.netns.get_mut(&Netns::Host).unwrap().neighbours.pop_first()),
-        Mishap::StrayNeighbour => {
+        TableMishap::LoseFdb(n) => drop_nth(&mut state.netns.get_mut(&Netns::Host).unwrap().fdb, *n),
+        TableMishap::LoseNeighbour => drop(state.netns.get_mut(&Netns::Host).unwrap().neighbours.pop_first()),
+        TableMishap::StrayNeighbour => {
             let host = state.netns.get_mut(&Netns::Host).unwrap();
             if host.links.contains_key(&bridge) {
                 host.neighbours.insert(NeighbourKey { link: bridge, ip: cloud::ip("10.0.0.77") }, mac(77));
             }
         }
-        Mishap::LoseAddress(n) => drop_nth(&mut state.netns.get_mut(router).unwrap_or(&mut nothing).addresses, *n),
-        Mishap::LoseRoute => drop(state.netns.get_mut(router).unwrap_or(&mut nothing).routes.pop_first()),
-        Mishap::StrayRoute => {
+        TableMishap::LoseAddress(n) => drop_nth(&mut state.netns.get_mut(router).unwrap_or(&mut nothing).addresses, *n),
+        TableMishap::LoseRoute => drop(state.netns.get_mut(router).unwrap_or(&mut nothing).routes.pop_first()),
+        TableMishap::StrayRoute => {
             let ns = state.netns.get_mut(router).unwrap_or(&mut nothing);
             if ns.links.contains_key(&qr) {
                 let destination = "198.18.0.0/15".parse().unwrap();
                 ns.routes.insert(Route { table: TABLE_MAIN, destination, via: None, link: Some(qr) });
             }
         }
-        Mishap::LoseSysctl(n) => {
+        TableMishap::LoseSysctl(n) => {
             let ns = state.netns.get_mut(router).unwrap_or(&mut nothing);
             let paths: Vec<String> = ns.sysctls.keys().cloned().collect();
             if !paths.is_empty() {
                 ns.sysctls.remove(&paths[n % paths.len()]);
             }
         }
-        Mishap::LoseNft => state.netns.get_mut(router).unwrap_or(&mut nothing).nft = None,
-        Mishap::ShortenNft => {
+        TableMishap::LoseNft => state.netns.get_mut(router).unwrap_or(&mut nothing).nft = None,
+        TableMishap::ShortenNft => {
             if let Some(table) = &mut state.netns.get_mut(router).unwrap_or(&mut nothing).nft {
                 table.chains.pop_first();
             }
         }
-        other => panic!("{other:?} is handled elsewhere"),
     }
 }
 
