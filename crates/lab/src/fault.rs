@@ -184,7 +184,10 @@ fn drop_conditions(fault: &Fault, switch: Switch) -> Vec<String> {
     // follows (8 bytes: flags, 3 reserved, VNI, reserved), then the inner Ethernet header (14 bytes).
     const VXLAN: &str = "ether type ip udp dport 4789";
     match fault {
-        Fault::Loss(link, percent) if link.switch() == switch => vec![format!("numgen random mod 100 < {percent}")],
+        Fault::Loss(link, percent) if link.switch() == switch => {
+            // "<= 29" for 30 %, because nft refuses "< 100".
+            vec![format!("numgen random mod 100 <= {}", percent.saturating_sub(1))]
+        }
         Fault::Ha(HaCut::One(_, vni)) if switch == Switch::Underlay => vec![format!("{VXLAN} @th,96,24 {vni:#x}")],
         // Inner source address (bytes 12 to 15 of the inner IPv4 header) in 169.254.192.0/18, the HA
         // networks' range: 18 bits, compared with 0xa9fec000 >> 14. The inner type must be IPv4.
@@ -366,9 +369,9 @@ mod tests {
         let node = Node::Network(1);
         let faults = faults(&[(node, Fault::Loss(Link::Underlay, 10)), (node, Fault::Loss(Link::Underlay, 30))]);
         let rules = faults.rules(Switch::Underlay);
-        assert!(rules.contains("iifname \"net1\" numgen random mod 100 < 30 counter drop"), "{rules}");
+        assert!(rules.contains("iifname \"net1\" numgen random mod 100 <= 29 counter drop"), "{rules}");
         assert!(rules.contains("oifname \"net1\""), "{rules}");
-        assert!(!rules.contains("< 10"), "{rules}");
+        assert!(!rules.contains("<= 9 "), "{rules}");
         assert!(!faults.rules(Switch::Provider).contains("drop"));
     }
 

@@ -89,6 +89,11 @@ pub(crate) fn holders(lab: &str, node: Option<&str>) -> Vec<u32> {
     all().iter().filter(|process| ours(process)).map(|process| process.pid).collect()
 }
 
+/// Tells whether anything of a lab runs.
+pub fn lab_is_running(lab: &str) -> bool {
+    !holders(lab, None).is_empty()
+}
+
 /// The folder of a lab, as the processes that run in it were told.
 pub(crate) fn dir_of_lab(lab: &str) -> Option<PathBuf> {
     all().iter().find_map(|process| process.node().filter(|mark| mark.lab == lab).map(|mark| mark.dir.into()))
