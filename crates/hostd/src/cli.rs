@@ -1,8 +1,24 @@
 //! The commands of this crate, as the executable's subcommands.
 
+use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::{fs, thread};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
+use evergate_config::{Config, HostSettings, Role, Sources};
+use evergate_kernel::sys::{Signal, SignalFd, set_umask};
+
+use crate::round::Round;
+use crate::shell::machine::RealMachine;
+use crate::shell::socket::{self, PlanText, Verb};
+use crate::shell::{self, Event};
+use crate::supervisor::{self, CONTROL_LOCK_NAME, Recipe};
+use crate::view::HostView;
+use crate::worker::Worker;
+use crate::{cache, startup};
 
 /// Configuration files, as Neutron's daemons take them.
 #[derive(Clone, Debug, Default, Args)]
@@ -13,6 +29,24 @@ pub struct ConfigArgs {
     /// A folder whose `*.conf` files are read in order of name, after the files given before it.
     #[arg(long, value_name = "FOLDER")]
     pub config_dir: Vec<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> anyhow::Result<Config> {
+        let sources = Sources { files: self.config_file.clone(), dirs: self.config_dir.clone() };
+        Ok(Config::load(&sources, Role::Host)?)
+    }
+
+    fn settings(&self) -> anyhow::Result<HostSettings> {
+        Ok(HostSettings::from_config(&self.load()?))
+    }
+
+    /// The arguments again, for control.
+    fn to_args(&self) -> Vec<OsString> {
+        let files = self.config_file.iter().map(|file| ("--config-file", file));
+        let dirs = self.config_dir.iter().map(|dir| ("--config-dir", dir));
+        files.chain(dirs).flat_map(|(flag, path)| [OsString::from(flag), path.clone().into_os_string()]).collect()
+    }
 }
 
 /// Runs the daemon of a network or compute host.
@@ -68,20 +102,143 @@ pub struct PlanArgs {
 
 /// Runs the supervisor until it is told to stop.
 pub fn run_host(args: HostArgs) -> anyhow::Result<()> {
-    anyhow::bail!("the host daemon is not built yet ({args:?})")
+    let config = args.config.load()?;
+    if args.check_config {
+        for finding in config.findings() {
+            eprintln!("{finding}");
+        }
+        return print(&config.effective());
+    }
+    startup::check_permissions()?;
+    // The executable as it is named now: after an upgrade, a process that is started again is the new one.
+    let program = std::env::current_exe().context("failed to find this executable")?;
+    let settings = HostSettings::from_config(&config);
+    let recipe = Recipe { program, config_args: args.config.to_args(), settings };
+    supervisor::run(recipe, || args.config.settings())
 }
 
 /// Runs the control process until it is told to stop.
 pub fn run_control(args: ControlArgs) -> anyhow::Result<()> {
-    anyhow::bail!("the control process is not built yet ({args:?})")
+    let config = args.config.load()?;
+    config.log();
+    startup::check_permissions()?;
+    // What is written here is nobody else's to read, unless said otherwise.
+    set_umask(0o027);
+    let settings = HostSettings::from_config(&config);
+    for folder in [&settings.run_path, &settings.state_path] {
+        fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    }
+    let _lock = supervisor::lock(&settings.run_path, CONTROL_LOCK_NAME, "a control process")?;
+    // Before any thread: they inherit that these signals are not for them.
+    let signals = SignalFd::new(&[Signal::Term, Signal::Int, Signal::Usr1]).context("failed to listen for signals")?;
+    let (sender, events) = channel();
+    let for_signals = sender.clone();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || pass_signals(&signals, &for_signals))
+        .context("failed to start the signals' thread")?;
+    tracing::info!(host = settings.host, server = settings.server_url, "control starts");
+    shell::run(settings, sender, &events)
+}
+
+/// Any signal ends control; `SIGUSR1` asks to clean up before.
+fn pass_signals(signals: &SignalFd, events: &Sender<Event>) {
+    loop {
+        match signals.wait(None) {
+            Ok(None) => {}
+            Ok(Some(signal)) => {
+                let _ = events.send(Event::Stop { cleanup: signal == Signal::Usr1 });
+                return;
+            }
+            Err(error) => {
+                tracing::error!("failed to wait for signals: {error}");
+                return;
+            }
+        }
+    }
 }
 
 /// Prints the daemon's state.
 pub fn run_show(args: ShowArgs) -> anyhow::Result<()> {
-    anyhow::bail!("the verb is not built yet ({args:?})")
+    let settings = args.config.settings()?;
+    let view: HostView = socket::ask(&settings.run_path, Verb::Show)?.with_context(|| nobody(&settings))?;
+    let text = match args.what {
+        None if args.json => serde_json::to_string_pretty(&view)?,
+        None => view.to_string(),
+        Some(ShowWhat::Router { id }) => {
+            let routers = view.routers_like(&id);
+            anyhow::ensure!(!routers.is_empty(), "this host has no copy of a router {id}");
+            if args.json {
+                serde_json::to_string_pretty(&routers.into_iter().collect::<std::collections::BTreeMap<_, _>>())?
+            } else {
+                routers.iter().map(|(id, router)| format!("id          {id}\n{router}")).collect::<Vec<_>>().join("\n")
+            }
+        }
+    };
+    print(&text)
 }
 
 /// Prints the plan.
 pub fn run_plan(args: PlanArgs) -> anyhow::Result<()> {
-    anyhow::bail!("the verb is not built yet ({args:?})")
+    let settings = args.config.settings()?;
+    let plan: PlanText = match socket::ask(&settings.run_path, Verb::Plan)? {
+        Some(plan) => plan,
+        None => plan_alone(&settings)?,
+    };
+    print(&plan.text)
+}
+
+/// Computes the plan without control, from what it last knew.
+fn plan_alone(settings: &HostSettings) -> anyhow::Result<PlanText> {
+    startup::check_permissions()?;
+    let config = cache::load(&settings.state_path)?.with_context(|| {
+        format!("{}, and there is no {} in {}", nobody(settings), cache::FILE_NAME, settings.state_path.display())
+    })?;
+    eprintln!("control does not run; this is the plan for revision {}, which it knew last", config.revision);
+    let machine = RealMachine::open(&settings.netns_path).context("failed to open the kernel")?;
+    let mut round = Round::towards(config);
+    round.vtep = settings.local_ip.or_else(|| startup::address_towards(&settings.server_url).ok());
+    let planned = Worker::new(machine, settings).plan(&round)?;
+    Ok(shell::plan_text(&planned))
+}
+
+fn nobody(settings: &HostSettings) -> String {
+    format!(
+        "control does not run (nobody listens at {}); is run_path the daemon's, that is, were the same files given?",
+        settings.run_path.join(socket::SOCKET_NAME).display()
+    )
+}
+
+/// Prints to standard output; a reader that has gone (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    match write!(out, "{text}{end}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("failed to print"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        show: ShowArgs,
+    }
+
+    #[test]
+    fn control_is_given_the_files_that_the_supervisor_was_given() {
+        let config = ConfigArgs { config_file: vec!["/a".into(), "/b".into()], config_dir: vec!["/c".into()] };
+        assert_eq!(config.to_args(), ["--config-file", "/a", "--config-file", "/b", "--config-dir", "/c"]);
+    }
+
+    #[test]
+    fn show_takes_a_router_and_files() {
+        use clap::Parser;
+        let cli = Cli::try_parse_from(["show", "--config-file", "/a", "router", "1f2e", "--json"]).unwrap();
+        assert!(cli.show.json && matches!(cli.show.what, Some(ShowWhat::Router { id }) if id == "1f2e"));
+    }
 }

@@ -10,4 +10,18 @@
 
 #![warn(missing_docs)]
 
+pub mod backoff;
+pub mod cache;
 pub mod cli;
+pub mod core;
+pub mod files;
+pub mod round;
+pub mod shell;
+pub mod startup;
+pub mod supervisor;
+pub mod timestamp;
+pub mod view;
+pub mod worker;
+
+/// What plugs ports into networks. An Open vSwitch driver may come later; it would be named here.
+pub const L2_DRIVER: &str = "kernel bridge";

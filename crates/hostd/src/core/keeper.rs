@@ -1,0 +1,402 @@
+//! Control's side of the conversation with the keeper: what it was told, what it must be told, and what
+//! it said.
+//!
+//! Everything is told as state: after a reconnection all of it again, later what differs from what was
+//! told. The protocol is in [`evergate_keeper::protocol`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use evergate_keeper::protocol::{
+    FollowSpec, PROTOCOL_VERSION, RouterSpec, RouterStatus, Settings, Status, ToKeeper, Transition,
+};
+use evergate_model::host::{ActiveCopy, HostConfig};
+use evergate_model::{HaState, RouterId};
+
+use super::{DESCRIBE_PATIENCE, REMOVAL_PATIENCE, STATUS_PERIOD};
+use crate::round::{Outcome, PreparedCopy};
+
+/// The keeper's last words that are kept for `show`.
+const WARNINGS_KEPT: usize = 20;
+
+/// A keeper that is away for longer than its supervisor needs to start another one is worth a warning.
+const AWAY_WORTH_SAYING: Duration = Duration::from_secs(2);
+
+/// What a copy is, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// Active or standby.
+    pub state: HaState,
+    /// Epoch.
+    pub epoch: u64,
+    /// Milliseconds since the Unix epoch; `None` where it was so when this process started.
+    pub since_ms: Option<u64>,
+    /// Why, in the keeper's words.
+    pub reason: String,
+    /// How long the change took, in microseconds.
+    pub took_us: u64,
+}
+
+/// The connection to the keeper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// There is none.
+    Away {
+        /// Since when.
+        since: Instant,
+    },
+    /// There is one.
+    Up {
+        /// Since when.
+        since: Instant,
+        /// Whether [`ToKeeper::Hello`] was said.
+        greeted: bool,
+        /// Whether [`ToKeeper::EndOfState`] was said.
+        complete: bool,
+    },
+}
+
+/// What the keeper said about itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Words {
+    /// Its protocol version and process id.
+    pub hello: Option<(u32, u32)>,
+    /// What the host did not permit it.
+    pub notes: Vec<String>,
+    /// Its last status.
+    pub status: Status,
+    /// Its last warnings.
+    pub warnings: VecDeque<String>,
+}
+
+/// All about the keeper.
+#[derive(Debug)]
+pub struct KeeperSide {
+    connection: Connection,
+    words: Words,
+    /// Set once a round prepared anything in this life: before, nothing is known to say.
+    prepared_once: bool,
+    copies: BTreeMap<RouterId, PreparedCopy>,
+    followed: BTreeMap<RouterId, FollowSpec>,
+    told_settings: Option<Settings>,
+    told: BTreeMap<RouterId, RouterSpec>,
+    told_followed: BTreeMap<RouterId, FollowSpec>,
+    leaving: BTreeMap<RouterId, Instant>,
+    released: BTreeSet<RouterId>,
+    roles: BTreeMap<RouterId, Role>,
+    claims: BTreeMap<RouterId, ActiveCopy>,
+    status_at: Instant,
+}
+
+impl KeeperSide {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            connection: Connection::Away { since: now },
+            words: Words::default(),
+            prepared_once: false,
+            copies: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            told_settings: None,
+            told: BTreeMap::new(),
+            told_followed: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            released: BTreeSet::new(),
+            roles: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            status_at: now + STATUS_PERIOD,
+        }
+    }
+
+    pub(super) fn connected(&mut self, now: Instant) {
+        self.connection = Connection::Up { since: now, greeted: false, complete: false };
+        self.told_settings = None;
+        self.told.clear();
+        self.told_followed.clear();
+    }
+
+    pub(super) fn gone(&mut self, now: Instant) {
+        if matches!(self.connection, Connection::Up { .. }) {
+            self.connection = Connection::Away { since: now };
+        }
+    }
+
+    pub(super) fn greeted(&mut self, version: u32, pid: u32, notes: Vec<String>) {
+        self.words.hello = Some((version, pid));
+        self.words.notes = notes;
+    }
+
+    pub(super) fn warn(&mut self, text: String) {
+        tracing::warn!("keeper: {text}");
+        self.words.warnings.push_back(text);
+        if self.words.warnings.len() > WARNINGS_KEPT {
+            self.words.warnings.pop_front();
+        }
+    }
+
+    /// Forgets copies that are wanted no more, and names those that the keeper knows of.
+    pub(super) fn retain(&mut self, wanted: &BTreeSet<RouterId>) -> Vec<RouterId> {
+        self.copies.retain(|id, _| wanted.contains(id));
+        self.roles.retain(|id, _| wanted.contains(id));
+        // A router that came back before it had gone is wanted, and not removed.
+        self.leaving.retain(|id, _| !wanted.contains(id));
+        self.released.retain(|id| !wanted.contains(id));
+        self.told.keys().filter(|id| !wanted.contains(id)).copied().collect()
+    }
+
+    /// Begins the removal of a router, unless it has begun or is over.
+    pub(super) fn let_go(&mut self, router: RouterId, now: Instant) -> Option<ToKeeper> {
+        if self.leaving.contains_key(&router) || self.released.contains(&router) {
+            return None;
+        }
+        self.leaving.insert(router, now + REMOVAL_PATIENCE);
+        self.told.remove(&router);
+        // Before the greeting nothing else may be said; it is said right after.
+        matches!(self.connection, Connection::Up { greeted: true, .. }).then_some(ToKeeper::RemoveRouter { router })
+    }
+
+    /// Takes [`evergate_keeper::protocol::FromKeeper::Removed`]; tells whether that was waited for.
+    pub(super) fn removed(&mut self, router: RouterId) -> bool {
+        let waited = self.leaving.remove(&router).is_some();
+        if waited {
+            self.released.insert(router);
+        }
+        waited
+    }
+
+    /// Gives up waiting for the keeper to let go, where the time is over.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<RouterId> {
+        let late: Vec<RouterId> = self.leaving.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        for router in &late {
+            self.removed(*router);
+        }
+        late
+    }
+
+    /// Forgets routers that were let go of and are gone from the kernel now.
+    pub(super) fn forget_released(&mut self, outcome: &Outcome) {
+        // What was left over when the round began is gone now if all went well, unless it was withheld:
+        // released while the round ran, it goes in the next.
+        let all_went_well = outcome.failures.is_empty();
+        self.released.retain(|id| outcome.leftover.contains(id) && (!all_went_well || outcome.withheld.contains(id)));
+    }
+
+    pub(super) fn take_prepared(
+        &mut self,
+        prepared: BTreeMap<RouterId, PreparedCopy>,
+        followed: BTreeMap<RouterId, FollowSpec>,
+    ) {
+        // A copy that could not be prepared this time stays as it was: to leave it out would end it.
+        self.copies.extend(prepared);
+        self.followed = followed;
+        self.prepared_once = true;
+    }
+
+    /// Says what the keeper has not been told yet.
+    pub(super) fn sync(&mut self, settings: &Settings, config: &HostConfig, now: Instant) -> Vec<ToKeeper> {
+        let Connection::Up { since, greeted, complete } = self.connection else { return Vec::new() };
+        let mut messages = Vec::new();
+        if !greeted {
+            messages.push(ToKeeper::Hello { version: PROTOCOL_VERSION, settings: settings.clone() });
+            // Asked for while nobody listened, or on a connection that broke.
+            messages.extend(self.leaving.keys().map(|router| ToKeeper::RemoveRouter { router: *router }));
+        } else if self.told_settings.as_ref() != Some(settings) {
+            messages.push(ToKeeper::Settings { settings: settings.clone() });
+        }
+        self.told_settings = Some(settings.clone());
+        let mut finished = complete;
+        if self.prepared_once {
+            self.tell_copies(config, &mut messages);
+            self.tell_followed(config, &mut messages);
+            let described = super::wanted_copies(config).iter().all(|id| self.told.contains_key(id));
+            if !complete && (described || now >= since + DESCRIBE_PATIENCE) {
+                messages.push(ToKeeper::EndOfState);
+                finished = true;
+            }
+        }
+        self.connection = Connection::Up { since, greeted: true, complete: finished };
+        messages
+    }
+
+    fn tell_copies(&mut self, config: &HostConfig, messages: &mut Vec<ToKeeper>) {
+        for (id, copy) in &self.copies {
+            if self.leaving.contains_key(id) {
+                continue;
+            }
+            let told = self.told.get(id);
+            let mut spec = copy.spec.clone();
+            if let Some(told) = told
+                && told.ready
+                && told.ha_ifindex == spec.ha_ifindex
+            {
+                // What takes part goes on doing so: one network of many that is disturbed here is no
+                // reason to take the router away from the others. The HA interface is watched by the keeper.
+                spec.ready = true;
+            }
+            // The epoch alone is nothing to repeat the whole for: the keeper learns it from claims, and
+            // from what it follows.
+            if let Some(told) = told
+                && (RouterSpec { epoch: told.epoch, ..spec.clone() }) == *told
+            {
+                continue;
+            }
+            spec.epoch = spec.epoch.max(self.known_epoch(*id, config));
+            self.told.insert(*id, spec.clone());
+            messages.push(ToKeeper::Router(Box::new(spec)));
+        }
+    }
+
+    fn tell_followed(&mut self, config: &HostConfig, messages: &mut Vec<ToKeeper>) {
+        let gone: Vec<RouterId> =
+            self.told_followed.keys().filter(|id| !self.followed.contains_key(id)).copied().collect();
+        for router in gone {
+            self.told_followed.remove(&router);
+            messages.push(ToKeeper::Unfollow { router });
+        }
+        for (id, spec) in &self.followed {
+            let mut spec = spec.clone();
+            if let Some(server) = config.active_copies.get(id)
+                && server.epoch >= spec.epoch
+            {
+                (spec.epoch, spec.vtep) = (server.epoch, Some(server.vtep));
+            }
+            if self.told_followed.get(id) != Some(&spec) {
+                self.told_followed.insert(*id, spec.clone());
+                messages.push(ToKeeper::Follow(spec));
+            }
+        }
+    }
+
+    fn known_epoch(&self, router: RouterId, config: &HostConfig) -> u64 {
+        let server = config.routers.get(&router).and_then(|r| r.ha.as_ref()).map_or(0, |ha| ha.epoch);
+        let claimed = self.claims.get(&router).map_or(0, |c| c.epoch);
+        server.max(claimed)
+    }
+
+    pub(super) fn claimed(&mut self, router: RouterId, claim: ActiveCopy) {
+        let known = self.claims.entry(router).or_insert(claim);
+        if claim.epoch >= known.epoch {
+            *known = claim;
+        }
+    }
+
+    /// Takes a transition; false if it was known already.
+    pub(super) fn take_transition(&mut self, transition: &Transition, vtep: Option<IpAddr>) -> bool {
+        let role = Role {
+            state: transition.state,
+            epoch: transition.epoch,
+            since_ms: Some(transition.at_ms),
+            reason: transition.reason.clone(),
+            took_us: transition.took_us,
+        };
+        if transition.state == HaState::Active
+            && let Some(vtep) = vtep
+        {
+            self.claimed(transition.router, ActiveCopy { epoch: transition.epoch, vtep });
+        }
+        let known = self.roles.get(&transition.router) == Some(&role);
+        self.roles.insert(transition.router, role);
+        !known
+    }
+
+    /// Takes the keeper's status, and names the copies whose state was not known to be so.
+    pub(super) fn take_status(&mut self, status: Status) -> Vec<(RouterId, HaState)> {
+        let mut news = Vec::new();
+        for copy in &status.routers {
+            match self.roles.get_mut(&copy.router) {
+                Some(role) if role.state == copy.state => role.epoch = copy.epoch,
+                Some(_) | None if self.copies.contains_key(&copy.router) => {
+                    self.roles.insert(copy.router, found(copy));
+                    news.push((copy.router, copy.state));
+                }
+                Some(_) | None => {}
+            }
+        }
+        for claim in &status.claims {
+            if let Some(vtep) = claim.vtep {
+                self.claimed(claim.router, ActiveCopy { epoch: claim.epoch, vtep });
+            }
+        }
+        self.words.status = status;
+        news
+    }
+
+    pub(super) fn status_deadline(&self) -> Option<Instant> {
+        matches!(self.connection, Connection::Up { complete: true, .. }).then_some(self.status_at)
+    }
+
+    pub(super) fn status_due(&mut self, now: Instant) -> bool {
+        let due = self.status_deadline().is_some_and(|at| at <= now);
+        if due {
+            self.status_at = now + STATUS_PERIOD;
+        }
+        due
+    }
+
+    pub(super) fn removal_deadline(&self) -> Option<Instant> {
+        self.leaving.values().min().copied()
+    }
+
+    pub(super) fn describe_deadline(&self) -> Option<Instant> {
+        match self.connection {
+            Connection::Up { since, complete: false, .. } if self.prepared_once => Some(since + DESCRIBE_PATIENCE),
+            Connection::Up { .. } | Connection::Away { .. } => None,
+        }
+    }
+
+    pub(super) fn warnings(&self, now: Instant) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Connection::Away { since } = self.connection
+            && now.saturating_duration_since(since) > AWAY_WORTH_SAYING
+        {
+            warnings.push("the keeper does not run: HA routers here neither take over nor give way".to_owned());
+        }
+        if let Some((version, pid)) = self.words.hello
+            && version != PROTOCOL_VERSION
+        {
+            warnings.push(format!(
+                "the running keeper (process {pid}) speaks version {version} of its protocol, this control \
+                 {PROTOCOL_VERSION}: stop the daemon cleanly and start it again"
+            ));
+        }
+        warnings
+    }
+
+    pub(super) fn released(&self) -> BTreeSet<RouterId> {
+        self.released.clone()
+    }
+
+    pub(super) fn claims(&self) -> BTreeMap<RouterId, ActiveCopy> {
+        self.claims.clone()
+    }
+
+    /// What every copy is.
+    pub fn roles(&self) -> &BTreeMap<RouterId, Role> {
+        &self.roles
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// What the keeper said about itself.
+    pub fn words(&self) -> &Words {
+        &self.words
+    }
+
+    /// Where a followed router was last claimed to be.
+    pub fn claim(&self, router: RouterId) -> Option<ActiveCopy> {
+        self.claims.get(&router).copied()
+    }
+}
+
+fn found(copy: &RouterStatus) -> Role {
+    Role {
+        state: copy.state,
+        epoch: copy.epoch,
+        since_ms: None,
+        reason: "found so when control started".to_owned(),
+        took_us: 0,
+    }
+}

@@ -1,0 +1,457 @@
+//! The control process's shell: threads that wait for the world, and one loop that asks the core.
+//!
+//! Each source of events has a thread (the server's stream, the keeper's socket, link events, the
+//! control socket, the worker that owns the kernel) and sends what happens to the loop; each sink that
+//! may be slow (reports, files) has one too. The loop never waits for anything but the next event, so a
+//! transition is reported while a large round runs.
+
+pub mod http;
+pub mod keeper_link;
+pub mod machine;
+pub mod poster;
+pub mod socket;
+pub mod stream;
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use evergate_config::HostSettings;
+use evergate_keeper::protocol::{FromKeeper, ToKeeper};
+use evergate_kernel::{HostWatch, LinkEvent};
+use evergate_model::HostConfig;
+use evergate_model::stream::Downstream;
+
+use crate::cache;
+use crate::core::{Core, FileJob, Output};
+use crate::files::Files;
+use crate::round::{Outcome, Round};
+use crate::startup;
+use crate::timestamp;
+use crate::view::{ServerView, view};
+use crate::worker::{Machine, Planned, Worker};
+use machine::RealMachine;
+use poster::Poster;
+use socket::{Answer, PlanText, Verb};
+use stream::Closer;
+
+/// Events that are taken before what follows from them is done: a burst costs one round, but nobody waits
+/// for ever.
+const MOST_AT_ONCE: usize = 1000;
+
+/// Time for the last files and the last report when the process ends.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How often the tunnel address is looked for while there is none.
+const TUNNEL_ADDRESS_PERIOD: Duration = Duration::from_secs(5);
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The server's stream.
+    Stream(StreamEvent),
+    /// The keeper's socket.
+    Keeper(KeeperEvent),
+    /// A link of the host's namespace.
+    Link(LinkEvent),
+    /// A round is over.
+    Round(Result<Box<Outcome>, String>),
+    /// What cannot be written has changed.
+    FileProblems(Vec<String>),
+    /// What was found about this host.
+    Notes(Vec<String>),
+    /// Somebody asks.
+    Asked {
+        /// What.
+        verb: Verb,
+        /// Where the answer goes.
+        reply: Sender<Answer>,
+    },
+    /// The process is to end.
+    Stop {
+        /// Whether all that Evergate made is to be removed first.
+        cleanup: bool,
+    },
+}
+
+/// The server's stream.
+#[derive(Debug)]
+pub enum StreamEvent {
+    /// It says something.
+    Said(Box<Downstream>),
+    /// It broke, or could not be opened.
+    Lost(String),
+}
+
+/// The keeper's socket.
+#[derive(Debug)]
+pub enum KeeperEvent {
+    /// It is connected; messages go here.
+    Connected(Sender<Box<ToKeeper>>),
+    /// It says something.
+    Said(Box<FromKeeper>),
+    /// It broke.
+    Gone,
+}
+
+/// For the worker.
+enum Job {
+    Reconcile(Round),
+    Plan(Round, Sender<Answer>),
+    Cleanup(Sender<()>),
+}
+
+/// Everything that the loop holds.
+struct Shell {
+    core: Core,
+    jobs: Sender<Job>,
+    files: Sender<FileJob>,
+    poster: Poster,
+    closer: Closer,
+    keeper: Option<Sender<Box<ToKeeper>>>,
+    server: ServerView,
+    /// Whether the operator was told that the server is away.
+    told_away: bool,
+    notes: Vec<String>,
+    file_problems: Vec<String>,
+    tunnel_address_at: Option<Instant>,
+}
+
+/// Runs control until an [`Event::Stop`].
+pub fn run(settings: HostSettings, sender: Sender<Event>, events: &Receiver<Event>) -> anyhow::Result<()> {
+    let cached = cache::load(&settings.state_path).unwrap_or_else(|error| {
+        tracing::warn!("{error:#}");
+        None
+    });
+    let (files, files_done) = start_files(&settings, sender.clone())?;
+    let jobs = start_worker(&settings, sender.clone())?;
+    start_watch(sender.clone())?;
+    keeper_link::start(&settings.run_path, sender.clone())?;
+    socket::listen(&settings.run_path, sender.clone())?;
+    let incarnation = timestamp::now_ms();
+    let seed = incarnation ^ (u64::from(std::process::id()) << 32);
+    let access = http::Access::new(&settings);
+    let poster = Poster::start(access.clone(), seed)?;
+    let closer = stream::start(access.clone(), poster.clone(), sender, seed ^ 1)?;
+    let now = Instant::now();
+    let wants_address = settings.local_ip.is_none() && !settings.tunnel_types.is_empty();
+    let mut shell = Shell {
+        notes: startup::notes(&settings),
+        core: Core::new(settings, incarnation, cached, now),
+        jobs,
+        files,
+        poster,
+        closer,
+        keeper: None,
+        server: ServerView { url: access.server().to_owned(), since_ms: incarnation, ..ServerView::default() },
+        told_away: false,
+        file_problems: Vec::new(),
+        tunnel_address_at: wants_address.then_some(now),
+    };
+    let cleanup = shell.event_loop(events)?;
+    shell.farewell(cleanup, files_done)
+}
+
+impl Shell {
+    /// Returns when the process is to end: whether to clean up.
+    fn event_loop(&mut self, events: &Receiver<Event>) -> anyhow::Result<bool> {
+        loop {
+            self.find_tunnel_address();
+            self.pump()?;
+            let wait = self.next_deadline().saturating_duration_since(Instant::now());
+            match events.recv_timeout(wait) {
+                Ok(event) => {
+                    for event in std::iter::once(event).chain(events.try_iter().take(MOST_AT_ONCE)) {
+                        if let Event::Stop { cleanup } = event {
+                            self.pump()?;
+                            return Ok(cleanup);
+                        }
+                        self.handle(event)?;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("all threads of control have ended"),
+            }
+            let now = Instant::now();
+            if self.core.poll_timeout().0 <= now {
+                self.core.handle_timeout(now);
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let core = self.core.poll_timeout().0;
+        self.tunnel_address_at.map_or(core, |at| at.min(core))
+    }
+
+    /// Looks for the tunnel address, where the files do not name it.
+    fn find_tunnel_address(&mut self) {
+        let now = Instant::now();
+        if self.tunnel_address_at.is_none_or(|at| at > now) {
+            return;
+        }
+        match startup::address_towards(&self.server.url) {
+            Ok(address) => {
+                tracing::info!(%address, "local_ip is not set: tunnels end at the address that leads to the server");
+                self.notes.push(format!("local_ip is not set: tunnels end at {address}, which leads to the server"));
+                self.tunnel_address_at = None;
+                self.core.handle_tunnel_address(Some(address), now);
+            }
+            Err(error) => {
+                tracing::debug!("no tunnel address: {error:#}");
+                self.tunnel_address_at = Some(now + TUNNEL_ADDRESS_PERIOD);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> anyhow::Result<()> {
+        let now = Instant::now();
+        match event {
+            Event::Stream(StreamEvent::Said(said)) => self.server_said(*said, now),
+            Event::Stream(StreamEvent::Lost(error)) => self.server_lost(error),
+            Event::Keeper(KeeperEvent::Connected(sender)) => {
+                self.keeper = Some(sender);
+                self.core.handle_keeper_connected(now);
+            }
+            Event::Keeper(KeeperEvent::Said(said)) => self.core.handle_keeper(*said, now),
+            Event::Keeper(KeeperEvent::Gone) => {
+                self.keeper = None;
+                self.core.handle_keeper_gone(now);
+            }
+            Event::Link(event) => self.core.handle_link_event(&event.name, !event.gone, event.up, now),
+            Event::Round(outcome) => self.core.handle_outcome(outcome.map(|outcome| *outcome), now),
+            Event::FileProblems(problems) => self.file_problems = problems,
+            Event::Notes(notes) => self.notes.extend(notes),
+            Event::Asked { verb, reply } => self.answer(verb, reply)?,
+            // Taken by the loop.
+            Event::Stop { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn server_said(&mut self, said: Downstream, now: Instant) {
+        if !self.server.connected {
+            tracing::info!(server = self.server.url, "connected to the server");
+            self.server = ServerView {
+                url: std::mem::take(&mut self.server.url),
+                connected: true,
+                since_ms: timestamp::now_ms(),
+                error: None,
+            };
+            self.told_away = false;
+        }
+        match said {
+            Downstream::Snapshot { config } => self.core.handle_snapshot(config, now),
+            Downstream::Change(change) => self.core.handle_change(change, now),
+            Downstream::Ping { .. } => {}
+        }
+    }
+
+    fn server_lost(&mut self, error: String) {
+        if self.server.connected {
+            self.server.connected = false;
+            self.server.since_ms = timestamp::now_ms();
+        }
+        // Once, not at every attempt.
+        if !self.told_away {
+            tracing::warn!("the server is away, everything here goes on without it: {error}");
+            self.told_away = true;
+        } else if self.server.error.as_ref() != Some(&error) {
+            tracing::info!("the server is still away: {error}");
+        }
+        self.server.error = Some(error);
+    }
+
+    fn answer(&mut self, verb: Verb, reply: Sender<Answer>) -> anyhow::Result<()> {
+        match verb {
+            Verb::Show => {
+                let view = view(&self.core, &self.server, &self.notes, &self.file_problems);
+                let answer = serde_json::to_value(&view).map_or_else(|e| Answer::Error(e.to_string()), Answer::Ok);
+                // Whoever asked may have gone.
+                let _ = reply.send(answer);
+            }
+            Verb::Plan => match self.core.round_for_plan() {
+                Some(round) => self.send_job(Job::Plan(round, reply))?,
+                None => {
+                    let _ = reply.send(Answer::Error("the server has not said anything yet".into()));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn send_job(&self, job: Job) -> anyhow::Result<()> {
+        self.jobs.send(job).map_err(|_| anyhow::anyhow!("the thread that speaks with the kernel has ended"))
+    }
+
+    /// Does all that the core wants done.
+    fn pump(&mut self) -> anyhow::Result<()> {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Reconcile(round) => self.send_job(Job::Reconcile(round))?,
+                Output::SendToKeeper(message) => {
+                    if let Some(keeper) = &self.keeper {
+                        // If it is gone, that is said soon, and everything is told again.
+                        let _ = keeper.send(message);
+                    }
+                }
+                Output::Report(report) => self.poster.post(report),
+                Output::Write(job) => {
+                    self.files.send(job).map_err(|_| anyhow::anyhow!("the thread that writes files has ended"))?;
+                }
+                Output::Resync => self.closer.close(),
+            }
+        }
+        Ok(())
+    }
+
+    fn farewell(self, cleanup: bool, files_done: Receiver<()>) -> anyhow::Result<()> {
+        if cleanup {
+            let (reply, wait) = channel();
+            self.send_job(Job::Cleanup(reply))?;
+            // It ends with the thread, with or without success.
+            let _ = wait.recv();
+        }
+        drop(self.files);
+        let _ = files_done.recv_timeout(FAREWELL);
+        self.poster.wait_until_idle(FAREWELL);
+        tracing::info!(
+            "control stops; what it made stays{}",
+            if cleanup { " not: cleanup_on_shutdown is set" } else { "" }
+        );
+        Ok(())
+    }
+}
+
+/// Writes files; the receiver hears when all are written, after the sender was dropped.
+fn start_files(settings: &HostSettings, events: Sender<Event>) -> anyhow::Result<(Sender<FileJob>, Receiver<()>)> {
+    let (sender, jobs) = channel::<FileJob>();
+    let (done, finished) = channel();
+    let mut files = Files::new(&settings.ha_confs_path, &settings.state_path, &settings.host);
+    thread::Builder::new()
+        .name("files".into())
+        .spawn(move || {
+            let mut said = Vec::new();
+            while let Ok(job) = jobs.recv() {
+                for job in coalesce(std::iter::once(job).chain(jobs.try_iter()).collect()) {
+                    files.run(&job);
+                }
+                let problems = files.problems();
+                if problems != said {
+                    said.clone_from(&problems);
+                    // The loop may have ended.
+                    let _ = events.send(Event::FileProblems(problems));
+                }
+            }
+            let _ = done.send(());
+        })
+        .context("failed to start the files' thread")?;
+    Ok((sender, finished))
+}
+
+/// Keeps the newest of several caches, in its place: each is the whole.
+fn coalesce(mut jobs: Vec<FileJob>) -> Vec<FileJob> {
+    let is_cache = |job: &FileJob| matches!(job, FileJob::Cache(_));
+    let newest = jobs.iter().rposition(is_cache);
+    let mut index = 0;
+    jobs.retain(|job| {
+        let keep = !is_cache(job) || Some(index) == newest;
+        index += 1;
+        keep
+    });
+    jobs
+}
+
+fn start_worker(settings: &HostSettings, events: Sender<Event>) -> anyhow::Result<Sender<Job>> {
+    let (sender, jobs) = channel();
+    let settings = settings.clone();
+    // Opened here, so that a host without the permission says so at once.
+    let machine = RealMachine::open(&settings.netns_path).context("failed to open the kernel")?;
+    let mut worker = Worker::new(machine, &settings);
+    thread::Builder::new()
+        .name("worker".into())
+        .spawn(move || {
+            let lacks = startup::probe(worker.machine_mut());
+            lacks.iter().for_each(|lack| tracing::warn!("{lack}"));
+            if events.send(Event::Notes(lacks)).is_ok() {
+                work(&mut worker, &jobs, &events);
+            }
+        })
+        .context("failed to start the worker's thread")?;
+    Ok(sender)
+}
+
+fn work<M: Machine>(worker: &mut Worker<M>, jobs: &Receiver<Job>, events: &Sender<Event>) {
+    for job in jobs {
+        match job {
+            Job::Reconcile(round) => {
+                let outcome = worker.run(&round).map(Box::new).map_err(|error| format!("{error:#}"));
+                if events.send(Event::Round(outcome)).is_err() {
+                    return;
+                }
+            }
+            Job::Plan(round, reply) => {
+                let answer = worker.plan(&round).map(|planned| plan_text(&planned));
+                let answer = answer.and_then(|text| Ok(Answer::Ok(serde_json::to_value(&text)?)));
+                // Whoever asked may have gone.
+                let _ = reply.send(answer.unwrap_or_else(|error| Answer::Error(format!("{error:#}"))));
+            }
+            Job::Cleanup(reply) => {
+                clean_up(worker);
+                let _ = reply.send(());
+            }
+        }
+    }
+}
+
+/// Removes all that Evergate made: the plan towards nothing.
+fn clean_up<M: Machine>(worker: &mut Worker<M>) {
+    let mut round = Round::towards(HostConfig::default());
+    match worker.plan(&round) {
+        Ok(planned) => round.released = planned.leftover,
+        Err(error) => tracing::warn!("failed to clean up: {error:#}"),
+    }
+    match worker.run(&round) {
+        Ok(outcome) => outcome.failures.iter().for_each(|failure| tracing::warn!("failed to clean up: {failure}")),
+        Err(error) => tracing::warn!("failed to clean up: {error:#}"),
+    }
+}
+
+/// Prints a plan, with what it leaves out and why.
+pub fn plan_text(planned: &Planned) -> PlanText {
+    let mut text = planned.plan.to_string();
+    for router in &planned.withheld {
+        text.push_str(&format!("# removals wait until the keeper has let go of router {router}\n"));
+    }
+    for problem in &planned.problems {
+        text.push_str(&format!("# refused: {problem}\n"));
+    }
+    PlanText { text, empty: planned.plan.is_empty() && planned.withheld.is_empty() }
+}
+
+fn start_watch(events: Sender<Event>) -> anyhow::Result<()> {
+    const WAIT: Duration = Duration::from_secs(60);
+    let mut watch = HostWatch::open().context("failed to watch the host's links")?;
+    thread::Builder::new()
+        .name("links".into())
+        .spawn(move || {
+            loop {
+                match watch.wait(WAIT) {
+                    Ok(Some(event)) => {
+                        if events.send(Event::Link(event)).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        // The periodic round still finds what changed.
+                        tracing::warn!("failed to watch links: {}", error.full());
+                        thread::sleep(Duration::from_secs(1));
+                    }
+                }
+            }
+        })
+        .context("failed to start the link watch's thread")?;
+    Ok(())
+}

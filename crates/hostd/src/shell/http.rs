@@ -1,0 +1,139 @@
+//! How this host speaks HTTP with its server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use evergate_config::HostSettings;
+use ureq::Agent;
+
+/// A server that does not accept a connection within this time is not there.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// A server that has a request and says nothing for this long is dead.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The server sends a ping every few seconds: nothing for this long means that it, or the way to it, is gone.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Where the server is, and how to be let in.
+#[derive(Clone, Debug)]
+pub struct Access {
+    url: String,
+    host: String,
+    token_file: PathBuf,
+}
+
+impl Access {
+    /// Takes it from the settings.
+    pub fn new(settings: &HostSettings) -> Self {
+        Self {
+            url: settings.server_url.trim_end_matches('/').to_owned(),
+            host: settings.host.clone(),
+            token_file: settings.host_token_file.clone(),
+        }
+    }
+
+    /// The URL of something below this host's own.
+    pub fn url(&self, what: &str) -> String {
+        format!("{}/evergate/v1/hosts/{}/{what}", self.url, escape(&self.host))
+    }
+
+    /// The server's own.
+    pub fn server(&self) -> &str {
+        &self.url
+    }
+
+    /// Reads the token, each time anew: the server may have made it since.
+    pub fn authorization(&self) -> anyhow::Result<String> {
+        let token = read_token(&self.token_file)?;
+        Ok(format!("Bearer {token}"))
+    }
+}
+
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "failed to read the host token {} (the server makes it on its first start; host_token_file says where it is)",
+            path.display()
+        )
+    })?;
+    let token = text.trim();
+    anyhow::ensure!(!token.is_empty(), "the host token file {} is empty", path.display());
+    anyhow::ensure!(
+        token.bytes().all(|byte| byte.is_ascii_graphic()),
+        "the host token file {} holds something other than a token",
+        path.display()
+    );
+    Ok(token.to_owned())
+}
+
+/// Escapes what may not stand in a URL's path.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+/// A client for the stream: no limit on the whole, but one on silence.
+pub fn stream_agent() -> Agent {
+    base().timeout_recv_response(Some(ANSWER)).timeout_per_read(Some(SILENCE)).build().new_agent()
+}
+
+/// A client for reports.
+pub fn report_agent() -> Agent {
+    base().timeout_global(Some(ANSWER)).build().new_agent()
+}
+
+fn base() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
+    Agent::config_builder()
+        .timeout_connect(Some(CONNECT))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        // The server is the one that the settings name, whatever the environment says about the web.
+        .proxy(None)
+        .user_agent("evergate-host")
+}
+
+/// Says what an unexpected status means for the operator.
+pub fn status_error(status: u16, body: &str) -> anyhow::Error {
+    let hint = match status {
+        401 | 403 => "; is host_token_file the server's?",
+        404 => "; is this an Evergate server of the same version?",
+        _ => "",
+    };
+    let body = body.trim();
+    let body =
+        if body.is_empty() { String::new() } else { format!(": {}", body.chars().take(200).collect::<String>()) };
+    anyhow::anyhow!("it answered with status {status}{hint}{body}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::tests::Folder;
+
+    #[test]
+    fn a_hosts_name_is_escaped_in_its_url() {
+        let access = Access { url: "http://s:1".into(), host: "a/b c".into(), token_file: PathBuf::new() };
+        assert_eq!(access.url("stream"), "http://s:1/evergate/v1/hosts/a%2Fb%20c/stream");
+    }
+
+    #[test]
+    fn a_token_file_that_is_no_good_is_named() {
+        let folder = Folder::new("token");
+        let path = folder.path().join("token");
+        assert!(format!("{:#}", read_token(&path).unwrap_err()).contains("host_token_file"));
+        for (text, word) in [("\n", "empty"), ("a b", "other than a token")] {
+            std::fs::write(&path, text).unwrap();
+            assert!(read_token(&path).unwrap_err().to_string().contains(word));
+        }
+        std::fs::write(&path, "secret\n").unwrap();
+        assert_eq!(read_token(&path).unwrap(), "secret");
+    }
+}

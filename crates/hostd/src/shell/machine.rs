@@ -1,0 +1,77 @@
+//! The real kernel, as the worker sees it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use evergate_dataplane::{KernelState, Netns, Op, View};
+use evergate_kernel::Kernel;
+
+use crate::worker::Machine;
+
+/// The kernel of this host.
+#[derive(Debug)]
+pub struct RealMachine(Kernel);
+
+impl RealMachine {
+    /// Opens it.
+    pub fn open(netns_path: &Path) -> anyhow::Result<Self> {
+        Ok(Self(Kernel::open(netns_path)?))
+    }
+}
+
+impl Machine for RealMachine {
+    fn view(&mut self) -> anyhow::Result<View> {
+        let links = link_names()?;
+        let is_bridge = |name: &&String| Path::new("/sys/class/net").join(name).join("bridge").is_dir();
+        let bridges = links.iter().filter(is_bridge).cloned().collect();
+        let filters = fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
+        Ok(View {
+            links,
+            bridges,
+            has_ipv6: Path::new("/proc/sys/net/ipv6").is_dir(),
+            bridge_netfilter: filters.is_ok_and(|value| value.trim() != "0"),
+            ..View::default()
+        })
+    }
+
+    fn observe(&mut self, desired: &KernelState) -> anyhow::Result<KernelState> {
+        Ok(self.0.observe(desired)?)
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<anyhow::Result<()>> {
+        self.0.apply(ops).into_iter().map(|result| Ok(result?)).collect()
+    }
+
+    fn encode(&mut self, op: &Op) -> anyhow::Result<Vec<u8>> {
+        Ok(self.0.encode(op)?)
+    }
+
+    fn link_index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<Option<u32>> {
+        Ok(self.0.link_index(netns, link)?)
+    }
+}
+
+/// Lists the links of the namespace that this thread is in.
+fn link_names() -> anyhow::Result<BTreeSet<String>> {
+    const PATH: &str = "/proc/thread-self/net/dev";
+    let text = fs::read_to_string(PATH).with_context(|| format!("failed to read {PATH}"))?;
+    Ok(parse_links(&text))
+}
+
+/// Two lines of headings, then `  name: figures`.
+fn parse_links(text: &str) -> BTreeSet<String> {
+    text.lines().skip(2).filter_map(|line| line.rsplit_once(':')).map(|(name, _)| name.trim().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_names_are_read_from_the_kernels_table() {
+        let text = "Inter-|   Receive  |  Transmit\n face |bytes packets|bytes packets\n    lo:  1 2 3\neth0.5: 4 5\n";
+        assert_eq!(parse_links(text), BTreeSet::from(["lo".to_owned(), "eth0.5".to_owned()]));
+    }
+}

@@ -1,0 +1,139 @@
+//! Posts reports: a thread that always has the newest one, and tries until it is through.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use evergate_model::HostReport;
+use ureq::Agent;
+
+use super::http::{self, Access};
+use crate::backoff::{Backoff, jitter};
+
+/// The mailbox of the thread. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Poster(Arc<(Mutex<Mailbox>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Mailbox {
+    /// Waits to be posted. A newer one replaces it: reports are whole states.
+    waiting: Option<Box<HostReport>>,
+    /// Was posted, or replaced by one that was.
+    last: Option<Box<HostReport>>,
+    /// Whether the server has a report of this host.
+    reported: bool,
+    busy: bool,
+}
+
+impl Poster {
+    /// Makes the mailbox and starts the thread.
+    pub fn start(access: Access, seed: u64) -> anyhow::Result<Self> {
+        let poster = Self::default();
+        let handle = poster.clone();
+        thread::Builder::new()
+            .name("report".into())
+            .spawn(move || handle.run(&access, seed))
+            .context("failed to start the reports' thread")?;
+        Ok(poster)
+    }
+
+    /// Hands over a report; returns at once.
+    pub fn post(&self, report: Box<HostReport>) {
+        self.lock().waiting = Some(report);
+        self.0.1.notify_all();
+    }
+
+    /// Posts the last report again: the server may have started anew and know nothing.
+    pub fn repeat(&self) {
+        let mut mailbox = self.lock();
+        mailbox.reported = false;
+        if mailbox.waiting.is_none() {
+            mailbox.waiting = mailbox.last.clone();
+        }
+        self.0.1.notify_all();
+    }
+
+    /// Waits until the server has a report of this host, or the time is over.
+    pub fn wait_until_reported(&self, patience: Duration) {
+        self.wait_for(patience, |mailbox| mailbox.reported);
+    }
+
+    /// Waits until nothing waits to be posted, or the time is over.
+    pub fn wait_until_idle(&self, patience: Duration) {
+        self.wait_for(patience, |mailbox| mailbox.waiting.is_none() && !mailbox.busy);
+    }
+
+    fn wait_for(&self, patience: Duration, done: impl Fn(&Mailbox) -> bool) {
+        let deadline = Instant::now() + patience;
+        let mut mailbox = self.lock();
+        while !done(&mailbox) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            mailbox = self.0.1.wait_timeout(mailbox, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mailbox> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Box<HostReport> {
+        let mut mailbox = self.lock();
+        loop {
+            if let Some(report) = mailbox.waiting.take() {
+                mailbox.busy = true;
+                return report;
+            }
+            mailbox = self.0.1.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Puts a report back that did not get through, unless there is a newer one.
+    fn settle(&self, report: Box<HostReport>, through: bool) {
+        let mut mailbox = self.lock();
+        mailbox.busy = false;
+        mailbox.reported |= through;
+        if through {
+            mailbox.last = Some(report);
+        } else if mailbox.waiting.is_none() {
+            mailbox.waiting = Some(report);
+        }
+        self.0.1.notify_all();
+    }
+
+    fn run(&self, access: &Access, mut seed: u64) {
+        let agent = http::report_agent();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let report = self.take();
+            let sequence = report.sequence;
+            let result = post(&agent, access, &report);
+            self.settle(report, result.is_ok());
+            match result {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    // The stream's thread says to the operator that the server is away.
+                    tracing::debug!(sequence, "failed to post a report: {error:#}");
+                    seed = seed.wrapping_add(1);
+                    thread::sleep(jitter(backoff.next_wait(), seed));
+                }
+            }
+        }
+    }
+}
+
+fn post(agent: &Agent, access: &Access, report: &HostReport) -> anyhow::Result<()> {
+    let body = serde_json::to_vec(report).context("failed to write the report")?;
+    let request = agent
+        .post(access.url("report"))
+        .header("Authorization", access.authorization()?)
+        .header("Content-Type", "application/json");
+    let mut response = request.send(&body[..]).with_context(|| format!("failed to reach {}", access.server()))?;
+    let status = response.status().as_u16();
+    // Read whatever there is: the connection is used again only then.
+    let text = response.body_mut().read_to_string().unwrap_or_default();
+    if (200..300).contains(&status) { Ok(()) } else { Err(http::status_error(status, &text)) }
+}

@@ -1,0 +1,224 @@
+//! Runs a round: observe, compile, diff, apply, observe.
+//!
+//! The worker owns the kernel. It decides nothing but how far a round may go: while the keeper holds on
+//! to a router that should go, nothing at all is removed.
+
+mod hindrance;
+mod prepare;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use anyhow::Context;
+use evergate_config::HostSettings;
+use evergate_dataplane::keepalived::VrrpSettings;
+use evergate_dataplane::{Desired, KernelState, Netns, Op, Plan, Refusal, View, compile, diff};
+use evergate_model::host::{HostConfig, Location};
+use evergate_model::{FloatingIpId, PortId, RouterId, names};
+
+use crate::round::{Outcome, Round};
+use hindrance::Sight;
+
+/// Differences that are named when a round did not come out as it should.
+const DIFFERENCES_NAMED: usize = 5;
+
+/// A kernel: the real one, or a test's.
+pub trait Machine {
+    /// Sees what there is, whatever is wanted.
+    fn view(&mut self) -> anyhow::Result<View>;
+    /// See `evergate_kernel::Kernel::observe`.
+    fn observe(&mut self, desired: &KernelState) -> anyhow::Result<KernelState>;
+    /// See `evergate_kernel::Kernel::apply`.
+    fn apply(&mut self, ops: &[Op]) -> Vec<anyhow::Result<()>>;
+    /// See `evergate_kernel::Kernel::encode`.
+    fn encode(&mut self, op: &Op) -> anyhow::Result<Vec<u8>>;
+    /// See `evergate_kernel::Kernel::link_index`.
+    fn link_index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<Option<u32>>;
+}
+
+/// Runs rounds on a machine.
+#[derive(Debug)]
+pub struct Worker<M> {
+    machine: M,
+    host: evergate_dataplane::HostSettings,
+    vrrp: VrrpSettings,
+}
+
+/// What would be done.
+#[derive(Clone, Debug, Default)]
+pub struct Planned {
+    /// What was seen, whatever is wanted.
+    pub view: View,
+    /// What must be.
+    pub desired: Desired,
+    /// What is.
+    pub observed: KernelState,
+    /// How to get there; without removals while [`Self::withheld`] is not empty.
+    pub plan: Plan,
+    /// What cannot be done, and why.
+    pub problems: BTreeSet<String>,
+    /// See [`Outcome::leftover`].
+    pub leftover: BTreeSet<RouterId>,
+    /// See [`Outcome::withheld`].
+    pub withheld: BTreeSet<RouterId>,
+}
+
+impl<M: Machine> Worker<M> {
+    /// Takes a machine, and what this host's own files say.
+    pub fn new(machine: M, settings: &HostSettings) -> Self {
+        Self { machine, host: host_settings(settings), vrrp: vrrp_settings(settings) }
+    }
+
+    /// Gives access to the machine.
+    pub fn machine_mut(&mut self) -> &mut M {
+        &mut self.machine
+    }
+
+    /// Computes what a round would do now, and does nothing.
+    pub fn plan(&mut self, round: &Round) -> anyhow::Result<Planned> {
+        let mut view = self.machine.view().context("failed to look at the host")?;
+        view.claims = round.claims.clone();
+        self.host.local_ip = round.vtep;
+        let desired = compile(&round.config, &self.host, &view);
+        let observed = self.machine.observe(&desired.kernel).context("failed to observe the kernel")?;
+        let (mut plan, refusals) = diff(&desired.kernel, &observed);
+        let leftover = leftover(&desired, &observed);
+        let withheld: BTreeSet<RouterId> = leftover.difference(&round.released).copied().collect();
+        if !withheld.is_empty() {
+            plan.remove.clear();
+        }
+        let problems = problems(&desired, &refusals);
+        Ok(Planned { view, desired, observed, plan, problems, leftover, withheld })
+    }
+
+    /// Runs a round.
+    pub fn run(&mut self, round: &Round) -> anyhow::Result<Outcome> {
+        let start = Instant::now();
+        let Planned { view, desired, mut observed, plan, mut problems, leftover, withheld } = self.plan(round)?;
+        let ops: Vec<Op> = plan.into_ops();
+        let mut failures = Vec::new();
+        if !ops.is_empty() {
+            let results = self.machine.apply(&ops);
+            failures.extend(results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
+            observed = self.machine.observe(&desired.kernel).context("failed to observe what was applied")?;
+            let (mut rest, _) = diff(&desired.kernel, &observed);
+            if !withheld.is_empty() {
+                rest.remove.clear();
+            }
+            if failures.is_empty() {
+                failures.extend(rest.ops().take(DIFFERENCES_NAMED).map(|op| format!("did not take effect: {op}")));
+            }
+        }
+        let (prepared, unprepared) =
+            self.prepare_copies(round, &Sight { view: &view, desired: &desired, observed: &observed });
+        problems.extend(unprepared);
+        let followed = self.prepare_followed(&desired);
+        let mut outcome = Outcome {
+            number: round.number,
+            revision: round.config.revision,
+            ops: ops.len(),
+            failures,
+            problems,
+            leftover,
+            withheld,
+            prepared,
+            followed,
+            ..Outcome::default()
+        };
+        note_links(&mut outcome, &round.config, &desired, &observed);
+        self.note_uplinks(&mut outcome, &view);
+        outcome.floating_ips = floating_ips(&round.config, &observed);
+        outcome.took = start.elapsed();
+        Ok(outcome)
+    }
+
+    /// An uplink that is not there yet matters, and so does an operator's bridge, which is in no plan.
+    fn note_uplinks(&self, outcome: &mut Outcome, view: &View) {
+        for device in self.host.physical_networks.values() {
+            outcome.wanted_links.insert(device.clone());
+            if view.links.contains(device) {
+                outcome.links.entry(device.clone()).or_insert(true);
+            }
+        }
+    }
+}
+
+/// Finds routers that stand in the kernel as HA routers and should not: the keeper may have sockets in
+/// their namespaces, and must say goodbye to the other copies.
+fn leftover(desired: &Desired, observed: &KernelState) -> BTreeSet<RouterId> {
+    let stands = |(netns, state): (&Netns, &evergate_dataplane::NetnsState)| {
+        let Netns::Named(name) = netns else { return None };
+        let has_ha_link = state.owned && state.links.keys().any(|link| link.starts_with("ha-"));
+        names::router_of_namespace(name).filter(|_| has_ha_link)
+    };
+    observed.netns.iter().filter_map(stands).filter(|id| !desired.prepared.contains_key(id)).collect()
+}
+
+fn problems(desired: &Desired, refusals: &[Refusal]) -> BTreeSet<String> {
+    desired.problems.iter().map(ToString::to_string).chain(refusals.iter().map(ToString::to_string)).collect()
+}
+
+/// Notes which host links matter, which of them are there, and which ports that means.
+fn note_links(outcome: &mut Outcome, config: &HostConfig, desired: &Desired, observed: &KernelState) {
+    let no_links = BTreeMap::new();
+    let links = observed.netns.get(&Netns::Host).map_or(&no_links, |host| &host.links);
+    outcome.wanted_links =
+        desired.kernel.netns.get(&Netns::Host).map_or_else(BTreeSet::new, |host| host.links.keys().cloned().collect());
+    for (port, location) in ports_here(config) {
+        let tap = names::tap(port);
+        if links.get(&tap).is_some_and(|link| link.up) {
+            outcome.ports_up.insert(port);
+        }
+        if location {
+            outcome.wanted_links.insert(tap);
+        }
+    }
+    outcome.links =
+        outcome.wanted_links.iter().filter_map(|name| links.get(name).map(|link| (name.clone(), link.up))).collect();
+}
+
+/// Ports that may have a device here; true where a hypervisor may make it at any time.
+fn ports_here(config: &HostConfig) -> impl Iterator<Item = (PortId, bool)> {
+    config.networks.values().flat_map(|network| &network.ports).filter_map(|(id, port)| match port.location {
+        Location::Local => Some((*id, true)),
+        Location::Active { .. } => Some((*id, false)),
+        Location::Unbound | Location::Remote { .. } => None,
+    })
+}
+
+fn floating_ips(config: &HostConfig, observed: &KernelState) -> BTreeSet<FloatingIpId> {
+    let translates = |router: &RouterId| {
+        let netns = Netns::Named(names::qrouter_namespace(*router));
+        observed.netns.get(&netns).and_then(|state| state.nft.as_ref())
+    };
+    let mut found = BTreeSet::new();
+    for (id, router) in &config.routers {
+        let Some(table) = translates(id) else { continue };
+        let in_a_map = |floating| table.maps.values().any(|map| map.elements.contains_key(&floating));
+        found.extend(router.floating_ips.iter().filter(|(_, fip)| in_a_map(fip.floating)).map(|(id, _)| *id));
+    }
+    found
+}
+
+/// What dataplane needs of the settings.
+pub fn host_settings(settings: &HostSettings) -> evergate_dataplane::HostSettings {
+    let mut physical_networks = settings.physical_interface_mappings.clone();
+    // A bridge made for it comes before an interface, as Neutron's agent decides.
+    physical_networks.extend(settings.bridge_mappings.clone());
+    evergate_dataplane::HostSettings {
+        local_ip: settings.local_ip,
+        vxlan_port: settings.vxlan_udp_port,
+        physical_networks,
+        ..evergate_dataplane::HostSettings::default()
+    }
+}
+
+/// How the copies of this host elect.
+pub fn vrrp_settings(settings: &HostSettings) -> VrrpSettings {
+    VrrpSettings {
+        advertise_interval_cs: u16::from(settings.ha_vrrp_advert_int) * 100,
+        preempt: settings.ha_vrrp_preempt,
+        preempt_delay_s: settings.ha_vrrp_preempt_delay,
+        password: settings.ha_vrrp_auth_password.as_ref().map(|secret| secret.0.clone()),
+    }
+}

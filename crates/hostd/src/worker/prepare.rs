@@ -1,0 +1,110 @@
+//! From what compile says about an HA router to what the keeper is told: names become indexes, ops
+//! become messages.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use evergate_dataplane::compile::{Follow, PreparedItem};
+use evergate_dataplane::{Desired, Netns, Prepared, keepalived};
+use evergate_keeper::hex;
+use evergate_keeper::protocol::{Announce, FollowEntry, FollowSpec, Item, Place, RouterSpec};
+use evergate_model::RouterId;
+use evergate_model::host::{HaCopy, Router};
+
+use super::hindrance::Sight;
+use super::{Machine, Worker};
+use crate::round::{PreparedCopy, Round};
+
+impl<M: Machine> Worker<M> {
+    /// Prepares every copy that can be; says why the others cannot.
+    pub(super) fn prepare_copies(
+        &mut self,
+        round: &Round,
+        sight: &Sight<'_>,
+    ) -> (BTreeMap<RouterId, PreparedCopy>, Vec<String>) {
+        let (mut copies, mut problems) = (BTreeMap::new(), Vec::new());
+        for (id, prepared) in &sight.desired.prepared {
+            let Some(router) = round.config.routers.get(id) else { continue };
+            let Some(copy) = &router.ha else { continue };
+            match self.spec(router, copy, prepared) {
+                Ok(mut spec) => {
+                    let hindrance = self.hindrance(round, router, prepared, sight).unwrap_or_default();
+                    spec.ready = hindrance.is_empty();
+                    let keepalived_conf = keepalived::render(copy, prepared, &self.vrrp);
+                    copies.insert(*id, PreparedCopy { spec, hindrance, keepalived_conf });
+                }
+                Err(error) => problems.push(format!("router {id} cannot take part here: {error:#}")),
+            }
+        }
+        (copies, problems)
+    }
+
+    fn spec(&mut self, router: &Router, copy: &HaCopy, prepared: &Prepared) -> anyhow::Result<RouterSpec> {
+        let netns = Netns::Named(prepared.netns.clone());
+        let ha_ifindex = self.index(&netns, &prepared.ha_link)?;
+        let items = prepared.items.iter().map(|item| self.item(item)).collect::<anyhow::Result<_>>()?;
+        let mut announce = Vec::with_capacity(prepared.announce.len());
+        for address in &prepared.announce {
+            let ifindex = self.index(&netns, &address.link)?;
+            announce.push(Announce { link: address.link.clone(), ifindex, mac: address.mac, ip: address.ip });
+        }
+        Ok(RouterSpec {
+            router: router.id,
+            ha_network: copy.network_id,
+            netns: prepared.netns.clone(),
+            ha_link: prepared.ha_link.clone(),
+            ha_ifindex,
+            ha_mac: copy.mac,
+            ha_address: copy.address,
+            vrid: copy.vrid,
+            virtual_address: copy.virtual_address,
+            priority: copy.priority,
+            advertise_interval_cs: self.vrrp.advertise_interval_cs,
+            preempt: self.vrrp.preempt,
+            preempt_delay_s: self.vrrp.preempt_delay_s,
+            password: self.vrrp.password.clone(),
+            peers: copy.peers.values().map(|peer| peer.address).collect(),
+            network_vrids: copy.network_vrids.clone(),
+            items,
+            announce,
+            claim_to: prepared.claim_to.clone(),
+            epoch: copy.epoch,
+            ready: false,
+        })
+    }
+
+    fn item(&mut self, item: &PreparedItem) -> anyhow::Result<Item> {
+        let mut encode = |op| self.machine.encode(op).map(|bytes| hex::encode(&bytes));
+        let add = encode(&item.add).with_context(|| format!("failed to prepare {}", item.key))?;
+        let del = match &item.del {
+            Some(op) => encode(op).with_context(|| format!("failed to prepare the undoing of {}", item.key))?,
+            None => String::new(),
+        };
+        let place = match item.netns {
+            Netns::Host => Place::Host,
+            Netns::Named(_) => Place::Router,
+        };
+        Ok(Item { key: item.key.clone(), place, add, del })
+    }
+
+    fn index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<u32> {
+        self.machine.link_index(netns, link)?.with_context(|| format!("there is no link {link} in {netns}"))
+    }
+
+    /// Prepares what follows an active copy. An entry whose VXLAN device is not there is left out: the
+    /// round that makes the device brings it.
+    pub(super) fn prepare_followed(&mut self, desired: &Desired) -> BTreeMap<RouterId, FollowSpec> {
+        desired.follow.iter().map(|(id, follow)| (*id, self.follow_spec(*id, follow))).collect()
+    }
+
+    fn follow_spec(&mut self, router: RouterId, follow: &Follow) -> FollowSpec {
+        let mut entries = Vec::with_capacity(follow.entries.len());
+        for entry in &follow.entries {
+            let Ok(Some(vxlan_ifindex)) = self.machine.link_index(&Netns::Host, &entry.vxlan) else { continue };
+            let tap = entry.tap.as_ref().and_then(|tap| self.machine.link_index(&Netns::Host, tap).ok().flatten());
+            entries.push(FollowEntry { mac: entry.mac, vxlan_ifindex, tap_ifindex: tap });
+        }
+        let (epoch, vtep) = follow.active.map_or((0, None), |active| (active.epoch, Some(active.vtep)));
+        FollowSpec { router, epoch, vtep, entries }
+    }
+}

@@ -1,0 +1,706 @@
+//! Control on a virtual clock: the core and the worker as they are, a kernel in memory, and a test that
+//! plays the server and the keeper.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{
+    EXTERNAL_NETWORK, HOST_VTEP, PEER_VTEP, PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, ip, port, port_id,
+    remove_router, settings,
+};
+use evergate_dataplane::fake::FakeKernel;
+use evergate_dataplane::{KernelState, Netns, Op, View};
+use evergate_hostd::core::{Core, DESCRIBE_PATIENCE, FileJob, Output, PERIOD, REMOVAL_PATIENCE};
+use evergate_hostd::worker::{Machine, Worker};
+use evergate_keeper::protocol::{
+    FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, RouterStatus, Status, ToKeeper, Transition,
+};
+use evergate_model::host::{ActiveCopy, HaStateReport, HostConfig, HostReport, Location};
+use evergate_model::stream::Change;
+use evergate_model::{FloatingIpId, HaState, RouterId, names};
+
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// The kernel in memory, with indexes of links.
+#[derive(Default)]
+struct FakeMachine {
+    kernel: FakeKernel,
+    indexes: BTreeMap<(Netns, String), u32>,
+    next_index: u32,
+    broken: bool,
+}
+
+impl FakeMachine {
+    fn links(&self) -> impl Iterator<Item = (Netns, String)> {
+        self.kernel.state().netns.iter().flat_map(|(n, s)| s.links.keys().map(|l| (n.clone(), l.clone())))
+    }
+
+    fn number_links(&mut self) {
+        let links: BTreeSet<_> = self.links().collect();
+        self.indexes.retain(|link, _| links.contains(link));
+        for link in links {
+            self.next_index += 1;
+            self.indexes.entry(link).or_insert(self.next_index);
+        }
+    }
+}
+
+impl Machine for FakeMachine {
+    fn view(&mut self) -> anyhow::Result<View> {
+        anyhow::ensure!(!self.broken, "out of memory");
+        self.number_links();
+        let host = &self.kernel.state().netns[&Netns::Host];
+        Ok(View { links: host.links.keys().cloned().collect(), has_ipv6: true, ..View::default() })
+    }
+
+    fn observe(&mut self, desired: &KernelState) -> anyhow::Result<KernelState> {
+        Ok(self.kernel.observe(desired))
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<anyhow::Result<()>> {
+        let results = self.kernel.apply(ops).into_iter().map(|r| Ok(r?)).collect();
+        self.number_links();
+        results
+    }
+
+    fn encode(&mut self, op: &Op) -> anyhow::Result<Vec<u8>> {
+        Ok(op.to_string().into_bytes())
+    }
+
+    fn link_index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<Option<u32>> {
+        Ok(self.indexes.get(&(netns.clone(), link.to_owned())).copied())
+    }
+}
+
+/// A host, and all that came out of its control process.
+struct Sim {
+    core: Core,
+    worker: Worker<FakeMachine>,
+    now: Instant,
+    connected: bool,
+    to_keeper: Vec<ToKeeper>,
+    reports: Vec<HostReport>,
+    files: Vec<FileJob>,
+    resyncs: usize,
+    rounds: usize,
+    ops: usize,
+}
+
+impl Sim {
+    fn new(cached: Option<HostConfig>) -> Self {
+        let mut machine = FakeMachine::default();
+        machine.kernel.add_foreign_link("ext0");
+        Self::on(machine, cached)
+    }
+
+    fn on(machine: FakeMachine, cached: Option<HostConfig>) -> Self {
+        let settings = settings(Path::new("/nowhere"));
+        let now = Instant::now();
+        let mut sim = Self {
+            core: Core::new(settings.clone(), 1, cached, now),
+            worker: Worker::new(machine, &settings),
+            now,
+            connected: false,
+            to_keeper: Vec::new(),
+            reports: Vec::new(),
+            files: Vec::new(),
+            resyncs: 0,
+            rounds: 0,
+            ops: 0,
+        };
+        sim.settle();
+        sim
+    }
+
+    /// Starts control again on the same kernel, without a farewell.
+    fn restart(mut self, cached: Option<HostConfig>) -> Self {
+        Self::on(std::mem::take(self.worker.machine_mut()), cached)
+    }
+
+    fn kernel(&mut self) -> &mut FakeKernel {
+        &mut self.worker.machine_mut().kernel
+    }
+
+    /// Does all that the core wants, at this moment.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            let Some(output) = self.core.poll_output() else { return };
+            match output {
+                Output::Reconcile(round) => {
+                    self.rounds += 1;
+                    let outcome = self.worker.run(&round).map_err(|e| format!("{e:#}"));
+                    self.ops += outcome.as_ref().map_or(0, |o| o.ops);
+                    self.core.handle_outcome(outcome, self.now);
+                }
+                Output::SendToKeeper(message) => {
+                    if self.connected {
+                        self.to_keeper.push(*message);
+                    }
+                }
+                Output::Report(report) => self.reports.push(*report),
+                Output::Write(job) => self.files.push(job),
+                Output::Resync => self.resyncs += 1,
+            }
+        }
+        panic!("the core never comes to rest: {:?}", self.core.last_round());
+    }
+
+    fn snapshot(&mut self, config: HostConfig) {
+        self.now += MOMENT;
+        self.core.handle_snapshot(config, self.now);
+        self.settle();
+    }
+
+    fn change(&mut self, new: &HostConfig) {
+        self.now += MOMENT;
+        let change = Change::between(self.core.config().unwrap(), new).unwrap();
+        self.core.handle_change(change, self.now);
+        self.settle();
+    }
+
+    fn connect_keeper(&mut self) {
+        self.now += MOMENT;
+        self.connected = true;
+        self.core.handle_keeper_connected(self.now);
+        self.keeper_says(FromKeeper::Hello { version: PROTOCOL_VERSION, pid: 42, notes: Vec::new() });
+    }
+
+    fn disconnect_keeper(&mut self) {
+        self.connected = false;
+        self.core.handle_keeper_gone(self.now);
+        self.settle();
+    }
+
+    fn keeper_says(&mut self, said: FromKeeper) {
+        self.now += MOMENT;
+        self.core.handle_keeper(said, self.now);
+        self.settle();
+    }
+
+    /// Lets time pass, timer by timer.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..10_000 {
+            let (at, _) = self.core.poll_timeout();
+            if at > end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(at);
+            self.core.handle_timeout(self.now);
+            self.settle();
+        }
+        panic!("timers fire without end: {:?}", self.core.poll_timeout());
+    }
+
+    fn specs(&self) -> Vec<&RouterSpec> {
+        self.to_keeper
+            .iter()
+            .filter_map(|m| if let ToKeeper::Router(spec) = m { Some(&**spec) } else { None })
+            .collect()
+    }
+
+    fn follows(&self) -> Vec<&FollowSpec> {
+        self.to_keeper.iter().filter_map(|m| if let ToKeeper::Follow(spec) = m { Some(spec) } else { None }).collect()
+    }
+
+    fn has_netns(&mut self) -> bool {
+        let name = Netns::Named(names::qrouter_namespace(ROUTER));
+        self.kernel().state().netns.contains_key(&name)
+    }
+
+    fn has_link(&mut self, name: &str) -> bool {
+        self.kernel().state().netns[&Netns::Host].links.contains_key(name)
+    }
+
+    fn report(&self) -> &HostReport {
+        self.reports.last().expect("a report was made")
+    }
+
+    fn said_end(&self) -> bool {
+        self.to_keeper.iter().any(|message| matches!(message, ToKeeper::EndOfState))
+    }
+
+    fn removals(&self) -> usize {
+        self.to_keeper.iter().filter(|m| matches!(m, ToKeeper::RemoveRouter { router } if *router == ROUTER)).count()
+    }
+}
+
+fn with_router(revision: u64) -> HostConfig {
+    let mut config = base(revision);
+    add_ha_router(&mut config);
+    config
+}
+
+fn became(state: HaState, epoch: u64, at_ms: u64) -> FromKeeper {
+    let reason = "nothing heard for 6.8 s".to_owned();
+    FromKeeper::Transition(Transition { router: ROUTER, state, epoch, at_ms, reason, took_us: 700 })
+}
+
+fn transitions(files: &[FileJob]) -> usize {
+    files.iter().filter(|job| matches!(job, FileJob::Transition(_))).count()
+}
+
+#[test]
+fn a_host_that_knows_nothing_touches_nothing() {
+    let mut sim = Sim::new(None);
+    sim.pass(PERIOD * 3);
+    assert_eq!(sim.rounds, 0);
+    assert!(!sim.reports.is_empty(), "the server must learn of the host all the same");
+    assert_eq!(sim.reports[0].sequence, 1);
+}
+
+#[test]
+fn the_keeper_is_told_of_a_router_when_its_namespace_stands() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    assert!(sim.to_keeper.is_empty(), "without a configuration there is no key to greet with: {:?}", sim.to_keeper);
+    sim.snapshot(with_router(5));
+    assert!(sim.has_netns() && sim.has_link("tap00100000-00") && sim.has_link("vxlan-1001"));
+    assert!(matches!(&sim.to_keeper[0], ToKeeper::Hello { settings, .. } if !settings.claim_key.is_empty()));
+    let specs = sim.specs();
+    assert_eq!(specs.len(), 1);
+    assert!(specs[0].ready && specs[0].ha_ifindex > 0 && !specs[0].items.is_empty());
+    assert_eq!(specs[0].claim_to, BTreeSet::from([ip(PEER_VTEP), ip(common::COMPUTE_VTEP)]));
+    let position = |wanted: fn(&ToKeeper) -> bool| sim.to_keeper.iter().position(wanted).expect("it was said");
+    assert!(position(|m| matches!(m, ToKeeper::Router(_))) < position(|m| matches!(m, ToKeeper::EndOfState)));
+    assert_eq!(sim.report().applied_revision, Some(5));
+    assert_eq!(sim.report().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_copy_is_not_ready_while_a_way_to_its_networks_is_missing() {
+    let mut sim = Sim::new(None);
+    sim.kernel().remove_link("ext0");
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    assert!(!sim.specs()[0].ready);
+    assert!(sim.report().warnings.iter().any(|w| w.contains("not ready") && w.contains("physnet1")));
+    sim.kernel().add_foreign_link("ext0");
+    sim.core.handle_link_event("ext0", true, false, sim.now);
+    sim.settle();
+    assert!(sim.specs().last().unwrap().ready);
+    assert_eq!(sim.report().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_copy_that_takes_part_is_not_taken_out_for_one_network() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    sim.kernel().remove_link("ext0");
+    sim.pass(PERIOD * 2);
+    assert!(sim.specs().iter().all(|spec| spec.ready));
+    assert!(sim.report().warnings.iter().any(|w| w.contains("ext0") || w.contains("physnet1")));
+}
+
+#[test]
+fn an_older_state_is_refused_and_said_to_be() {
+    let mut sim = Sim::new(None);
+    sim.snapshot(with_router(5));
+    let rounds = sim.rounds;
+    sim.snapshot(base(4));
+    assert_eq!((sim.rounds, sim.resyncs), (rounds, 1));
+    assert!(sim.has_netns());
+    assert!(sim.report().warnings.iter().any(|w| w.contains("revision 4")));
+    sim.snapshot(with_router(6));
+    assert_eq!(sim.report().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_stale_change_asks_for_the_whole_state() {
+    let mut sim = Sim::new(None);
+    sim.core.handle_change(Change { revision: 9, ..Change::default() }, sim.now);
+    sim.settle();
+    assert_eq!(sim.resyncs, 1, "a change to nothing");
+    sim.snapshot(with_router(5));
+    sim.core.handle_change(Change { revision: 5, ..Change::default() }, sim.now);
+    sim.settle();
+    assert_eq!(sim.resyncs, 2);
+    assert_eq!(sim.core.config().unwrap().revision, 5);
+}
+
+#[test]
+fn a_restart_adopts_everything() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let cached = sim.core.config().map(|config| (**config).clone());
+    let mut sim = sim.restart(cached);
+    assert_eq!((sim.rounds, sim.ops), (1, 0), "the plan is empty");
+    sim.connect_keeper();
+    assert!(sim.specs()[0].ready && sim.said_end());
+    sim.snapshot(with_router(5));
+    assert_eq!(sim.rounds, 1, "the server says nothing new");
+    assert!(!sim.core.is_from_cache());
+}
+
+#[test]
+fn what_the_keeper_did_is_left_alone() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    // The router becomes active: the keeper puts its addresses and its forwarding entries.
+    let config = sim.core.config().unwrap().clone();
+    let round = evergate_hostd::round::Round {
+        vtep: Some(ip(HOST_VTEP)),
+        ..evergate_hostd::round::Round::towards((*config).clone())
+    };
+    let items = sim.worker.plan(&round).unwrap().desired.prepared.remove(&ROUTER).unwrap().items;
+    let ops: Vec<Op> = items.into_iter().map(|item| item.add).collect();
+    assert!(sim.kernel().apply(&ops).iter().all(Result::is_ok));
+    let before = sim.ops;
+    sim.pass(PERIOD * 2);
+    assert_eq!(sim.ops, before);
+}
+
+#[test]
+fn removal_waits_for_the_keeper() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let mut config = with_router(6);
+    remove_router(&mut config);
+    sim.change(&config);
+    assert_eq!(sim.removals(), 1);
+    assert!(sim.has_netns(), "the keeper has sockets in it");
+    sim.keeper_says(FromKeeper::Removed { router: ROUTER });
+    assert!(!sim.has_netns() && !sim.has_link("tap00100000-00"));
+    assert_eq!(sim.removals(), 1, "asked once");
+    assert_eq!(sim.report().applied_revision, Some(6));
+}
+
+#[test]
+fn removal_does_not_wait_for_ever() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    sim.disconnect_keeper();
+    let mut config = with_router(6);
+    remove_router(&mut config);
+    sim.change(&config);
+    assert!(sim.has_netns());
+    sim.pass(REMOVAL_PATIENCE);
+    assert!(!sim.has_netns());
+}
+
+#[test]
+fn a_router_that_was_deleted_while_control_was_down_is_let_go_first() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let mut sim = sim.restart(None);
+    sim.connect_keeper();
+    let mut config = with_router(6);
+    remove_router(&mut config);
+    sim.snapshot(config);
+    assert_eq!(sim.removals(), 1);
+    assert!(sim.has_netns());
+    sim.keeper_says(FromKeeper::Removed { router: ROUTER });
+    assert!(!sim.has_netns());
+}
+
+#[test]
+fn a_removal_is_asked_for_again_on_a_new_connection() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let mut config = with_router(6);
+    remove_router(&mut config);
+    sim.change(&config);
+    sim.disconnect_keeper();
+    sim.to_keeper.clear();
+    sim.connect_keeper();
+    assert_eq!(sim.removals(), 1);
+    sim.keeper_says(FromKeeper::Removed { router: ROUTER });
+    assert!(!sim.has_netns());
+}
+
+#[test]
+fn a_router_that_comes_back_before_it_is_gone_stays() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let mut config = with_router(6);
+    remove_router(&mut config);
+    sim.change(&config);
+    sim.to_keeper.clear();
+    sim.change(&with_router(7));
+    assert_eq!(sim.specs().len(), 1, "it is told anew");
+    sim.keeper_says(FromKeeper::Removed { router: ROUTER });
+    sim.pass(PERIOD);
+    assert!(sim.has_netns());
+}
+
+#[test]
+fn a_router_that_is_put_down_leaves_the_keeper_and_the_host() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let mut config = with_router(6);
+    config.routers.get_mut(&ROUTER).unwrap().admin_state_up = false;
+    sim.change(&config);
+    assert_eq!(sim.removals(), 1);
+    sim.keeper_says(FromKeeper::Removed { router: ROUTER });
+    assert!(!sim.has_netns());
+    config.revision = 7;
+    config.routers.get_mut(&ROUTER).unwrap().admin_state_up = true;
+    sim.change(&config);
+    assert!(sim.has_netns() && sim.specs().len() == 2);
+}
+
+#[test]
+fn what_failed_is_tried_again_with_growing_pauses() {
+    let mut sim = Sim::new(None);
+    for _ in 0..3 {
+        sim.kernel().fail_next("no buffer space", |op| matches!(op, Op::AddNetns { .. }));
+    }
+    sim.snapshot(with_router(5));
+    assert_eq!(sim.report().applied_revision, None);
+    assert!(sim.report().warnings.iter().any(|w| w.contains("no buffer space")));
+    sim.pass(Duration::from_millis(200));
+    sim.pass(Duration::from_millis(400));
+    assert_eq!(sim.rounds, 3);
+    sim.pass(Duration::from_millis(700));
+    assert_eq!(sim.rounds, 3, "the third pause is longer");
+    sim.pass(Duration::from_millis(200));
+    assert!(sim.has_netns());
+    assert_eq!(sim.report().applied_revision, Some(5));
+    assert_eq!(sim.report().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_kernel_that_cannot_be_read_is_tried_again() {
+    let mut sim = Sim::new(None);
+    sim.worker.machine_mut().broken = true;
+    sim.snapshot(with_router(5));
+    assert!(sim.report().warnings.iter().any(|w| w.contains("out of memory")));
+    sim.worker.machine_mut().broken = false;
+    sim.pass(Duration::from_secs(1));
+    assert!(sim.has_netns());
+    assert_eq!(sim.report().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn what_somebody_changed_by_hand_is_put_right() {
+    let mut sim = Sim::new(None);
+    sim.snapshot(with_router(5));
+    sim.kernel().remove_link("vxlan-1002");
+    sim.core.handle_link_event("vxlan-1002", false, false, sim.now);
+    sim.settle();
+    assert!(sim.has_link("vxlan-1002"), "at once where an event tells");
+    sim.kernel().remove_link("vxlan-1002");
+    sim.pass(PERIOD);
+    assert!(sim.has_link("vxlan-1002"), "or at the next periodic round");
+}
+
+#[test]
+fn a_tap_is_plugged_in_when_it_appears_and_its_port_reported() {
+    let mut sim = Sim::new(None);
+    let mut config = with_router(5);
+    add_port(&mut config, PROJECT_NETWORK, port_id(0x60), port(0x60, &["10.0.0.60"], Location::Local));
+    sim.snapshot(config);
+    assert!(!sim.report().ports_up.contains(&port_id(0x60)));
+    let rounds = sim.rounds;
+    sim.core.handle_link_event("tapunrelated", true, true, sim.now);
+    sim.settle();
+    assert_eq!(sim.rounds, rounds, "not ours to plug");
+    sim.kernel().add_foreign_link("tap00600000-00");
+    sim.core.handle_link_event("tap00600000-00", true, false, sim.now);
+    sim.settle();
+    let tap = &sim.kernel().state().netns[&Netns::Host].links["tap00600000-00"];
+    assert_eq!(tap.master.as_deref(), Some("brq02000000-00"));
+    assert!(sim.report().ports_up.contains(&port_id(0x60)));
+    sim.kernel().remove_link("tap00600000-00");
+    sim.core.handle_link_event("tap00600000-00", false, false, sim.now);
+    sim.settle();
+    assert!(!sim.report().ports_up.contains(&port_id(0x60)));
+}
+
+#[test]
+fn a_foreign_object_by_our_name_is_left_alone_and_said_to_be_in_the_way() {
+    let mut sim = Sim::new(None);
+    let bridge = names::bridge(EXTERNAL_NETWORK);
+    sim.kernel().add_foreign_link(&bridge);
+    sim.snapshot(with_router(5));
+    assert!(sim.report().warnings.iter().any(|w| w.contains(&bridge) && w.contains("not made by Evergate")));
+    let rounds = sim.rounds;
+    sim.pass(Duration::from_secs(10));
+    assert_eq!(sim.rounds, rounds, "a refusal is no failure to try again");
+}
+
+#[test]
+fn a_keeper_that_comes_back_is_told_everything_again() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    sim.to_keeper.clear();
+    sim.disconnect_keeper();
+    sim.connect_keeper();
+    assert!(matches!(sim.to_keeper[0], ToKeeper::Hello { .. }));
+    assert_eq!((sim.specs().len(), sim.follows().len()), (1, 1));
+    assert!(matches!(sim.to_keeper.last().unwrap(), ToKeeper::EndOfState));
+}
+
+#[test]
+fn a_keeper_is_not_told_the_end_while_a_copy_cannot_be_described() {
+    let mut sim = Sim::new(None);
+    // Of all its objects, the router's HA device is in the way of nothing but itself.
+    sim.kernel().fail_next("no", |op| matches!(op, Op::AddNetns { .. }));
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    assert!(!sim.said_end(), "what is not mentioned, the keeper drops");
+    sim.pass(Duration::from_secs(1));
+    assert!(sim.said_end() && sim.specs().len() == 1);
+}
+
+#[test]
+fn a_keeper_does_not_wait_for_a_hopeless_copy_for_ever() {
+    let mut sim = Sim::new(None);
+    let name = names::qrouter_namespace(ROUTER);
+    sim.kernel().state_mut().netns.insert(Netns::Named(name), Default::default());
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    assert!(!sim.said_end());
+    sim.pass(DESCRIBE_PATIENCE);
+    assert!(sim.said_end() && sim.specs().is_empty());
+    assert!(sim.report().warnings.iter().any(|w| w.contains("namespace")));
+}
+
+#[test]
+fn a_transition_is_reported_and_written_at_once() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    assert!(sim.report().floating_ips_active.is_empty(), "it does not work on a copy that stands by");
+    let reports = sim.reports.len();
+    sim.keeper_says(became(HaState::Active, 3, 1000));
+    assert_eq!(sim.reports.len(), reports + 1);
+    assert_eq!(sim.report().ha_states[&ROUTER], HaStateReport { state: HaState::Active, epoch: 3 });
+    assert_eq!(sim.report().floating_ips_active, BTreeSet::from([FloatingIpId::from_u128(1)]));
+    assert_eq!(transitions(&sim.files), 1);
+    sim.keeper_says(became(HaState::Active, 3, 1000));
+    assert_eq!((sim.reports.len(), transitions(&sim.files)), (reports + 1, 1), "told twice, taken once");
+}
+
+#[test]
+fn a_control_that_starts_learns_the_roles_from_the_keeper() {
+    let mut sim = Sim::new(Some(with_router(5)));
+    sim.connect_keeper();
+    let copy = RouterStatus {
+        router: ROUTER,
+        vrrp_state: "active".into(),
+        state: HaState::Active,
+        epoch: 4,
+        heard_from: None,
+        sent: 1,
+        received: 2,
+        hindrance: String::new(),
+    };
+    sim.keeper_says(FromKeeper::Status(Status { routers: vec![copy], ..Status::default() }));
+    assert_eq!(sim.report().ha_states[&ROUTER].epoch, 4);
+    assert!(sim.files.iter().any(|job| matches!(job, FileJob::State { state: HaState::Active, .. })));
+    assert_eq!(transitions(&sim.files), 0, "nothing changed");
+}
+
+#[test]
+fn reports_come_at_the_interval_and_count_up() {
+    let mut sim = Sim::new(Some(with_router(5)));
+    let interval = sim.core.settings().report_interval;
+    let before = sim.reports.len();
+    sim.pass(interval * 3);
+    assert!(sim.reports.len() >= before + 3);
+    assert!(sim.reports.windows(2).all(|pair| pair[1].sequence == pair[0].sequence + 1));
+    assert!(sim.reports.iter().all(|report| report.host == "network1" && report.incarnation == 1));
+}
+
+#[test]
+fn a_takeover_elsewhere_costs_a_message_and_no_round() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let (rounds, follows) = (sim.rounds, sim.follows().len());
+    let mut config = with_router(6);
+    config.active_copies.insert(ROUTER, ActiveCopy { epoch: 2, vtep: ip(PEER_VTEP) });
+    config.routers.get_mut(&ROUTER).unwrap().ha.as_mut().unwrap().epoch = 2;
+    sim.change(&config);
+    assert_eq!((sim.rounds, sim.specs().len()), (rounds, 1));
+    assert_eq!(sim.follows().len(), follows + 1);
+    let last = sim.follows()[follows];
+    assert_eq!((last.epoch, last.vtep), (2, Some(ip(PEER_VTEP))));
+    assert_eq!(last.entries.len(), 1, "the flat network learns by itself");
+    assert_eq!(sim.report().applied_revision, Some(6));
+}
+
+#[test]
+fn a_router_whose_device_was_made_anew_is_told_anew() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    sim.kernel().remove_link("tap00100000-00");
+    sim.core.handle_link_event("tap00100000-00", false, false, sim.now);
+    sim.settle();
+    let specs = sim.specs();
+    assert_eq!(specs.len(), 2);
+    assert_ne!(specs[0].ha_ifindex, specs[1].ha_ifindex);
+}
+
+#[test]
+fn a_burst_of_changes_costs_one_round() {
+    let mut sim = Sim::new(Some(base(1)));
+    let rounds = sim.rounds;
+    for revision in 2..50 {
+        let mut config = with_router(revision);
+        add_port(&mut config, PROJECT_NETWORK, port_id(u128::from(revision) + 0x100), port(1, &[], Location::Unbound));
+        let change = Change::between(sim.core.config().unwrap(), &config).unwrap();
+        sim.core.handle_change(change, sim.now);
+    }
+    sim.settle();
+    assert_eq!(sim.rounds, rounds + 1);
+}
+
+#[test]
+fn the_configuration_for_keepalived_is_written_once_and_goes_with_the_router() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    sim.pass(PERIOD * 2);
+    let confs: Vec<&String> = sim
+        .files
+        .iter()
+        .filter_map(|job| if let FileJob::KeepalivedConf { text, .. } = job { Some(text) } else { None })
+        .collect();
+    assert_eq!(confs.len(), 1);
+    assert!(confs[0].contains("virtual_router_id 7"), "{}", confs[0]);
+    let mut config = with_router(6);
+    remove_router(&mut config);
+    sim.change(&config);
+    let nothing: BTreeSet<RouterId> = BTreeSet::new();
+    assert!(sim.files.iter().any(|job| matches!(job, FileJob::Prune { keep } if *keep == nothing)));
+}
+
+#[test]
+fn the_last_configuration_is_kept_for_a_start_without_the_server() {
+    let mut sim = Sim::new(None);
+    sim.snapshot(with_router(5));
+    assert!(sim.files.iter().any(|job| matches!(job, FileJob::Cache(config) if config.revision == 5)));
+    let sim = Sim::new(Some(with_router(5)));
+    assert!(sim.core.is_from_cache());
+    assert_eq!(sim.core.applied_revision(), Some(5));
+}
+
+#[test]
+fn agents_are_described_in_neutrons_words() {
+    let sim = Sim::new(Some(with_router(5)));
+    let report = sim.report();
+    let l3 = &report.agents[0].configurations;
+    assert_eq!((l3["agent_mode"].as_str(), l3["routers"].as_u64()), (Some("legacy"), Some(1)));
+    assert_eq!((l3["ex_gw_ports"].as_u64(), l3["floating_ips"].as_u64()), (Some(1), Some(1)));
+    let l2 = &report.agents[1].configurations;
+    assert_eq!(l2["tunneling_ip"].as_str(), Some(HOST_VTEP));
+    assert_eq!(l2["interface_mappings"]["physnet1"].as_str(), Some("ext0"));
+    assert_eq!(l2["tunnel_types"][0].as_str(), Some("vxlan"));
+}
