@@ -119,7 +119,9 @@ const fn inert_secret(section: &'static str, name: &'static str, why: &'static s
     unset(section, name, Kind::Secret, User::Nobody(why), "")
 }
 
-use Kind::{Bool, Choice, Int, Ip, Ipv4Cidr, List, ListOf, Mac, Mapping, Path, Seconds, Secret, Text, Url, VniRanges};
+use Kind::{
+    Bool, Choice, Int, Ip, Ipv4Cidr, List, ListOf, Mac, Mapping, Mtus, Path, Seconds, Secret, Text, Url, VniRanges,
+};
 use User::{Both, Host, Server};
 
 const MAX_U16: i64 = u16::MAX as i64;
@@ -200,6 +202,9 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "enable_snat_by_default", Bool, "true", Server, "enable_snat of gateways, when the request does not say."),
     opt("DEFAULT", "max_routes", Int(0, MAX_U32), "30", Server, "Extra routes per router, at most."),
     opt("DEFAULT", "max_allowed_address_pair", Int(0, MAX_U32), "10", Server, "Allowed address pairs per port, at most."),
+    opt("DEFAULT", "max_dns_nameservers", Int(0, MAX_U32), "5", Server, "DNS servers per subnet, at most."),
+    opt("DEFAULT", "max_subnet_host_routes", Int(0, MAX_U32), "20", Server, "Host routes per subnet, at most."),
+    opt("DEFAULT", "max_fixed_ips_per_port", Int(1, MAX_U32), "16", Server, "Addresses that one request can allocate for a port, at most."),
     opt("DEFAULT", "default_availability_zones", List, "", Server, "Availability zone hints of networks and routers, when the request has none."),
     opt("DEFAULT", "pagination_max_limit", Text, "-1", Server, "Largest page of a list; -1 or infinite is no limit."),
     opt("DEFAULT", "dns_domain", Text, "openstacklocal", Server, "Domain of the names that ports are given."),
@@ -220,6 +225,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("ml2", "mechanism_drivers", List, "", Server, "Accepted as it stands: every host's L2 is the same."),
     opt("ml2", "extension_drivers", List, "", Server, "Extensions of ports and networks that the files ask for."),
     opt("ml2", "path_mtu", Int(0, MAX_U16), "0", Server, "Largest IP packet of the network under the tunnels, in bytes; 0 is global_physnet_mtu."),
+    opt("ml2", "physical_network_mtus", Mtus, "", Server, "Largest IP packet of a physical network, in bytes, where it differs from global_physnet_mtu, as physnet1:9000."),
     opt("ml2", "overlay_ip_version", Int(4, 6), "4", Server, "IP version of the network under the tunnels."),
     opt("ml2_type_flat", "flat_networks", List, "*", Server, "Physical networks that may be flat; * is any, empty is none."),
     opt("ml2_type_vxlan", "vni_ranges", VniRanges, "1:65535", Server, "VXLAN identifiers for networks whose maker does not name one."),
@@ -277,9 +283,6 @@ pub static OPTIONS: &[Opt] = &[
     inert("DEFAULT", "dhcp_driver", NO_DHCP),
     inert("DEFAULT", "enable_isolated_metadata", NO_METADATA),
     inert("DEFAULT", "force_metadata", NO_METADATA),
-    inert("DEFAULT", "max_dns_nameservers", "no limit is set"),
-    inert("DEFAULT", "max_subnet_host_routes", "no limit is set"),
-    inert("DEFAULT", "max_fixed_ips_per_port", "no limit is set"),
     inert("DEFAULT", "external_dns_driver", "names are not published"),
     inert("DEFAULT", "vlan_transparent", NO_VLAN),
     inert("DEFAULT", "filter_validation", "unknown filters are ignored"),
@@ -392,7 +395,6 @@ pub static OPTIONS: &[Opt] = &[
     inert("DEFAULT", "ha_conntrackd_rcvsocketbuffer", NO_CONNTRACKD),
 
     // Accepted without effect: ml2_conf.ini, openvswitch_agent.ini, linuxbridge_agent.ini.
-    inert("ml2", "physical_network_mtus", "global_physnet_mtu is the MTU of every physical network"),
     inert("ml2", "external_network_type", "an external network's maker names its type"),
     inert("ml2", "tunnelled_network_rp_name", "no resource provider is reported"),
     inert("ml2_type_vlan", "network_vlan_ranges", NO_VLAN),

@@ -279,6 +279,12 @@ pub struct ServerSettings {
     pub max_routes: u32,
     /// Largest number of allowed address pairs per port.
     pub max_allowed_address_pair: u32,
+    /// Largest number of DNS servers per subnet.
+    pub max_dns_nameservers: u32,
+    /// Largest number of host routes per subnet.
+    pub max_subnet_host_routes: u32,
+    /// Largest number of addresses that one request can allocate for a port.
+    pub max_fixed_ips_per_port: u32,
     /// Availability zone hints of routers and networks, when not given.
     pub default_availability_zones: Vec<String>,
     /// Largest page of a list; `None`: no limit.
@@ -289,6 +295,8 @@ pub struct ServerSettings {
     pub global_physnet_mtu: u16,
     /// Largest IP packet that the underlay of tunnels carries; 0: as `global_physnet_mtu`.
     pub path_mtu: u16,
+    /// Where a physical network carries other IP packets than `global_physnet_mtu`.
+    pub physical_network_mtus: BTreeMap<String, u16>,
     /// IP version of the underlay of tunnels: 4 or 6.
     pub overlay_ip_version: u8,
     /// Network types that exist at all, of `flat`, `vxlan` and `local`.
@@ -406,12 +414,16 @@ impl ServerSettings {
             enable_snat_by_default: yes("enable_snat_by_default"),
             max_routes: config.int("DEFAULT", "max_routes"),
             max_allowed_address_pair: config.int("DEFAULT", "max_allowed_address_pair"),
+            max_dns_nameservers: config.int("DEFAULT", "max_dns_nameservers"),
+            max_subnet_host_routes: config.int("DEFAULT", "max_subnet_host_routes"),
+            max_fixed_ips_per_port: config.int("DEFAULT", "max_fixed_ips_per_port"),
             default_availability_zones: config.list("DEFAULT", "default_availability_zones"),
             // Neutron: a negative number and "infinite" are both no limit.
             pagination_max_limit: general("pagination_max_limit").parse().ok().filter(|n| *n > 0),
             dns_domain: general("dns_domain"),
             global_physnet_mtu: config.int("DEFAULT", "global_physnet_mtu"),
             path_mtu: config.int("ml2", "path_mtu"),
+            physical_network_mtus: config.mtus("ml2", "physical_network_mtus"),
             overlay_ip_version: config.int("ml2", "overlay_ip_version"),
             type_drivers: carried(config.list("ml2", "type_drivers")),
             project_network_types: config.list("ml2", "project_network_types"),
@@ -505,6 +517,13 @@ impl Config {
     fn mapping(&self, section: &str, name: &str) -> BTreeMap<String, String> {
         match self.value(section, name) {
             Some(Value::Mapping(map)) => map.clone(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    fn mtus(&self, section: &str, name: &str) -> BTreeMap<String, u16> {
+        match self.value(section, name) {
+            Some(Value::Mtus(map)) => map.clone(),
             _ => BTreeMap::new(),
         }
     }

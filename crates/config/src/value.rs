@@ -36,6 +36,8 @@ pub enum Kind {
     ListOf(&'static [&'static str]),
     /// `name:value` pairs separated by commas; neither a name nor a value twice.
     Mapping,
+    /// `name:bytes` pairs separated by commas.
+    Mtus,
     /// An IP address.
     Ip,
     /// An IPv4 prefix without host bits.
@@ -61,6 +63,8 @@ pub enum Value {
     List(Vec<String>),
     /// Of [`Kind::Mapping`].
     Mapping(BTreeMap<String, String>),
+    /// Of [`Kind::Mtus`].
+    Mtus(BTreeMap<String, u16>),
     /// Of [`Kind::Ip`].
     Ip(IpAddr),
     /// Of [`Kind::Ipv4Cidr`].
@@ -92,6 +96,7 @@ impl Kind {
                 list(text).iter().map(|item| choice(item, words)).collect::<Result<_, _>>().map(Value::List)
             }
             Self::Mapping => mapping(text).map(Value::Mapping),
+            Self::Mtus => mtus(text).map(Value::Mtus),
             Self::Ip => text.trim().parse().map(Value::Ip).map_err(|_| format!("'{text}' is not an IP address")),
             Self::Ipv4Cidr => cidr(text).map(Value::Ipv4Cidr),
             Self::Mac => {
@@ -116,6 +121,7 @@ impl Kind {
             | Self::List
             | Self::ListOf(_)
             | Self::Mapping
+            | Self::Mtus
             | Self::Ip
             | Self::Ipv4Cidr
             | Self::Mac
@@ -164,15 +170,32 @@ fn list(text: &str) -> Vec<String> {
 }
 
 fn mapping(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let mut map: BTreeMap<String, String> = BTreeMap::new();
+    let map = pairs(text)?;
+    let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, value) in &map {
+        if let Some(other) = taken.insert(value, name) {
+            return Err(format!("'{value}' is used twice, for '{other}' and for '{name}'"));
+        }
+    }
+    Ok(map)
+}
+
+fn mtus(text: &str) -> Result<BTreeMap<String, u16>, String> {
+    let mtu = |(name, text): (String, String)| match text.parse() {
+        // 68 is the least that IPv4 allows for (RFC 791).
+        Ok(mtu @ 68..) => Ok((name, mtu)),
+        _ => Err(format!("'{text}' cannot be the MTU of '{name}': a number from 68 to 65535 is needed")),
+    };
+    pairs(text)?.into_iter().map(mtu).collect()
+}
+
+fn pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut map = BTreeMap::new();
     for pair in list(text).iter().filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once(':').ok_or_else(|| format!("'{pair}' is not 'name:value'"))?;
         let (name, value) = (name.trim(), value.trim());
         if name.is_empty() || value.is_empty() {
             return Err(format!("'{pair}' is not 'name:value': one side is empty"));
-        }
-        if let Some((other, _)) = map.iter().find(|(_, v)| *v == value) {
-            return Err(format!("'{value}' is used twice, for '{other}' and for '{name}'"));
         }
         if map.insert(name.to_owned(), value.to_owned()).is_some() {
             return Err(format!("'{name}' is mapped twice"));
@@ -248,6 +271,8 @@ mod tests {
         assert!(refused(Kind::Ipv4Cidr, "169.254.192.1/18").contains("the network is 169.254.192.0/18"));
         assert!(refused(Kind::Mapping, "physnet1").contains("is not 'name:value'"));
         assert!(refused(Kind::Mapping, "a:br-ex,b:br-ex").contains("used twice"));
+        assert!(refused(Kind::Mapping, "a:br-ex,a:br-in").contains("mapped twice"));
+        assert!(refused(Kind::Mtus, "a:1500,b:9").contains("MTU of 'b'"));
         assert!(refused(Kind::VniRanges, "20:10").contains("ends before it begins"));
         assert!(refused(Kind::VniRanges, "1:16777216").contains("16777215"));
         assert!(refused(Kind::Seconds(1), "nan").contains("at least 1"));
