@@ -5,7 +5,7 @@
 //! compares it with a real kernel.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_model::Mac;
 use ipnet::IpNet;
@@ -246,11 +246,11 @@ fn set_link(ns: &mut NetnsState, name: &str, change: &LinkChange) -> Result<(), 
     let went_down = link.up && change.up == Some(false);
     link.up = change.up.unwrap_or(link.up);
     if left_bridge {
-        ns.fdb.retain(|entry| entry.link != name || entry.table != FdbTable::Bridge);
+        forget_fdb(ns, name, |entry| entry.table == FdbTable::Bridge);
     }
     if went_down {
         ns.routes.retain(|route| route.link.as_deref() != Some(name));
-        ns.neighbours.retain(|key, _| key.link != name);
+        forget_neighbours(ns, name);
     }
     Ok(())
 }
@@ -258,19 +258,63 @@ fn set_link(ns: &mut NetnsState, name: &str, change: &LinkChange) -> Result<(), 
 /// Takes one end of a link away, with what depends on it in its namespace.
 fn forget_link(ns: &mut NetnsState, name: &str) -> Option<Link> {
     let link = ns.links.remove(name)?;
-    ns.addresses.retain(|address| address.link != name);
     ns.routes.retain(|route| route.link.as_deref() != Some(name));
-    ns.neighbours.retain(|key, _| key.link != name);
-    ns.fdb.retain(|entry| entry.link != name);
-    ns.sysctls.retain(|path, _| sysctl_link(path) != Some(name));
+    forget_addresses(ns, name);
+    forget_neighbours(ns, name);
+    forget_fdb(ns, name, |_| true);
+    for table in ["ipv4/conf", "ipv4/neigh", "ipv6/conf", "ipv6/neigh"] {
+        let start = format!("{table}/{name}/");
+        let from_start = ns.sysctls.range(start.clone()..);
+        let paths: Vec<String> =
+            from_start.map(|(path, _)| path.clone()).take_while(|p| p.starts_with(&start)).collect();
+        for path in &paths {
+            ns.sysctls.remove(path);
+        }
+    }
+    if matches!(link.kind, LinkKind::Bridge | LinkKind::Other) {
+        free_ports(ns, name);
+    }
+    Some(link)
+}
+
+/// The ports of a bridge that is gone stay, with nothing that the bridge knew.
+fn free_ports(ns: &mut NetnsState, bridge: &str) {
     let mut freed = Vec::new();
-    for (port_name, port) in ns.links.iter_mut().filter(|(_, port)| port.master.as_deref() == Some(name)) {
+    for (port_name, port) in ns.links.iter_mut().filter(|(_, port)| port.master.as_deref() == Some(bridge)) {
         port.master = None;
         port.port = None;
         freed.push(port_name.clone());
     }
-    ns.fdb.retain(|entry| entry.table != FdbTable::Bridge || !freed.contains(&entry.link));
-    Some(link)
+    freed.iter().for_each(|port| forget_fdb(ns, port, |entry| entry.table == FdbTable::Bridge));
+}
+
+// The sets are ordered by link first. With thousands of links on a host, what one link has is looked up,
+// not searched for.
+
+fn forget_addresses(ns: &mut NetnsState, link: &str) {
+    let first = Address { link: link.to_owned(), net: IpNet::default() };
+    let gone: Vec<Address> = ns.addresses.range(first..).take_while(|a| a.link == link).cloned().collect();
+    for address in &gone {
+        ns.addresses.remove(address);
+    }
+}
+
+fn forget_neighbours(ns: &mut NetnsState, link: &str) {
+    let first = NeighbourKey { link: link.to_owned(), ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    let keys = ns.neighbours.range(first..).map(|(key, _)| key);
+    let gone: Vec<NeighbourKey> = keys.take_while(|key| key.link == link).cloned().collect();
+    for key in &gone {
+        ns.neighbours.remove(key);
+    }
+}
+
+fn forget_fdb(ns: &mut NetnsState, link: &str, which: impl Fn(&FdbEntry) -> bool) {
+    let first = FdbEntry { link: link.to_owned(), mac: Mac::ZERO, table: FdbTable::Bridge };
+    let on_link = ns.fdb.range(first..).take_while(|entry| entry.link == link);
+    let gone: Vec<FdbEntry> = on_link.filter(|entry| which(entry)).cloned().collect();
+    for entry in &gone {
+        ns.fdb.remove(entry);
+    }
 }
 
 fn add_address(ns: &mut NetnsState, address: &Address) -> Result<(), Impossible> {
@@ -332,17 +376,22 @@ fn set_fdb(ns: &mut NetnsState, entry: &FdbEntry) -> Result<(), Impossible> {
             }
             // A bridge knows an address on one port only.
             let NetnsState { links, fdb, .. } = ns;
-            let same_bridge = |name: &str| links.get(name).is_some_and(|l| l.master.as_ref() == Some(&master));
-            fdb.retain(|e| e.table != FdbTable::Bridge || e.mac != entry.mac || !same_bridge(&e.link));
+            for (port, _) in links.iter().filter(|(_, link)| link.master.as_ref() == Some(&master)) {
+                fdb.remove(&FdbEntry { link: port.clone(), ..entry.clone() });
+            }
         }
         (FdbTable::Vxlan { dst }, LinkKind::Vxlan { local, .. }) => {
             if dst.is_ipv4() != local.is_ipv4() {
                 return Err(Impossible::Invalid(format!("{dst} and {local} are of different families")));
             }
             if entry.mac != Mac::ZERO {
-                ns.fdb.retain(|e| {
-                    e.link != entry.link || e.mac != entry.mac || !matches!(e.table, FdbTable::Vxlan { .. })
-                });
+                let is_tunnel = |table: &FdbTable| matches!(table, FdbTable::Vxlan { .. });
+                let first = FdbEntry { table: FdbTable::Bridge, ..entry.clone() };
+                let same = ns.fdb.range(first..).take_while(|e| e.link == entry.link && e.mac == entry.mac);
+                let replaced: Vec<FdbEntry> = same.filter(|e| is_tunnel(&e.table)).cloned().collect();
+                for e in &replaced {
+                    ns.fdb.remove(e);
+                }
             }
         }
         (FdbTable::Vxlan { .. }, _) => {
