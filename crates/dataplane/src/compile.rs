@@ -4,7 +4,7 @@
 //! the same [`Desired`]. What control applies itself is in [`Desired::kernel`]; what follows the role of
 //! an HA router is [`Prepared`] for the keeper, which adds and removes it as the role changes.
 //!
-//! Read [`l2`] (networks), then [`l3`] (routers), [`ha`] (what follows the role) and [`nat`].
+//! Read `l2` (networks), then `l3` (routers), `ha` (what follows the role) and `nat`.
 
 mod ha;
 mod l2;

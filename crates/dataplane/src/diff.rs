@@ -1,7 +1,7 @@
 //! From what is to what must be, in as few ops as that takes.
 //!
 //! Everything here respects ownership: what carries our mark and is not wanted goes; what does not carry
-//! it is never touched, and where it stands in the way it is refused and explained ([`ownership`]). What
+//! it is never touched, and where it stands in the way it is refused and explained (`ownership`). What
 //! the keeper adds and removes ([`KeeperOwned`](crate::state::KeeperOwned)) is left to the keeper.
 //!
 //! The planner follows its own plan: each op that it emits is also done to `now`, a copy of what was
