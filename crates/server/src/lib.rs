@@ -4,10 +4,20 @@
 
 #![warn(missing_docs)]
 
+pub mod api;
+pub mod attributes;
 pub mod context;
+pub mod error;
+pub mod ha;
+pub mod hostview;
 pub mod identity;
+pub mod ipam;
+pub mod objects;
 pub mod options;
+pub mod placement;
+pub mod policy;
 pub mod random;
+pub mod resources;
 pub mod store;
 
 mod private_file;

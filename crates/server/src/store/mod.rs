@@ -35,6 +35,9 @@ const CHANGES_KEPT: i64 = 10_000;
 /// A write that lost a race over a random choice (a VRID, a MAC, an address) is tried again this often.
 const WRITE_ATTEMPTS: usize = 3;
 
+/// Names the setting that holds the secret which authenticates claims between hosts, in hexadecimal.
+pub const CLAIM_KEY: &str = "claim_key";
+
 /// What can go wrong in the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -150,6 +153,9 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let mut writer = sqlite::open_writer(path)?;
         migrations::migrate(&mut writer)?;
+        // A database always has its deployment's secret, so that reading a host's view never writes.
+        let sql = "INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+        writer.execute(sql, [CLAIM_KEY, crate::random::secret_hex().as_str()])?;
         let revision: i64 = writer.query_row("SELECT revision FROM revision", [], |row| row.get(0))?;
         let (newest, _) = watch::channel(revision as u64);
         Ok(Self { path: path.to_owned(), writer: Mutex::new(writer), readers: Mutex::new(Vec::new()), newest })
@@ -354,7 +360,8 @@ impl<'c> Tx<'c> {
         if since > newest || since < newest - CHANGES_KEPT {
             return Ok(None);
         }
-        let sql = "SELECT revision, kind, object_id FROM changes WHERE revision > ?1 ORDER BY revision, kind, object_id";
+        let sql =
+            "SELECT revision, kind, object_id FROM changes WHERE revision > ?1 ORDER BY revision, kind, object_id";
         self.query(sql, &values![since], |row| {
             let word = row.text(1)?;
             let kind = Kind::ALL

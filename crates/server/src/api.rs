@@ -1,0 +1,259 @@
+//! HTTP: from a request to one call in one transaction, and back.
+//!
+//! One dispatcher serves all resources, since all are alike: the path names a collection, a member, and
+//! perhaps something below it. Identity has put the caller's [`Context`] into the request's extensions;
+//! without one, only version discovery is answered.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body as HttpBody;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value as Json;
+
+use crate::attributes::{Object, query};
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::options::Options;
+use crate::resources::{
+    self, Call, Resource, availability_zones, extensions, interfaces, routers, scheduling, tags, versions,
+};
+use crate::store::{Store, Tx};
+
+/// Largest body that is read. A bulk request of a few thousand ports fits.
+const MAX_BODY: usize = 4 << 20;
+
+/// What every request needs.
+#[derive(Clone, Debug)]
+pub struct ApiState {
+    /// Where intent lives.
+    pub store: Arc<Store>,
+    /// The settings.
+    pub options: Arc<Options>,
+}
+
+/// Makes the part of the server that answers `/` and `/v2.0`.
+pub fn api_router(state: ApiState) -> Router {
+    Router::new()
+        .route("/", axum::routing::get(root))
+        .route("/v2.0", axum::routing::any(handle))
+        .route("/v2.0/", axum::routing::any(handle))
+        .route("/v2.0/{*path}", axum::routing::any(handle))
+        .with_state(state)
+}
+
+async fn root(request: Request) -> Response {
+    // Neutron answers 300 only to clients that ask for nothing in particular; all of them take 200.
+    json(StatusCode::OK, &versions::versions(&base_url(request.headers())))
+}
+
+/// A request, taken apart.
+struct Asked {
+    method: Method,
+    /// The path below `/v2.0`, without empty segments.
+    segments: Vec<String>,
+    pairs: Vec<(String, String)>,
+    base: String,
+    if_match: Option<i64>,
+    body: bytes::Bytes,
+}
+
+/// An answer: a status, and a body where there is one.
+type Answer = (StatusCode, Option<Json>);
+
+async fn handle(State(state): State<ApiState>, request: Request) -> Response {
+    let Some(context) = request.extensions().get::<Context>().cloned() else {
+        return StatusCode::UNAUTHORIZED.into_response();
+    };
+    let request_id = context.request_id.clone();
+    let outcome = match Asked::read(request).await {
+        Ok(asked) => {
+            // The store blocks, so its work is kept off the threads that serve connections.
+            let work = tokio::task::spawn_blocking(move || answer(&state, &context, &asked));
+            work.await.unwrap_or_else(|panic| Err(ApiError::internal(format!("a handler panicked: {panic}"))))
+        }
+        Err(error) => Err(error),
+    };
+    let mut response = match outcome {
+        Ok((status, Some(body))) => json(status, &body),
+        Ok((status, None)) => status.into_response(),
+        Err(error) => failure(&error),
+    };
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert("x-openstack-request-id", value);
+    }
+    response
+}
+
+fn failure(error: &ApiError) -> Response {
+    if let ApiError::Store(cause) = error {
+        let chain = std::error::Error::source(cause).map(ToString::to_string);
+        tracing::error!(error = %cause, cause = chain, "a request failed in the store");
+    }
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    json(status, &error.body())
+}
+
+fn json(status: StatusCode, body: &Json) -> Response {
+    let mut response = Response::new(HttpBody::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The URL that the client reached us by, for links.
+fn base_url(headers: &HeaderMap) -> String {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let scheme = text("x-forwarded-proto").unwrap_or("http");
+    let host = text("x-forwarded-host").or_else(|| text("host")).unwrap_or("localhost");
+    format!("{scheme}://{host}")
+}
+
+impl Asked {
+    async fn read(request: Request) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path().strip_prefix("/v2.0").unwrap_or_default();
+        let segments: Vec<String> =
+            path.split('/').filter(|segment| !segment.is_empty()).map(percent_decoded).collect();
+        let body = axum::body::to_bytes(body, MAX_BODY)
+            .await
+            .map_err(|_| ApiError::bad_request("Request body is too large or was cut off"))?;
+        Ok(Self {
+            method: parts.method,
+            segments,
+            pairs: query::pairs(parts.uri.query()),
+            base: base_url(&parts.headers),
+            if_match: if_match(&parts.headers)?,
+            body,
+        })
+    }
+
+    fn object(&self) -> Result<Object, ApiError> {
+        if self.body.iter().all(u8::is_ascii_whitespace) {
+            return Err(ApiError::bad_request("Resource body required"));
+        }
+        match serde_json::from_slice(&self.body) {
+            Ok(Json::Object(object)) => Ok(object),
+            _ => Err(ApiError::bad_request("Body contains invalid data")),
+        }
+    }
+}
+
+fn percent_decoded(segment: &str) -> String {
+    // A form's decoding, but `+` stands for itself in a path.
+    let escaped = segment.replace('+', "%2B");
+    let pair = format!("x={}", escaped.replace('&', "%26").replace('=', "%3D"));
+    form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').strip_prefix("revision_number="));
+    match number.and_then(|number| number.parse().ok()) {
+        Some(number) => Ok(Some(number)),
+        None => Err(ApiError::bad_request("Invalid If-Match constraint: only revision_number=N is known")),
+    }
+}
+
+fn answer(state: &ApiState, ctx: &Context, asked: &Asked) -> Result<Answer, ApiError> {
+    let work = |tx: &Tx<'_>| dispatch(Call { tx, ctx, options: &state.options }, asked);
+    match asked.method {
+        Method::GET | Method::HEAD => state.store.read(work),
+        _ => state.store.write(work),
+    }
+}
+
+fn dispatch(call: Call<'_>, asked: &Asked) -> Result<Answer, ApiError> {
+    let segments: Vec<&str> = asked.segments.iter().map(String::as_str).collect();
+    let get = matches!(asked.method, Method::GET | Method::HEAD);
+    match segments.as_slice() {
+        [] if get => ok(versions::resources(&asked.base)),
+        ["extensions"] if get => ok(extensions::list()),
+        ["extensions", alias] if get => ok(extensions::member(alias)?),
+        ["availability_zones"] if get => ok(availability_zones::list(call, &asked.pairs)?),
+        [collection, rest @ ..] => {
+            let resource = resources::find(collection.trim_end_matches(".json")).ok_or_else(ApiError::not_found)?;
+            match rest {
+                [] => collection_verb(call, resource, asked),
+                [id] => member_verb(call, resource, id.trim_end_matches(".json"), asked),
+                [id, below @ ..] => below_member(call, (collection, resource), id, below, asked),
+            }
+        }
+        [] => Err(ApiError::not_found()),
+    }
+}
+
+fn ok(body: Json) -> Result<Answer, ApiError> {
+    Ok((StatusCode::OK, Some(body)))
+}
+
+const NO_CONTENT: Answer = (StatusCode::NO_CONTENT, None);
+
+fn unknown_verb(asked: &Asked) -> ApiError {
+    ApiError::HTTPMethodNotAllowed { message: format!("The method {} is not allowed for this resource.", asked.method) }
+}
+
+fn collection_verb(call: Call<'_>, resource: &dyn Resource, asked: &Asked) -> Result<Answer, ApiError> {
+    match asked.method {
+        Method::GET | Method::HEAD => {
+            let url = format!("{}/v2.0/{}", asked.base, resource.table().plural);
+            ok(resources::list(call, resource, &asked.pairs, &url)?)
+        }
+        Method::POST => Ok((StatusCode::CREATED, Some(resources::create(call, resource, &asked.object()?)?))),
+        _ => Err(unknown_verb(asked)),
+    }
+}
+
+fn member_verb(call: Call<'_>, resource: &dyn Resource, id: &str, asked: &Asked) -> Result<Answer, ApiError> {
+    match asked.method {
+        Method::GET | Method::HEAD => ok(resources::show(call, resource, id, &query::fields(&asked.pairs))?),
+        Method::PUT => ok(resources::update(call, resource, id, asked.if_match, &asked.object()?)?),
+        Method::DELETE => {
+            resources::delete(call, resource, id, asked.if_match)?;
+            Ok(NO_CONTENT)
+        }
+        _ => Err(unknown_verb(asked)),
+    }
+}
+
+fn below_member(
+    call: Call<'_>,
+    (collection, resource): (&str, &dyn Resource),
+    id: &str,
+    below: &[&str],
+    asked: &Asked,
+) -> Result<Answer, ApiError> {
+    let fields = query::fields(&asked.pairs);
+    match (collection, below, asked.method.as_str()) {
+        ("routers", ["add_router_interface"], "PUT") => ok(interfaces::add(call, id, &asked.object()?)?),
+        ("routers", ["remove_router_interface"], "PUT") => ok(interfaces::remove(call, id, &asked.object()?)?),
+        ("routers", ["add_extraroutes"], "PUT") => ok(routers::change_extra_routes(call, id, &asked.object()?, true)?),
+        ("routers", ["remove_extraroutes"], "PUT") => {
+            ok(routers::change_extra_routes(call, id, &asked.object()?, false)?)
+        }
+        ("routers", ["l3-agents"], "GET") => ok(scheduling::agents_of_router(call, id, &fields)?),
+        ("agents", ["l3-routers"], "GET") => ok(scheduling::routers_of_agent(call, id, &fields)?),
+        ("agents", ["l3-routers"], "POST") => {
+            Ok((StatusCode::CREATED, Some(scheduling::add_router(call, id, &asked.object()?)?)))
+        }
+        ("agents", ["l3-routers", router], "DELETE") => {
+            scheduling::remove_router(call, id, router)?;
+            Ok(NO_CONTENT)
+        }
+        ("agents", ["l3-routers", ..], "PUT") => {
+            Err(ApiError::HTTPNotImplemented { message: "PUT is not implemented for l3-routers".into() })
+        }
+        (_, ["tags"], "GET") => ok(tags::list(call, resource, id)?),
+        (_, ["tags"], "PUT") => ok(tags::put(call, resource, id, &asked.object()?, false)?),
+        (_, ["tags"], "POST") => {
+            Ok((StatusCode::CREATED, Some(tags::put(call, resource, id, &asked.object()?, true)?)))
+        }
+        (_, ["tags"], "DELETE") => tags::remove(call, resource, id, None).map(|()| NO_CONTENT),
+        (_, ["tags", tag], "GET") => tags::check(call, resource, id, tag).map(|()| NO_CONTENT),
+        (_, ["tags", tag], "PUT") => tags::add(call, resource, id, tag).map(|()| (StatusCode::CREATED, None)),
+        (_, ["tags", tag], "DELETE") => tags::remove(call, resource, id, Some(tag)).map(|()| NO_CONTENT),
+        _ => Err(ApiError::not_found()),
+    }
+}

@@ -1,0 +1,44 @@
+//! Showing objects: what the caller may see, and of that what it asked for.
+
+use serde_json::Value;
+
+use super::{Object, Table};
+use crate::context::Context;
+
+/// What of a resource's attributes one caller is shown.
+#[derive(Debug)]
+pub struct View<'a> {
+    hidden: Vec<&'static str>,
+    fields: &'a [String],
+}
+
+impl<'a> View<'a> {
+    /// Prepares the view once for any number of objects. Empty `fields` means all.
+    pub fn new(table: &Table, ctx: &Context, fields: &'a [String]) -> Self {
+        let hidden = table.attributes.iter().filter(|attribute| !attribute.see.shows(ctx));
+        Self { hidden: hidden.map(|attribute| attribute.name).collect(), fields }
+    }
+
+    /// Cuts an object down to the view.
+    pub fn show(&self, mut object: Object) -> Object {
+        if let Some(project) = object.get("project_id").cloned() {
+            object.insert("tenant_id".into(), project);
+        }
+        let wanted = |name: &str| self.fields.is_empty() || self.fields.iter().any(|field| field == name);
+        object.retain(|name, _| wanted(name) && !self.hidden.contains(&name.as_str()));
+        object
+    }
+}
+
+/// Tells whether what an object shows under `name` is one of the wanted texts.
+pub fn matches(object: &Object, name: &str, wanted: &[String]) -> bool {
+    let text = match object.get(name) {
+        Some(Value::String(text)) => text.to_ascii_lowercase(),
+        Some(Value::Bool(b)) => {
+            return wanted.iter().any(|text| (text == "true" || text == "1") == *b);
+        }
+        Some(other) => other.to_string(),
+        None => return false,
+    };
+    wanted.iter().any(|wanted| *wanted == text)
+}

@@ -1,0 +1,228 @@
+//! Errors of the API, under Neutron's names, with Neutron's status codes and texts.
+//!
+//! Clients match on `type` and show `message`, so both are part of the contract. Every body is built
+//! by [`ApiError::body`] and nowhere else.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use crate::store::{StoreError, TxError};
+
+/// Declares each error once: its type name, fields, status and text.
+macro_rules! api_errors {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident),* } $status:literal $text:literal;)*) => {
+        /// An answer other than success.
+        #[derive(Debug)]
+        #[expect(missing_docs, reason = "fields are the words of the message beside them")]
+        pub enum ApiError {
+            $($(#[$doc])* $name { $($field: String),* },)*
+            /// The store failed, or refused the write after all.
+            Store(StoreError),
+        }
+
+        impl ApiError {
+            fn declared(&self) -> Option<(u16, &'static str)> {
+                match self {
+                    $(Self::$name { .. } => Some(($status, stringify!($name))),)*
+                    Self::Store(_) => None,
+                }
+            }
+        }
+
+        impl fmt::Display for ApiError {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$name { $($field),* } => write!(f, $text),)*
+                    Self::Store(StoreError::Constraint { .. }) => {
+                        write!(f, "The request conflicts with another one that was handled at the same time.")
+                    }
+                    Self::Store(_) => {
+                        write!(f, "Request Failed: internal server error while processing your request.")
+                    }
+                }
+            }
+        }
+    };
+}
+
+api_errors! {
+    /// The request as such is wrong: attributes, JSON, query.
+    HTTPBadRequest { message } 400 "{message}";
+    /// Policy forbids it.
+    HTTPForbidden { message } 403 "{message}";
+    /// No such URL, or an object that the caller must not know of.
+    HTTPNotFound { message } 404 "{message}";
+    /// The URL exists, the verb does not.
+    HTTPMethodNotAllowed { message } 405 "{message}";
+    /// The verb is known to Neutron but not offered here.
+    HTTPNotImplemented { message } 501 "{message}";
+    /// A generic conflict.
+    HTTPConflict { message } 409 "{message}";
+    /// Our own mistake.
+    HTTPInternalServerError { message } 500 "{message}";
+    /// A value that passes the attribute's validation and still cannot be used.
+    InvalidInput { reason } 400 "Invalid input for operation: {reason}.";
+    /// A request that contradicts the state of things.
+    BadRequest { resource, reason } 400 "Bad {resource} request: {reason}.";
+
+    NetworkNotFound { id } 404 "Network {id} could not be found.";
+    SubnetNotFound { id } 404 "Subnet {id} could not be found.";
+    PortNotFound { id } 404 "Port {id} could not be found.";
+    RouterNotFound { id } 404 "Router {id} could not be found";
+    FloatingIPNotFound { id } 404 "Floating IP {id} could not be found";
+    AgentNotFound { id } 404 "Agent {id} could not be found.";
+    ExtensionNotFound { alias } 404 "Extension with alias {alias} does not exist";
+    AvailabilityZoneNotFound { zone } 404 "AvailabilityZone {zone} could not be found.";
+    TagNotFound { tag } 404 "Tag {tag} could not be found.";
+
+    NetworkInUse { id, reason } 409 "Unable to complete operation on network {id}. {reason}.";
+    SubnetInUse { id, reason } 409 "Unable to complete operation on subnet {id}: {reason}.";
+    PortInUse { id, network, device } 409 "Unable to complete operation on port {id} for network {network}. Port already has an attached device {device}.";
+    ServicePortInUse { id, reason } 409 "Port {id} cannot be deleted directly via the port API: {reason}.";
+    PortBound { id, vif_type, old_mac, new_mac } 409 "Unable to complete operation on port {id}, port is already bound, port type: {vif_type}, old_mac {old_mac}, new_mac {new_mac}.";
+    MacAddressInUse { network, mac } 409 "Unable to complete operation for network {network}. The mac address {mac} is in use.";
+    MacAddressGenerationFailure { network } 503 "Unable to generate unique mac on network {network}.";
+    IpAddressInUse { network, ip } 409 "Unable to complete operation for network {network}. The IP address {ip} is in use.";
+    IpAddressAlreadyAllocated { ip, subnet } 409 "IP address {ip} already allocated in subnet {subnet}";
+    IpAddressGenerationFailure { network } 409 "No more IP addresses available on network {network}.";
+    ExternalIpAddressExhausted { network } 400 "Unable to find any IP address on external network {network}.";
+    InvalidIpForNetwork { ip } 400 "IP address {ip} is not a valid IP for any of the subnets on the specified network.";
+    InvalidIpForSubnet { ip } 400 "IP address {ip} is not a valid IP for the specified subnet.";
+    InvalidAllocationPool { pool } 400 "The allocation pool {pool} is not valid.";
+    OutOfBoundsAllocationPool { pool, cidr } 400 "The allocation pool {pool} spans beyond the subnet cidr {cidr}.";
+    OverlappingAllocationPools { first, second, cidr } 409 "Found overlapping allocation pools: {first} {second} for subnet {cidr}.";
+    GatewayConflictWithAllocationPools { gateway, pool } 409 "Gateway ip {gateway} conflicts with allocation pool {pool}.";
+    GatewayIpInUse { ip, port } 409 "Current gateway ip {ip} already in use by port {port}. Unable to update.";
+    DNSNameServersExhausted { subnet, quota } 400 "Unable to complete operation for {subnet}. The number of DNS nameservers exceeds the limit {quota}.";
+    HostRoutesExhausted { subnet, quota } 400 "Unable to complete operation for {subnet}. The number of host routes exceeds the limit {quota}.";
+    SubnetMismatchForPort { port, subnet } 400 "Subnet on port {port} does not match the requested subnet {subnet}.";
+
+    NoNetworkAvailable {} 503 "Unable to create the network. No tenant network is available for allocation.";
+    TunnelIdInUse { vni } 409 "Unable to create the network. The tunnel ID {vni} is in use.";
+    FlatNetworkInUse { physical_network } 409 "Unable to create the flat network. Physical network {physical_network} is in use.";
+    InvalidSharedSetting { network } 409 "Unable to reconfigure sharing settings for network {network}. Multiple tenants are using it.";
+    ExternalNetworkInUse { id } 409 "External network {id} cannot be updated to be made non-external, since it has existing gateway ports.";
+    DefaultExternalNetworkExists { id } 409 "A default external network already exists: {id}.";
+
+    RouterInUse { id, reason } 409 "Router {id} {reason}";
+    RouterInterfaceNotFound { id, port } 404 "Router {id} does not have an interface with id {port}";
+    RouterInterfaceNotFoundForSubnet { id, subnet } 404 "Router {id} has no interface on subnet {subnet}";
+    RouterInterfaceInUseByFloatingIP { id, subnet } 409 "Router interface for subnet {subnet} on router {id} cannot be deleted, as it is required by one or more floating IPs.";
+    RouterInterfaceInUseByRoute { id, subnet } 409 "Router interface for subnet {subnet} on router {id} cannot be deleted, as it is required by one or more routes.";
+    RouterExternalGatewayInUseByFloatingIp { id, network } 409 "Gateway cannot be updated for router {id}, since a gateway to external network {network} is required by one or more floating IPs.";
+    InvalidRoutes { routes, reason } 400 "Invalid format for routes: {routes}, {reason}";
+    RoutesExhausted { id, quota } 400 "Unable to complete operation for {id}. The number of routes exceeds the maximum {quota}.";
+    ExternalGatewayForFloatingIPNotFound { network, subnet, port } 404 "External network {network} is not reachable from subnet {subnet}.  Therefore, cannot associate Port {port} with a Floating IP.";
+    FloatingIPPortAlreadyAssociated { address, id, port, fixed_ip, network } 409 "Cannot associate floating IP {address} ({id}) with port {port} using fixed IP {fixed_ip}, as that fixed IP already has a floating IP on external network {network}.";
+
+    InvalidL3Agent { id } 404 "Agent {id} is not a L3 Agent or has been disabled";
+    RouterHostedByL3Agent { router, agent } 409 "The router {router} has been already hosted by the L3 Agent {agent}.";
+    RouterNotHostedByL3Agent { router, agent } 409 "The router {router} is not hosted by L3 agent {agent}.";
+    NoVRIDAvailable { router } 409 "No more Virtual Router Identifier (VRID) available when creating router {router}. The limit of number of HA Routers per tenant is 254.";
+    AllowedAddressPairExhausted { quota } 400 "The number of allowed address pair exceeds the maximum {quota}.";
+    AddressPairAndPortSecurityRequired {} 409 "Port Security must be enabled in order to have allowed address pairs on a port.";
+
+    RevisionNumberConstraintFailed { expected, current } 412 "Constrained to {expected}, but current revision is {current}";
+}
+
+impl ApiError {
+    /// A 400 about the request itself.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::HTTPBadRequest { message: message.into() }
+    }
+
+    /// A 400 in the words of [`ApiError::InvalidInput`].
+    pub fn invalid(reason: impl Into<String>) -> Self {
+        Self::InvalidInput { reason: reason.into() }
+    }
+
+    /// A 400 about a router.
+    pub fn bad_router(reason: impl Into<String>) -> Self {
+        Self::BadRequest { resource: "router".into(), reason: reason.into() }
+    }
+
+    /// A 400 about a floating IP.
+    pub fn bad_floating_ip(reason: impl Into<String>) -> Self {
+        Self::BadRequest { resource: "floatingip".into(), reason: reason.into() }
+    }
+
+    /// A 404 that names nothing.
+    pub fn not_found() -> Self {
+        Self::HTTPNotFound { message: "The resource could not be found.".into() }
+    }
+
+    /// A 500 whose reason is only logged.
+    pub fn internal(reason: impl Into<String>) -> Self {
+        tracing::error!(reason = reason.into(), "the API met a state that it cannot explain");
+        Self::HTTPInternalServerError {
+            message: "Request Failed: internal server error while processing your request.".into(),
+        }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        match (self.declared(), self) {
+            (Some((status, _)), _) => status,
+            (None, Self::Store(StoreError::Constraint { .. })) => 409,
+            (None, _) => 500,
+        }
+    }
+
+    /// Neutron's name of the error.
+    pub fn type_name(&self) -> &'static str {
+        match (self.declared(), self) {
+            (Some((_, name)), _) => name,
+            (None, Self::Store(StoreError::Constraint { .. })) => "Conflict",
+            (None, _) => "HTTPInternalServerError",
+        }
+    }
+
+    /// The answer's body.
+    pub fn body(&self) -> Value {
+        json!({"NeutronError": {"type": self.type_name(), "message": self.to_string(), "detail": ""}})
+    }
+}
+
+impl std::error::Error for ApiError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        if let Self::Store(error) = self { Some(error) } else { None }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl TxError for ApiError {
+    fn is_constraint(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Constraint { .. }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_carries_neutrons_type_text_and_status() {
+        let error = ApiError::IpAddressInUse { network: "n".into(), ip: "10.0.0.5".into() };
+        assert_eq!(error.status(), 409);
+        let body = error.body();
+        assert_eq!(body["NeutronError"]["type"], "IpAddressInUse");
+        assert_eq!(
+            body["NeutronError"]["message"],
+            "Unable to complete operation for network n. The IP address 10.0.0.5 is in use."
+        );
+        assert_eq!(body["NeutronError"]["detail"], "");
+    }
+
+    #[test]
+    fn what_went_wrong_inside_is_not_told_to_clients() {
+        let error = ApiError::from(StoreError::Corrupt { column: 1, text: "secret".into() });
+        assert_eq!((error.status(), error.type_name()), (500, "HTTPInternalServerError"));
+        assert!(!error.to_string().contains("secret"));
+    }
+}

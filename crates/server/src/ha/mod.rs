@@ -1,0 +1,260 @@
+//! Routers on hosts: copies, their HA network and VRIDs, and who is active.
+//!
+//! A highly available router is one row in `ha_routers` (its HA network and VRID) and a copy per
+//! agent: a binding with a port on the HA network. A legacy router is one binding without such a port.
+//! Everything about a router happens in the transaction that makes it, so several first HA routers of
+//! a project at once find, or make, the same HA network.
+
+mod network;
+mod states;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use evergate_model::{AgentId, PortId, RouterId};
+
+use crate::error::ApiError;
+use crate::objects::agent::{Agent, alive_since};
+use crate::objects::port::{self, NewPort, Port, owner};
+use crate::objects::router::{self, Binding, Role, Router, RouterPort};
+use crate::options::Options;
+use crate::placement::{self, Candidate};
+use crate::store::{Kind, StoreError, Tx};
+use crate::values;
+
+pub use network::{HaNetwork, virtual_address};
+pub use states::{CopyState, active_copy, copy_states, record_states};
+
+/// Makes a router highly available: a VRID on its project's HA network, and its copies.
+///
+/// # Errors
+///
+/// When no HA network can be made.
+pub fn enable(tx: &Tx<'_>, options: &Options, router: &Router) -> Result<(), ApiError> {
+    let (network, vrid) = network::with_free_vrid(tx, options, &router.project_id)?;
+    let sql = "INSERT INTO ha_routers (router_id, network_id, vrid) VALUES (?1, ?2, ?3)";
+    tx.execute(sql, &values![router.id, network.network_id, vrid])?;
+    schedule(tx, options, &Candidates::read(tx, options)?, router)?;
+    Ok(())
+}
+
+/// Gives a router the agents that it lacks, as far as there are any; answers how many it got.
+///
+/// # Errors
+///
+/// When a copy's port cannot be made.
+pub fn schedule(tx: &Tx<'_>, options: &Options, candidates: &Candidates, router: &Router) -> Result<usize, ApiError> {
+    let present: Vec<AgentId> = router.bindings(tx)?.into_iter().map(|binding| binding.agent_id).collect();
+    let wanted = match (router.ha, options.max_l3_agents_per_router) {
+        (false, _) => 1,
+        (true, 0) => usize::MAX,
+        (true, max) => max as usize,
+    };
+    let missing = wanted.saturating_sub(present.len());
+    let chosen = placement::choose(&candidates.list(), &present, &router.availability_zone_hints, missing);
+    for agent in &chosen {
+        bind(tx, options, router, *agent)?;
+        candidates.count(*agent);
+    }
+    Ok(chosen.len())
+}
+
+/// Gives every router that has too few copies the ones it lacks. To be called when an agent appears, is
+/// admitted, or goes.
+///
+/// # Errors
+///
+/// When a copy's port cannot be made.
+pub fn schedule_missing(tx: &Tx<'_>, options: &Options) -> Result<(), ApiError> {
+    let candidates = Candidates::read(tx, options)?;
+    let wanted = match options.max_l3_agents_per_router {
+        0 => candidates.list().len() as i64,
+        max => i64::from(max),
+    };
+    let sql = "SELECT r.id FROM routers r LEFT JOIN \
+               (SELECT router_id, count(*) AS copies FROM router_bindings GROUP BY router_id) b ON b.router_id = r.id \
+               WHERE coalesce(b.copies, 0) < CASE WHEN r.ha = 1 THEN ?1 ELSE 1 END ORDER BY r.created_at, r.id";
+    let ids = tx.query(sql, &values![wanted], |row| row.text(0))?;
+    for router in Router::many(tx, &ids)? {
+        if schedule(tx, options, &candidates, &router)? > 0 {
+            router.note(tx)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a copy of a router on an agent.
+///
+/// # Errors
+///
+/// When its port cannot be made.
+pub fn bind(tx: &Tx<'_>, options: &Options, router: &Router, agent: AgentId) -> Result<(), ApiError> {
+    let agent = Agent::get(tx, agent)?;
+    let ha_port = if router.ha { Some(make_ha_port(tx, options, router, &agent.host)?) } else { None };
+    let sql = "INSERT INTO router_bindings (router_id, agent_id, ha_port_id) VALUES (?1, ?2, ?3)";
+    tx.execute(sql, &values![router.id, agent.id, ha_port])?;
+    if !router.ha {
+        port::bind(tx, &moving_ports(tx, router.id)?, &agent.host)?;
+    }
+    tx.changed(Kind::Router, router.id);
+    Ok(())
+}
+
+/// Takes a copy of a router from its agent.
+///
+/// # Errors
+///
+/// As [`Tx::execute`].
+pub fn unbind(tx: &Tx<'_>, router: &Router, binding: &Binding) -> Result<(), ApiError> {
+    let sql = "DELETE FROM router_bindings WHERE router_id = ?1 AND agent_id = ?2";
+    tx.execute(sql, &values![router.id, binding.agent_id])?;
+    if let Some(id) = binding.ha_port_id {
+        Port::get(tx, id)?.delete(tx)?;
+    }
+    let moving = moving_ports(tx, router.id)?;
+    let bound_here: Vec<PortId> =
+        Port::many(tx, &texts(&moving))?.into_iter().filter(|p| p.host_id == binding.host).map(|p| p.id).collect();
+    port::bind(tx, &bound_here, "")?;
+    tx.changed(Kind::Router, router.id);
+    Ok(())
+}
+
+/// Takes all copies of a router from their agents, and its VRID if it had one.
+///
+/// # Errors
+///
+/// As [`Tx::execute`].
+pub fn disable(tx: &Tx<'_>, router: &Router) -> Result<(), ApiError> {
+    for binding in router.bindings(tx)? {
+        unbind(tx, router, &binding)?;
+    }
+    tx.execute("DELETE FROM ha_routers WHERE router_id = ?1", &values![router.id])?;
+    Ok(())
+}
+
+/// Takes everything from an agent that is about to be removed, and finds other agents for it.
+///
+/// # Errors
+///
+/// As [`Tx::execute`].
+pub fn vacate(tx: &Tx<'_>, agent: &Agent) -> Result<(), ApiError> {
+    let on_agent: Vec<Binding> =
+        router::bindings_on(tx, &agent.host)?.into_iter().filter(|binding| binding.agent_id == agent.id).collect();
+    let ids: Vec<String> = on_agent.iter().map(|binding| binding.router_id.to_string()).collect();
+    let routers: BTreeMap<RouterId, Router> = Router::many(tx, &ids)?.into_iter().map(|r| (r.id, r)).collect();
+    for binding in &on_agent {
+        if let Some(router) = routers.get(&binding.router_id) {
+            unbind(tx, router, binding)?;
+            router.note(tx)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a router of the other kind: legacy from highly available, or the reverse.
+///
+/// # Errors
+///
+/// When no HA network can be made.
+pub fn convert(tx: &Tx<'_>, options: &Options, router: &mut Router, ha: bool) -> Result<(), ApiError> {
+    disable(tx, router)?;
+    router.ha = ha;
+    tx.execute("UPDATE routers SET ha = ?2 WHERE id = ?1", &values![router.id, ha])?;
+    let moving = moving_ports(tx, router.id)?;
+    port::bind(tx, &moving, "")?;
+    for interface in router.ports(tx, Role::Interface)? {
+        let sql = "UPDATE ports SET device_owner = ?2 WHERE id = ?1";
+        tx.execute(sql, &values![interface.port_id, interface_owner(router)])?;
+        tx.changed(Kind::Port, interface.port_id);
+    }
+    if ha {
+        enable(tx, options, router)
+    } else {
+        schedule(tx, options, &Candidates::read(tx, options)?, router).map(|_| ())
+    }
+}
+
+/// What an interface of the router is called.
+pub fn interface_owner(router: &Router) -> &'static str {
+    if router.ha { owner::HA_REPLICATED } else { owner::INTERFACE }
+}
+
+/// The host that a new port of the router starts on: the active copy's, or the only one.
+///
+/// # Errors
+///
+/// As [`Tx::query`].
+pub fn current_host(tx: &Tx<'_>, router: &Router) -> Result<String, StoreError> {
+    let bindings = router.bindings(tx)?;
+    let current = if router.ha { active_copy(&bindings) } else { bindings.first() };
+    Ok(current.map(|binding| binding.host.clone()).unwrap_or_default())
+}
+
+/// The ports that are wherever the router is active.
+fn moving_ports(tx: &Tx<'_>, router: RouterId) -> Result<Vec<PortId>, StoreError> {
+    let ports = router::ports_of(tx, &[router.to_string()])?;
+    Ok(ports.into_iter().filter(|port| port.role != Role::Ha).map(|port| port.port_id).collect())
+}
+
+fn texts(ids: &[PortId]) -> Vec<String> {
+    ids.iter().map(PortId::to_string).collect()
+}
+
+fn make_ha_port(tx: &Tx<'_>, options: &Options, router: &Router, host: &str) -> Result<PortId, ApiError> {
+    let network = HaNetwork::of_router(tx, router.id)?
+        .ok_or_else(|| ApiError::internal(format!("HA router {} has no HA network", router.id)))?;
+    let (name, device) = (format!("HA port tenant {}", router.project_id), router.id.to_string());
+    let new = NewPort { name: &name, host_id: host, ..NewPort::device(network.network_id, owner::HA, &device) };
+    let port = Port::create(tx, options, &new)?;
+    let (router_id, network_id) = (router.id, network.network_id);
+    router::attach(tx, &RouterPort { router_id, port_id: port.id, network_id, role: Role::Ha })?;
+    Ok(port.id)
+}
+
+/// The agents that may get a router now, with how many they have.
+#[derive(Debug)]
+pub struct Candidates(std::cell::RefCell<Vec<Candidate>>);
+
+impl Candidates {
+    /// Reads the agents that are alive, admitted, and in a mode that takes central routers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn read(tx: &Tx<'_>, options: &Options) -> Result<Self, StoreError> {
+        let sql = "SELECT agent_id, count(*) FROM router_bindings GROUP BY agent_id";
+        let loads: BTreeMap<AgentId, u64> =
+            tx.query(sql, &[], |row| Ok((row.parse(0)?, row.num(1)?)))?.into_iter().collect();
+        let since = alive_since(tx.now(), options);
+        let eligible = Agent::all_l3(tx)?
+            .into_iter()
+            .filter(|agent| agent.admin_state_up && agent.is_alive(&since) && agent.takes_central_routers());
+        let candidates = eligible.map(|agent| Candidate {
+            agent_id: agent.id,
+            host: agent.host,
+            zone: agent.availability_zone.unwrap_or_default(),
+            routers: loads.get(&agent.id).copied().unwrap_or(0),
+        });
+        Ok(Self(candidates.collect::<Vec<_>>().into()))
+    }
+
+    fn list(&self) -> Vec<Candidate> {
+        self.0.borrow().clone()
+    }
+
+    /// Tells whether the agent is one of them.
+    pub fn contains(&self, agent: AgentId) -> bool {
+        self.0.borrow().iter().any(|candidate| candidate.agent_id == agent)
+    }
+
+    /// The availability zones there are.
+    pub fn zones(&self) -> BTreeSet<String> {
+        self.0.borrow().iter().map(|candidate| candidate.zone.clone()).collect()
+    }
+
+    /// Notes that an agent got one more.
+    fn count(&self, agent: AgentId) {
+        for candidate in self.0.borrow_mut().iter_mut().filter(|candidate| candidate.agent_id == agent) {
+            candidate.routers += 1;
+        }
+    }
+}

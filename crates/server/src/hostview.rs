@@ -1,0 +1,389 @@
+//! What one host is told: its [`HostConfig`], read from the store in a fixed number of queries.
+//!
+//! A host needs the networks of the ports bound to it and of the routers it has copies of, with every
+//! port on them and the hosts that share them. Whatever else there is, it is not told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use evergate_model::host::{
+    ActiveCopy, ClusterConfig, ExtraRoute, FloatingIp as HostFloatingIp, Gateway, HaCopy, HaPeer, Interface, Location,
+    Network as HostNetwork, NetworkPort, Router as HostRouter, Segment as HostSegment,
+};
+use evergate_model::{HostConfig, Mac, NetworkId, PortId, RouterId, SubnetId};
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::error::ApiError;
+use crate::ha;
+use crate::objects::floating_ip::FloatingIp;
+use crate::objects::network::{Network, Segment};
+use crate::objects::port::owner;
+use crate::objects::query_in;
+use crate::objects::router::{self, Binding, Role, Router, RouterPort};
+use crate::objects::subnet::Route;
+use crate::options::Options;
+use crate::store::{CLAIM_KEY, StoreError, Tx};
+use crate::values;
+
+/// The priority of every copy: Neutron gives all the same, so that no copy is better than another.
+const HA_PRIORITY: u8 = 50;
+
+/// Builds what a host is told at the transaction's revision.
+///
+/// # Errors
+///
+/// When the store cannot be read.
+pub fn host_config(tx: &Tx<'_>, options: &Options, host: &str) -> Result<HostConfig, ApiError> {
+    let routers = Routers::on(tx, host)?;
+    let needed = needed_networks(tx, host)?;
+    let vteps = vteps(tx)?;
+    let (networks, ha_routers) = networks(tx, host, &needed, &vteps)?;
+    Ok(HostConfig {
+        revision: tx.revision()?,
+        cluster: ClusterConfig { claim_key: tx.setting(CLAIM_KEY)?.unwrap_or_default() },
+        networks,
+        routers: routers.build(tx, options, host, &vteps)?,
+        active_copies: active_copies(tx, &ha_routers, &vteps)?,
+    })
+}
+
+/// Where tunnels to each host end.
+fn vteps(tx: &Tx<'_>) -> Result<BTreeMap<String, IpAddr>, StoreError> {
+    let sql = "SELECT host, tunnel_ip FROM agents WHERE tunnel_ip IS NOT NULL";
+    Ok(tx.query(sql, &[], |row| Ok((row.text(0)?, row.parse(1)?)))?.into_iter().collect())
+}
+
+/// Networks of the host's own ports, and of the routers that it has copies of.
+fn needed_networks(tx: &Tx<'_>, host: &str) -> Result<Vec<String>, StoreError> {
+    // Neutron empties an agent that an admin disables, and so do we.
+    let sql = "SELECT network_id FROM ports WHERE host_id = ?1 AND device_owner NOT IN (?2, ?3, ?4) \
+               UNION \
+               SELECT rp.network_id FROM router_ports rp \
+               JOIN router_bindings b ON b.router_id = rp.router_id \
+               JOIN agents a ON a.id = b.agent_id WHERE a.host = ?1 AND a.admin_state_up = 1";
+    let router_owners = values![host, owner::HA, owner::GATEWAY, owner::HA_REPLICATED];
+    tx.query(sql, &router_owners, |row| row.text(0))
+}
+
+struct PortRow {
+    id: PortId,
+    network_id: NetworkId,
+    mac: Mac,
+    admin_state_up: bool,
+    host: String,
+    follows: Option<RouterId>,
+}
+
+/// Builds the networks; answers also the HA routers that have a port on one of them.
+fn networks(
+    tx: &Tx<'_>,
+    host: &str,
+    needed: &[String],
+    vteps: &BTreeMap<String, IpAddr>,
+) -> Result<(BTreeMap<NetworkId, HostNetwork>, BTreeSet<RouterId>), ApiError> {
+    let mut networks: BTreeMap<NetworkId, HostNetwork> =
+        Network::many(tx, needed)?.into_iter().map(|network| (network.id, empty_network(&network))).collect();
+    let mut addresses = addresses(tx, needed)?;
+    let mut ha_routers = BTreeSet::new();
+    for port in ports(tx, needed)? {
+        ha_routers.extend(port.follows);
+        let location = match (port.follows, vteps.get(&port.host)) {
+            (Some(router), _) => Location::Active { router },
+            (None, _) if port.host == host => Location::Local,
+            (None, Some(vtep)) => Location::Remote { vtep: *vtep },
+            (None, None) => Location::Unbound,
+        };
+        let ips = addresses.remove(&port.id).unwrap_or_default();
+        let shown = NetworkPort { mac: port.mac, ips, location, admin_state_up: port.admin_state_up };
+        if let Some(network) = networks.get_mut(&port.network_id) {
+            network.ports.insert(port.id, shown);
+        }
+    }
+    for (network_id, other) in network_hosts(tx, needed)? {
+        if other != host
+            && let (Some(network), Some(vtep)) = (networks.get_mut(&network_id), vteps.get(&other))
+        {
+            network.peers.insert(*vtep);
+        }
+    }
+    Ok((networks, ha_routers))
+}
+
+fn empty_network(network: &Network) -> HostNetwork {
+    let segment = match &network.segment {
+        Segment::Vxlan(vni) => HostSegment::Vxlan { vni: *vni },
+        Segment::Flat(name) => HostSegment::Flat { physical_network: name.clone() },
+        Segment::Local => HostSegment::Local,
+    };
+    HostNetwork { id: network.id, segment, mtu: network.mtu, ports: BTreeMap::new(), peers: BTreeSet::new() }
+}
+
+fn ports(tx: &Tx<'_>, networks: &[String]) -> Result<Vec<PortRow>, StoreError> {
+    // A floating IP's port is left out: nothing answers to its MAC, the router's gateway port does.
+    let sql = format!(
+        "SELECT p.id, p.network_id, p.mac_address, p.admin_state_up, p.host_id, rp.router_id, rp.role, r.ha \
+         FROM ports p LEFT JOIN router_ports rp ON rp.port_id = p.id LEFT JOIN routers r ON r.id = rp.router_id \
+         WHERE p.network_id IN ({{}}) AND p.device_owner <> '{}'",
+        owner::FLOATING_IP
+    );
+    query_in(tx, &sql, networks, |row| {
+        let ha = row.opt_int(7)? == Some(1);
+        let role = row.opt_text(6)?;
+        let follows = (ha && role.as_deref() != Some(Role::Ha.as_str())).then(|| row.opt_parse(5)).transpose()?;
+        Ok(PortRow {
+            id: row.parse(0)?,
+            network_id: row.parse(1)?,
+            mac: row.parse(2)?,
+            admin_state_up: row.bool(3)?,
+            host: row.text(4)?,
+            follows: follows.flatten(),
+        })
+    })
+}
+
+fn addresses(tx: &Tx<'_>, networks: &[String]) -> Result<BTreeMap<PortId, Vec<IpAddr>>, StoreError> {
+    let sql = "SELECT port_id, ip_address FROM fixed_ips WHERE network_id IN ({}) ORDER BY port_id, position";
+    let mut addresses: BTreeMap<PortId, Vec<IpAddr>> = BTreeMap::new();
+    for (port, ip) in query_in(tx, sql, networks, |row| Ok((row.parse(0)?, row.parse(1)?)))? {
+        addresses.entry(port).or_default().push(ip);
+    }
+    Ok(addresses)
+}
+
+/// Which hosts have which of the networks: by a port of their own, or by a router's copy.
+fn network_hosts(tx: &Tx<'_>, networks: &[String]) -> Result<Vec<(NetworkId, String)>, StoreError> {
+    let by_port = "SELECT DISTINCT network_id, host_id FROM ports WHERE network_id IN ({}) AND host_id <> ''";
+    let by_copy = "SELECT DISTINCT rp.network_id, a.host FROM router_ports rp \
+                   JOIN router_bindings b ON b.router_id = rp.router_id \
+                   JOIN agents a ON a.id = b.agent_id WHERE rp.network_id IN ({}) AND a.admin_state_up = 1";
+    let mut hosts = query_in(tx, by_port, networks, |row| Ok((row.parse(0)?, row.text(1)?)))?;
+    hosts.extend(query_in(tx, by_copy, networks, |row| Ok((row.parse(0)?, row.text(1)?)))?);
+    Ok(hosts)
+}
+
+fn active_copies(
+    tx: &Tx<'_>,
+    routers: &BTreeSet<RouterId>,
+    vteps: &BTreeMap<String, IpAddr>,
+) -> Result<BTreeMap<RouterId, ActiveCopy>, StoreError> {
+    let ids: Vec<String> = routers.iter().map(RouterId::to_string).collect();
+    let copies = group(router::bindings_of(tx, &ids)?, |binding| binding.router_id);
+    let active = |(router, copies): (RouterId, Vec<Binding>)| {
+        let active = ha::active_copy(&copies)?;
+        Some((router, ActiveCopy { epoch: active.epoch, vtep: *vteps.get(&active.host)? }))
+    };
+    Ok(copies.into_iter().filter_map(active).collect())
+}
+
+fn group<K: Ord, T>(items: Vec<T>, key: impl Fn(&T) -> K) -> BTreeMap<K, Vec<T>> {
+    let mut groups: BTreeMap<K, Vec<T>> = BTreeMap::new();
+    for item in items {
+        groups.entry(key(&item)).or_default().push(item);
+    }
+    groups
+}
+
+/// Everything about the routers that a host has copies of, read at once.
+struct Routers {
+    routers: Vec<Router>,
+    ports: BTreeMap<RouterId, Vec<RouterPort>>,
+    routes: BTreeMap<RouterId, Vec<Route>>,
+    floating_ips: BTreeMap<RouterId, Vec<FloatingIp>>,
+    bindings: BTreeMap<RouterId, Vec<Binding>>,
+    addresses: BTreeMap<PortId, Vec<Address>>,
+    macs: BTreeMap<PortId, Mac>,
+    /// HA network and VRID.
+    ha: BTreeMap<RouterId, (NetworkId, u8)>,
+    vrids: BTreeMap<NetworkId, BTreeSet<u8>>,
+    /// Subnets of the external networks.
+    external: BTreeMap<NetworkId, Vec<(SubnetId, IpNet)>>,
+}
+
+#[derive(Clone, Copy)]
+struct Address {
+    subnet_id: SubnetId,
+    net: IpNet,
+    gateway: Option<IpAddr>,
+}
+
+impl Routers {
+    fn on(tx: &Tx<'_>, host: &str) -> Result<Self, StoreError> {
+        let sql = "SELECT b.router_id FROM router_bindings b JOIN agents a ON a.id = b.agent_id \
+                   WHERE a.host = ?1 AND a.admin_state_up = 1";
+        let ids = tx.query(sql, &values![host], |row| row.text(0))?;
+        let ports = router::ports_of(tx, &ids)?;
+        let port_ids: Vec<String> = ports.iter().map(|port| port.port_id.to_string()).collect();
+        let external: BTreeSet<String> =
+            ports.iter().filter(|p| p.role == Role::Gateway).map(|p| p.network_id.to_string()).collect();
+        let ha = ha_rows(tx, &ids)?;
+        let ha_networks: BTreeSet<String> = ha.values().map(|(network, _)| network.to_string()).collect();
+        Ok(Self {
+            routers: Router::many(tx, &ids)?,
+            routes: router::routes_of(tx, &ids)?,
+            floating_ips: floating_ips(tx, &ids)?,
+            bindings: group(router::bindings_of(tx, &ids)?, |binding| binding.router_id),
+            addresses: port_addresses(tx, &port_ids)?,
+            macs: port_macs(tx, &port_ids)?,
+            ports: group(ports, |port| port.router_id),
+            ha,
+            vrids: vrids(tx, &Vec::from_iter(ha_networks))?,
+            external: subnets(tx, &Vec::from_iter(external))?,
+        })
+    }
+
+    fn build(
+        &self,
+        _tx: &Tx<'_>,
+        options: &Options,
+        host: &str,
+        vteps: &BTreeMap<String, IpAddr>,
+    ) -> Result<BTreeMap<RouterId, HostRouter>, ApiError> {
+        let mut built = BTreeMap::new();
+        for router in &self.routers {
+            let ha = if router.ha { self.ha_copy(options, router, host, vteps) } else { None };
+            if router.ha && ha.is_none() {
+                return Err(ApiError::internal(format!("HA router {} has no copy to tell {host} of", router.id)));
+            }
+            let routes = self.routes.get(&router.id).into_iter().flatten();
+            let floating_ips = self.floating_ips.get(&router.id).into_iter().flatten();
+            let shown = HostRouter {
+                id: router.id,
+                project_id: router.project_id.clone(),
+                admin_state_up: router.admin_state_up,
+                ha,
+                gateway: self.gateway(router),
+                interfaces: self.interfaces(router),
+                routes: routes.map(|r| ExtraRoute { destination: r.destination, nexthop: r.nexthop }).collect(),
+                floating_ips: floating_ips
+                    .filter_map(|f| {
+                        Some((f.id, HostFloatingIp { floating: f.floating_ip_address, fixed: f.fixed_ip_address? }))
+                    })
+                    .collect(),
+            };
+            built.insert(router.id, shown);
+        }
+        Ok(built)
+    }
+
+    fn ports(&self, router: RouterId, role: Role) -> impl Iterator<Item = &RouterPort> {
+        self.ports.get(&router).into_iter().flatten().filter(move |port| port.role == role)
+    }
+
+    fn nets(&self, port: PortId) -> Vec<IpNet> {
+        self.addresses.get(&port).into_iter().flatten().map(|address| address.net).collect()
+    }
+
+    fn mac(&self, port: PortId) -> Mac {
+        self.macs.get(&port).copied().unwrap_or_default()
+    }
+
+    fn interfaces(&self, router: &Router) -> BTreeMap<PortId, Interface> {
+        let interface = |port: &RouterPort| {
+            let addresses = self.nets(port.port_id);
+            (port.port_id, Interface { network_id: port.network_id, mac: self.mac(port.port_id), addresses })
+        };
+        self.ports(router.id, Role::Interface).map(interface).collect()
+    }
+
+    fn gateway(&self, router: &Router) -> Option<Gateway> {
+        let port = self.ports(router.id, Role::Gateway).next()?;
+        let addresses = self.addresses.get(&port.port_id).cloned().unwrap_or_default();
+        let own: BTreeSet<SubnetId> = addresses.iter().map(|address| address.subnet_id).collect();
+        let subnets = self.external.get(&port.network_id).into_iter().flatten();
+        Some(Gateway {
+            port_id: port.port_id,
+            network_id: port.network_id,
+            mac: self.mac(port.port_id),
+            addresses: addresses.iter().map(|address| address.net).collect(),
+            next_hops: addresses.iter().filter_map(|address| address.gateway).collect(),
+            onlink_subnets: subnets.filter(|(id, _)| !own.contains(id)).map(|(_, cidr)| *cidr).collect(),
+            enable_snat: router.enable_snat,
+        })
+    }
+
+    fn ha_copy(
+        &self,
+        options: &Options,
+        router: &Router,
+        host: &str,
+        vteps: &BTreeMap<String, IpAddr>,
+    ) -> Option<HaCopy> {
+        let (network_id, vrid) = *self.ha.get(&router.id)?;
+        let copies = self.bindings.get(&router.id)?;
+        let port_id = copies.iter().find(|copy| copy.host == host)?.ha_port_id?;
+        let peer = |copy: &Binding| {
+            let address = self.ha_address(copy.ha_port_id?)?.addr();
+            Some((copy.host.clone(), HaPeer { address, vtep: vteps.get(&copy.host).copied() }))
+        };
+        Some(HaCopy {
+            port_id,
+            network_id,
+            mac: self.mac(port_id),
+            address: self.ha_address(port_id)?,
+            vrid,
+            virtual_address: ha::virtual_address(options, vrid),
+            priority: HA_PRIORITY,
+            peers: copies.iter().filter(|copy| copy.host != host).filter_map(peer).collect(),
+            epoch: copies.iter().map(|copy| copy.epoch).max().unwrap_or(0),
+            network_vrids: self.vrids.get(&network_id).cloned().unwrap_or_default(),
+        })
+    }
+
+    fn ha_address(&self, port: PortId) -> Option<Ipv4Net> {
+        self.nets(port).into_iter().find_map(|net| if let IpNet::V4(net) = net { Some(net) } else { None })
+    }
+}
+
+fn floating_ips(tx: &Tx<'_>, routers: &[String]) -> Result<BTreeMap<RouterId, Vec<FloatingIp>>, StoreError> {
+    let mut found: BTreeMap<RouterId, Vec<FloatingIp>> = BTreeMap::new();
+    for floating_ip in FloatingIp::of_routers(tx, routers)? {
+        if let Some(router) = floating_ip.router_id {
+            found.entry(router).or_default().push(floating_ip);
+        }
+    }
+    Ok(found)
+}
+
+fn port_addresses(tx: &Tx<'_>, ports: &[String]) -> Result<BTreeMap<PortId, Vec<Address>>, StoreError> {
+    let sql = "SELECT f.port_id, f.ip_address, s.cidr, s.gateway_ip, s.id FROM fixed_ips f \
+               JOIN subnets s ON s.id = f.subnet_id WHERE f.port_id IN ({}) ORDER BY f.port_id, f.position";
+    let rows = query_in(tx, sql, ports, |row| {
+        let (ip, cidr): (IpAddr, IpNet) = (row.parse(1)?, row.parse(2)?);
+        let net = IpNet::new(ip, cidr.prefix_len()).unwrap_or_else(|_| ip.into());
+        Ok((row.parse(0)?, Address { subnet_id: row.parse(4)?, net, gateway: row.opt_parse(3)? }))
+    })?;
+    let mut addresses: BTreeMap<PortId, Vec<Address>> = BTreeMap::new();
+    for (port, address) in rows {
+        addresses.entry(port).or_default().push(address);
+    }
+    Ok(addresses)
+}
+
+fn port_macs(tx: &Tx<'_>, ports: &[String]) -> Result<BTreeMap<PortId, Mac>, StoreError> {
+    let sql = "SELECT id, mac_address FROM ports WHERE id IN ({})";
+    Ok(query_in(tx, sql, ports, |row| Ok((row.parse(0)?, row.parse(1)?)))?.into_iter().collect())
+}
+
+fn ha_rows(tx: &Tx<'_>, routers: &[String]) -> Result<BTreeMap<RouterId, (NetworkId, u8)>, StoreError> {
+    let sql = "SELECT router_id, network_id, vrid FROM ha_routers WHERE router_id IN ({})";
+    let rows = query_in(tx, sql, routers, |row| Ok((row.parse(0)?, (row.parse(1)?, row.num(2)?))))?;
+    Ok(rows.into_iter().collect())
+}
+
+fn vrids(tx: &Tx<'_>, networks: &[String]) -> Result<BTreeMap<NetworkId, BTreeSet<u8>>, StoreError> {
+    let sql = "SELECT network_id, vrid FROM ha_routers WHERE network_id IN ({})";
+    let mut vrids: BTreeMap<NetworkId, BTreeSet<u8>> = BTreeMap::new();
+    for (network, vrid) in query_in(tx, sql, networks, |row| Ok((row.parse(0)?, row.num(1)?)))? {
+        vrids.entry(network).or_default().insert(vrid);
+    }
+    Ok(vrids)
+}
+
+fn subnets(tx: &Tx<'_>, networks: &[String]) -> Result<BTreeMap<NetworkId, Vec<(SubnetId, IpNet)>>, StoreError> {
+    let sql = "SELECT network_id, id, cidr FROM subnets WHERE network_id IN ({}) ORDER BY created_at, id";
+    let mut subnets: BTreeMap<NetworkId, Vec<(SubnetId, IpNet)>> = BTreeMap::new();
+    for (network, id, cidr) in query_in(tx, sql, networks, |row| Ok((row.parse(0)?, row.parse(1)?, row.parse(2)?)))? {
+        subnets.entry(network).or_default().push((id, cidr));
+    }
+    Ok(subnets)
+}

@@ -1,0 +1,103 @@
+//! Networks, subnets, ports, routers, floating IPs and agents as the store holds them.
+//!
+//! Each file has one type, how it is read (one by id, many at once) and the writes that others need.
+//! Rules of the API are in [`resources`](crate::resources), those of HA routers in [`ha`](crate::ha).
+//! Invariant: whoever changes an object here also calls [`Tx::changed`] for it, so that hosts hear.
+
+pub mod agent;
+pub mod floating_ip;
+pub mod network;
+pub mod port;
+pub mod router;
+pub mod subnet;
+pub mod tags;
+
+use crate::store::{Row, StoreError, Tx, Value};
+use crate::values;
+
+/// Ids in one `IN (...)`: below every database's limit of parameters.
+const CHUNK: usize = 500;
+
+/// What every object has for showing: when it was made, last changed, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standard {
+    /// Creation time.
+    pub created_at: String,
+    /// Last change.
+    pub updated_at: String,
+    /// Grows with each change.
+    pub revision_number: i64,
+}
+
+impl Standard {
+    fn read(row: &Row<'_>, first: usize) -> Result<Self, StoreError> {
+        Ok(Self {
+            created_at: row.text(first)?,
+            updated_at: row.text(first + 1)?,
+            revision_number: row.int(first + 2)?,
+        })
+    }
+}
+
+/// Runs a query whose text has `{}` where the list of ids belongs, for any number of ids.
+///
+/// # Errors
+///
+/// As [`Tx::query`].
+pub fn query_in<T, I: AsRef<str>>(
+    tx: &Tx<'_>,
+    sql: &str,
+    ids: &[I],
+    mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut found = Vec::new();
+    for chunk in ids.chunks(CHUNK) {
+        let places: Vec<_> = (1..=chunk.len()).map(|n| format!("?{n}")).collect();
+        let params: Vec<Value> = chunk.iter().map(|id| Value::from(id.as_ref())).collect();
+        found.extend(tx.query(&sql.replace("{}", &places.join(", ")), &params, &mut read)?);
+    }
+    Ok(found)
+}
+
+/// Counts a change of an object: its revision number and time.
+///
+/// # Errors
+///
+/// As [`Tx::execute`].
+pub fn bump(tx: &Tx<'_>, table: &'static str, id: impl std::fmt::Display) -> Result<(), StoreError> {
+    let sql = format!("UPDATE {table} SET revision_number = revision_number + 1, updated_at = ?2 WHERE id = ?1");
+    tx.execute(&sql, &values![id.to_string(), tx.now_text()])?;
+    Ok(())
+}
+
+/// Collects the columns that a PUT changes and writes them in one statement.
+#[derive(Debug, Default)]
+pub struct Changes {
+    columns: Vec<&'static str>,
+    values: Vec<Value>,
+}
+
+impl Changes {
+    /// Sets a column, if there is something to set it to.
+    pub fn set(&mut self, column: &'static str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.columns.push(column);
+            self.values.push(value.into());
+        }
+    }
+
+    /// Writes the columns and counts the change.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::execute`].
+    pub fn write(mut self, tx: &Tx<'_>, table: &'static str, id: impl std::fmt::Display) -> Result<(), StoreError> {
+        if !self.columns.is_empty() {
+            let sets: Vec<_> =
+                self.columns.iter().enumerate().map(|(n, column)| format!("{column} = ?{}", n + 2)).collect();
+            self.values.insert(0, Value::from(id.to_string()));
+            tx.execute(&format!("UPDATE {table} SET {} WHERE id = ?1", sets.join(", ")), &self.values)?;
+        }
+        bump(tx, table, id)
+    }
+}

@@ -1,0 +1,28 @@
+//! Availability zones: those that L3 agents are in.
+
+use serde_json::{Value as Json, json};
+
+use super::Call;
+use crate::error::ApiError;
+
+/// Lists the zones; each is available while one of its agents is admitted.
+///
+/// # Errors
+///
+/// When the store cannot be read.
+pub fn list(call: Call<'_>, pairs: &[(String, String)]) -> Result<Json, ApiError> {
+    let sql = "SELECT availability_zone, max(admin_state_up) FROM agents WHERE availability_zone IS NOT NULL \
+               GROUP BY availability_zone ORDER BY availability_zone";
+    let zones = call.tx.query(sql, &[], |row| Ok((row.text(0)?, row.bool(1)?)))?;
+    let shown = zones.into_iter().map(|(name, available)| {
+        let state = if available { "available" } else { "unavailable" };
+        json!({"name": name, "resource": "router", "state": state})
+    });
+    let wanted = |zone: &Json| {
+        ["name", "resource", "state"].into_iter().all(|key| {
+            let mut asked = pairs.iter().filter(|(name, _)| name == key).map(|(_, value)| value.as_str()).peekable();
+            asked.peek().is_none() || asked.any(|value| zone[key] == value)
+        })
+    };
+    Ok(json!({"availability_zones": shown.filter(wanted).collect::<Vec<_>>()}))
+}

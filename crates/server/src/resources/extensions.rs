@@ -1,0 +1,132 @@
+//! Extensions: what of Neutron's API beyond the core is offered. Clients decide by this list what they may
+//! send, so only what works is on it.
+
+use serde_json::{Value as Json, json};
+
+use crate::error::ApiError;
+
+/// Alias, name, description, and the date of Neutron's definition.
+const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
+    ("agent", "agent", "The hosts' daemons, one agent per role.", "2013-02-03T10:00:00-00:00"),
+    ("allowed-address-pairs", "Allowed Address Pairs", "Further addresses of a port.", "2013-07-23T10:00:00-00:00"),
+    ("availability_zone", "Availability Zone", "Zones that agents are in.", "2015-01-01T10:00:00-00:00"),
+    (
+        "availability_zone_filter",
+        "Availability Zone Filter Extension",
+        "Zones can be filtered.",
+        "2018-06-22T10:00:00-00:00",
+    ),
+    ("binding", "Port Binding", "Which host a port is on.", "2014-02-03T10:00:00-00:00"),
+    (
+        "empty-string-filtering",
+        "Empty String Filtering Extension",
+        "Lists can be filtered by empty values.",
+        "2018-05-01T10:00:00-00:00",
+    ),
+    (
+        "ext-gw-mode",
+        "Neutron L3 Configurable external gateway mode",
+        "Source NAT of a router can be switched off.",
+        "2013-03-28T10:00:00-00:00",
+    ),
+    ("external-net", "Neutron external network", "Networks that lead outside.", "2013-01-14T10:00:00-00:00"),
+    ("extraroute", "Neutron Extra Route", "Extra routes of a router.", "2013-02-01T10:00:00-00:00"),
+    (
+        "extraroute-atomic",
+        "Atomically add/remove extra routes",
+        "Extra routes are added and removed in one step.",
+        "2019-07-10T00:00:00+00:00",
+    ),
+    (
+        "fip-port-details",
+        "Floating IP Port Details Extension",
+        "A floating IP shows the port that it leads to.",
+        "2018-04-09T10:00:00-00:00",
+    ),
+    ("l3-ha", "HA Router extension", "Routers with several copies, elected by VRRP.", "2014-04-26T00:00:00-00:00"),
+    (
+        "l3-port-ip-change-not-allowed",
+        "Prevent L3 router ports IP address change extension",
+        "A router port's addresses change only through the router.",
+        "2018-10-09T10:00:00-00:00",
+    ),
+    ("l3_agent_scheduler", "L3 Agent Scheduler", "Which agents have a router.", "2013-02-07T10:00:00-00:00"),
+    ("net-mtu", "Network MTU", "Networks show their MTU.", "2015-03-25T10:00:00-00:00"),
+    ("net-mtu-writable", "Network MTU (writable)", "A network's MTU can be set.", "2017-07-12T00:00:00-00:00"),
+    (
+        "network_availability_zone",
+        "Network Availability Zone",
+        "Zones that a network is in.",
+        "2015-01-01T10:00:00-00:00",
+    ),
+    ("pagination", "Pagination support", "Lists come in pages.", "2016-06-12T00:00:00-00:00"),
+    ("port-security", "Port Security", "Address pairs need port security.", "2012-07-23T10:00:00-00:00"),
+    ("project-id", "project_id field enabled", "Objects show project_id.", "2016-09-09T09:09:09-09:09"),
+    ("provider", "Provider Network", "What carries a network.", "2012-09-07T10:00:00-00:00"),
+    (
+        "revision-if-match",
+        "If-Match constraints based on revision_number",
+        "A change can depend on the object's revision.",
+        "2016-12-11T00:00:00-00:00",
+    ),
+    ("router", "Neutron L3 Router", "Routers, gateways and floating IPs.", "2012-07-20T10:00:00-00:00"),
+    ("router_availability_zone", "Router Availability Zone", "Zones that a router is in.", "2015-01-01T10:00:00-00:00"),
+    ("sorting", "Sorting support", "Lists can be sorted.", "2016-06-12T00:00:00-00:00"),
+    (
+        "standard-attr-description",
+        "standard-attr-description",
+        "Objects have a description.",
+        "2016-02-10T10:00:00-00:00",
+    ),
+    (
+        "standard-attr-revisions",
+        "Resource revision numbers",
+        "Objects count their changes.",
+        "2016-04-11T10:00:00-00:00",
+    ),
+    (
+        "standard-attr-tag",
+        "Tag support for resources with standard attribute",
+        "Objects have tags.",
+        "2017-01-01T00:00:00-00:00",
+    ),
+    (
+        "standard-attr-timestamp",
+        "Resource timestamps",
+        "Objects show when they were made and changed.",
+        "2016-09-12T10:00:00-00:00",
+    ),
+    (
+        "subnet-service-types",
+        "Subnet service types",
+        "Subnets reserved for kinds of device.",
+        "2016-03-15T18:00:00-00:00",
+    ),
+    (
+        "tag-ports-during-bulk-creation",
+        "Tag Ports During Bulk Creation",
+        "Ports are made with their tags.",
+        "2019-12-29T19:00:00-00:00",
+    ),
+];
+
+fn show((alias, name, description, updated): &(&str, &str, &str, &str)) -> Json {
+    json!({"alias": alias, "name": name, "description": description, "updated": updated, "links": []})
+}
+
+/// Lists the extensions.
+pub fn list() -> Json {
+    json!({"extensions": EXTENSIONS.iter().map(show).collect::<Vec<_>>()})
+}
+
+/// Shows one extension.
+///
+/// # Errors
+///
+/// 404 where it is not offered.
+pub fn member(alias: &str) -> Result<Json, ApiError> {
+    let found = EXTENSIONS.iter().find(|extension| extension.0 == alias);
+    found
+        .map(|extension| json!({"extension": show(extension)}))
+        .ok_or_else(|| ApiError::ExtensionNotFound { alias: alias.to_owned() })
+}

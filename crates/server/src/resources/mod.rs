@@ -1,0 +1,386 @@
+//! The resources of the API: a table of attributes and a handler each, and what all of them share.
+//!
+//! A [`Resource`] says how its objects are read, made, changed and removed; checking bodies, policy,
+//! filters, pages, revision numbers and what is shown is done here once for all of them. Every
+//! request is one transaction of the store, so nothing is ever half-done.
+
+pub mod agents;
+pub mod availability_zones;
+pub mod extensions;
+pub mod floating_ips;
+pub mod gateway;
+pub mod interfaces;
+pub mod networks;
+pub mod ports;
+pub mod routers;
+pub mod scheduling;
+pub mod subnets;
+pub mod tags;
+pub mod versions;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+
+use crate::attributes::body::Posted;
+use crate::attributes::present::{View, matches};
+use crate::attributes::query::{Condition, ListQuery};
+use crate::attributes::{Body, Object, Table};
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::objects;
+use crate::options::Options;
+use crate::policy::{self, Rule, Target};
+use crate::store::{Tx, Value};
+
+/// One call of the API: who asks, under which settings, in which transaction.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// The transaction that everything happens in.
+    pub tx: &'a Tx<'a>,
+    /// The caller.
+    pub ctx: &'a Context,
+    /// The settings.
+    pub options: &'a Options,
+}
+
+/// A kind of object that the API offers.
+pub trait Resource: Sync {
+    /// Its names, attributes and rules.
+    fn table(&self) -> &'static Table;
+
+    /// The error for an object that is not there, or not the caller's to see.
+    fn not_found(&self, id: &str) -> ApiError;
+
+    /// Reads objects as the API shows them to an admin, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError>;
+
+    /// Finds what policy judges a new object by.
+    ///
+    /// # Errors
+    ///
+    /// When what it is to be part of is not there.
+    fn target(&self, _call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
+        Ok(Target::of_project(&body.get::<String>("project_id")?.unwrap_or_default()))
+    }
+
+    /// Finds what policy judges an object by that is there already.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    fn target_of(&self, _call: Call<'_>, object: &Object) -> Result<Target, ApiError> {
+        Ok(Target::of_project(object.get("project_id").and_then(Json::as_str).unwrap_or("")))
+    }
+
+    /// Makes an object; answers its id.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be made.
+    fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError>;
+
+    /// Changes an object.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be changed so.
+    fn update(&self, call: Call<'_>, id: &str, body: &Body) -> Result<(), ApiError>;
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    ///
+    /// Why it must stay.
+    fn delete(&self, call: Call<'_>, id: &str) -> Result<(), ApiError>;
+}
+
+/// Finds a resource by its collection's name in URLs.
+pub fn find(collection: &str) -> Option<&'static dyn Resource> {
+    let resource: &'static dyn Resource = match collection {
+        "networks" => &networks::Networks,
+        "subnets" => &subnets::Subnets,
+        "ports" => &ports::Ports,
+        "routers" => &routers::Routers,
+        "floatingips" => &floating_ips::FloatingIps,
+        "agents" => &agents::Agents,
+        _ => return None,
+    };
+    Some(resource)
+}
+
+/// Names of all collections, for the list of resources.
+pub const COLLECTIONS: [&str; 6] = ["networks", "subnets", "ports", "routers", "floatingips", "agents"];
+
+/// Answers a list.
+///
+/// # Errors
+///
+/// When the query makes no sense, or its marker is not there.
+pub fn list(call: Call<'_>, resource: &dyn Resource, pairs: &[(String, String)], url: &str) -> Result<Json, ApiError> {
+    let table = resource.table();
+    let query = ListQuery::parse(table, pairs, call.options.pagination_max_limit)?;
+    let (mut objects, mut previous, mut next) = (Vec::new(), None, None);
+    if table.get.shows(call.ctx) {
+        let page = if query.shown.is_empty() {
+            let page = page(resource, matching_ids(call, resource, &query)?, &query)?;
+            objects = in_order(resource.load(call, &page.ids)?, &page.ids);
+            page
+        } else {
+            let ids = matching_ids(call, resource, &query)?;
+            let mut all = in_order(resource.load(call, &ids)?, &ids);
+            all.retain(|object| query.shown.iter().all(|(name, wanted)| matches(object, name, wanted)));
+            let page = page(resource, all.iter().map(id_of).collect(), &query)?;
+            objects.extend(all.into_iter().filter(|object| page.ids.contains(&id_of(object))));
+            page
+        };
+        (previous, next) = (page.previous, page.next);
+    }
+    let view = View::new(table, call.ctx, &query.fields);
+    let shown: Vec<Json> = objects.into_iter().map(|object| Json::Object(view.show(object))).collect();
+    let mut answer = json!({table.plural: shown});
+    if query.limit.is_some() {
+        let links = [("next", next, false), ("previous", previous, true)];
+        let links = links.into_iter().filter_map(|(rel, marker, reverse)| {
+            marker.map(|id: String| json!({"rel": rel, "href": page_url(url, pairs, &id, reverse)}))
+        });
+        answer[format!("{}_links", table.plural)] = links.collect();
+    }
+    Ok(answer)
+}
+
+/// Answers one object.
+///
+/// # Errors
+///
+/// 404 when it is not there, or not the caller's to see.
+pub fn show(call: Call<'_>, resource: &dyn Resource, id: &str, fields: &[String]) -> Result<Json, ApiError> {
+    let object = visible(call, resource, id)?;
+    Ok(shown(call, resource, object, fields))
+}
+
+fn shown(call: Call<'_>, resource: &dyn Resource, object: Object, fields: &[String]) -> Json {
+    let table = resource.table();
+    json!({table.singular: View::new(table, call.ctx, fields).show(object)})
+}
+
+/// Makes one object, or several at once.
+///
+/// # Errors
+///
+/// What is wrong with the body, forbidden, or in the way; nothing is made then.
+pub fn create(call: Call<'_>, resource: &dyn Resource, json: &Object) -> Result<Json, ApiError> {
+    let table = resource.table();
+    if table.create == Rule::Nobody {
+        return Err(not_allowed("POST", table.plural));
+    }
+    let posted = Body::of_post(table, call.ctx, json)?;
+    let mut ids = Vec::new();
+    for body in posted.bodies() {
+        let target = resource.target(call, body)?;
+        if !table.create.allows(call.ctx, &target, None) {
+            return Err(policy::forbidden(&format!("create_{}", table.singular), &[]));
+        }
+        body.check_policy(table, call.ctx, &target, true)?;
+        ids.push(resource.create(call, body)?);
+    }
+    let mut objects = in_order(resource.load(call, &ids)?, &ids);
+    match posted {
+        Posted::One(_) => {
+            let object = objects.pop().ok_or_else(|| ApiError::internal("a new object cannot be read back"))?;
+            Ok(shown(call, resource, object, &[]))
+        }
+        Posted::Bulk(_) => {
+            let view = View::new(table, call.ctx, &[]);
+            let all: Vec<Json> = objects.into_iter().map(|object| Json::Object(view.show(object))).collect();
+            Ok(json!({table.plural: all}))
+        }
+    }
+}
+
+/// Changes an object, if it is still at the revision that `If-Match` names.
+///
+/// # Errors
+///
+/// What is wrong with the body, forbidden, or in the way; nothing is changed then.
+pub fn update(
+    call: Call<'_>,
+    resource: &dyn Resource,
+    id: &str,
+    if_match: Option<i64>,
+    json: &Object,
+) -> Result<Json, ApiError> {
+    let table = resource.table();
+    if table.update == Rule::Nobody {
+        return Err(not_allowed("PUT", table.plural));
+    }
+    let body = Body::of_put(table, json)?;
+    let object = visible(call, resource, id)?;
+    let target = resource.target_of(call, &object)?;
+    if !table.update.allows(call.ctx, &target, None) {
+        return Err(policy::forbidden(&format!("update_{}", table.singular), &[]));
+    }
+    body.check_policy(table, call.ctx, &target, false)?;
+    check_revision(&object, if_match)?;
+    if !body.is_empty() {
+        resource.update(call, &id_of(&object), &body)?;
+    }
+    show(call, resource, id, &[])
+}
+
+/// Removes an object, if it is still at the revision that `If-Match` names.
+///
+/// # Errors
+///
+/// When it is forbidden, or something needs the object.
+pub fn delete(call: Call<'_>, resource: &dyn Resource, id: &str, if_match: Option<i64>) -> Result<(), ApiError> {
+    let table = resource.table();
+    let object = visible(call, resource, id)?;
+    let target = resource.target_of(call, &object)?;
+    if !table.delete.allows(call.ctx, &target, None) {
+        return Err(policy::forbidden(&format!("delete_{}", table.singular), &[]));
+    }
+    check_revision(&object, if_match)?;
+    resource.delete(call, &id_of(&object))
+}
+
+/// Reads an object that the caller may see.
+///
+/// # Errors
+///
+/// 404 otherwise.
+pub fn visible(call: Call<'_>, resource: &dyn Resource, id: &str) -> Result<Object, ApiError> {
+    let table = resource.table();
+    if !table.get.shows(call.ctx) {
+        return Err(ApiError::not_found());
+    }
+    let only = Condition { sql: "t.id = ?".into(), values: vec![Value::from(id.to_ascii_lowercase())] };
+    let query = ListQuery { conditions: vec![only], ..ListQuery::default() };
+    let ids = matching_ids(call, resource, &query)?;
+    resource.load(call, &ids)?.pop().ok_or_else(|| resource.not_found(id))
+}
+
+/// Refuses a caller that may see an object but not change it.
+///
+/// # Errors
+///
+/// 404 or 403.
+pub fn writable(call: Call<'_>, resource: &dyn Resource, id: &str, action: &str) -> Result<Object, ApiError> {
+    let object = visible(call, resource, id)?;
+    let target = resource.target_of(call, &object)?;
+    if resource.table().update.allows(call.ctx, &target, None) {
+        Ok(object)
+    } else {
+        Err(policy::forbidden(action, &[]))
+    }
+}
+
+fn not_allowed(verb: &str, plural: &str) -> ApiError {
+    ApiError::HTTPMethodNotAllowed { message: format!("The method {verb} is not allowed for {plural}.") }
+}
+
+fn check_revision(object: &Object, if_match: Option<i64>) -> Result<(), ApiError> {
+    let current = object.get("revision_number").and_then(Json::as_i64);
+    match (if_match, current) {
+        (Some(expected), Some(current)) if expected != current => {
+            let (expected, current) = (expected.to_string(), current.to_string());
+            Err(ApiError::RevisionNumberConstraintFailed { expected, current })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Finds ids of the objects that a query wants and the caller may see, in the query's order.
+fn matching_ids(call: Call<'_>, resource: &dyn Resource, query: &ListQuery) -> Result<Vec<String>, ApiError> {
+    let table = resource.table();
+    let (mut conditions, mut params) = (Vec::new(), Vec::new());
+    if !call.ctx.is_admin {
+        // A caller without a project owns nothing: NULL equals nothing, whereas HA networks have the
+        // project ''.
+        conditions.push(format!("({})", table.scope));
+        params.push(Value::from(call.ctx.project_id.as_deref().filter(|project| !project.is_empty())));
+    }
+    for condition in &query.conditions {
+        conditions.push(format!("({})", condition.numbered(params.len() + 1)));
+        params.extend(condition.values.iter().cloned());
+    }
+    let mut sql = format!("SELECT t.id FROM {} t", table.sql);
+    if !conditions.is_empty() {
+        sql.push_str(&format!(" WHERE {}", conditions.join(" AND ")));
+    }
+    let order =
+        query.sort.iter().map(|(column, descending)| format!("{column} {}", if *descending { "DESC" } else { "ASC" }));
+    let order: Vec<String> = order.chain(["t.id ASC".to_owned()]).collect();
+    sql.push_str(&format!(" ORDER BY {}", order.join(", ")));
+    Ok(call.tx.query(&sql, &params, |row| row.text(0))?)
+}
+
+/// One page of a list: its ids, and the markers of the pages beside it.
+struct Page {
+    ids: Vec<String>,
+    previous: Option<String>,
+    next: Option<String>,
+}
+
+fn page(resource: &dyn Resource, ids: Vec<String>, query: &ListQuery) -> Result<Page, ApiError> {
+    let limit = query.limit.unwrap_or(usize::MAX);
+    let (start, end) = match &query.marker {
+        None if query.page_reverse => (ids.len().saturating_sub(limit), ids.len()),
+        None => (0, limit.min(ids.len())),
+        Some(marker) => {
+            let at = ids.iter().position(|id| id == marker).ok_or_else(|| resource.not_found(marker))?;
+            if query.page_reverse {
+                (at.saturating_sub(limit), at)
+            } else {
+                (at + 1, (at + 1).saturating_add(limit).min(ids.len()))
+            }
+        }
+    };
+    let page = ids[start..end].to_vec();
+    let previous = page.first().filter(|_| start > 0).cloned();
+    let next = page.last().filter(|_| end < ids.len()).cloned();
+    Ok(Page { ids: page, previous, next })
+}
+
+fn page_url(url: &str, pairs: &[(String, String)], marker: &str, reverse: bool) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for (name, value) in pairs.iter().filter(|(name, _)| name != "marker" && name != "page_reverse") {
+        query.append_pair(name, value);
+    }
+    query.append_pair("marker", marker);
+    if reverse {
+        query.append_pair("page_reverse", "True");
+    }
+    format!("{url}?{}", query.finish())
+}
+
+fn id_of(object: &Object) -> String {
+    object.get("id").and_then(Json::as_str).unwrap_or_default().to_owned()
+}
+
+fn in_order(objects: Vec<Object>, ids: &[String]) -> Vec<Object> {
+    let mut by_id: BTreeMap<String, Object> = objects.into_iter().map(|object| (id_of(&object), object)).collect();
+    ids.iter().filter_map(|id| by_id.remove(id)).collect()
+}
+
+/// Shows what every object has: times, revision number and tags.
+pub(crate) fn standard(object: &mut Object, standard: &objects::Standard, tags: Option<Vec<String>>) {
+    object.insert("created_at".into(), standard.created_at.clone().into());
+    object.insert("updated_at".into(), standard.updated_at.clone().into());
+    object.insert("revision_number".into(), standard.revision_number.into());
+    object.insert("tags".into(), tags.unwrap_or_default().into());
+}
+
+/// Turns a JSON literal into an object.
+pub(crate) fn object(json: Json) -> Object {
+    if let Json::Object(object) = json { object } else { Object::new() }
+}
+
+/// Reads an id of a URL or a store's row; what is no id names nothing.
+pub(crate) fn parse_id<T: std::str::FromStr>(resource: &dyn Resource, id: &str) -> Result<T, ApiError> {
+    id.parse().map_err(|_| resource.not_found(id))
+}

@@ -1,0 +1,308 @@
+//! Ports, as users make them; those of routers and floating IPs are made by their own resources.
+
+use std::collections::BTreeSet;
+
+use evergate_model::{Mac, NetworkId, PortId};
+use serde_json::{Value as Json, json};
+
+use super::{Call, Resource, networks, object, parse_id, standard, visible};
+use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
+use crate::error::ApiError;
+use crate::ipam::FixedIpRequest;
+use crate::objects::network::Network;
+use crate::objects::port::{self, NewPort, Port};
+use crate::objects::{Changes, floating_ip, router, tags};
+use crate::policy::{Rule, Target};
+use crate::values;
+
+/// The resource `ports`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports;
+
+const VNIC_TYPES: Kind = Kind::Words(&[
+    "normal",
+    "direct",
+    "macvtap",
+    "baremetal",
+    "direct-physical",
+    "virtio-forwarder",
+    "smart-nic",
+    "accelerator-direct",
+    "accelerator-direct-physical",
+    "remote-managed",
+    "vdpa",
+]);
+
+static TABLE: Table = Table {
+    singular: "port",
+    plural: "ports",
+    sql: "ports",
+    bulk: true,
+    tagged: true,
+    create: Rule::Member,
+    get: Rule::Any,
+    update: Rule::Member,
+    delete: Rule::MemberOrNetworkOwner,
+    scope: "t.project_id = ?1 OR EXISTS (SELECT 1 FROM networks n WHERE n.id = t.network_id AND n.project_id = ?1)",
+    attributes: &[
+        attributes::ID,
+        attributes::NAME,
+        attributes::DESCRIPTION,
+        attributes::ADMIN_STATE_UP,
+        attributes::PROJECT_ID,
+        attributes::CREATED_AT,
+        attributes::UPDATED_AT,
+        attributes::REVISION_NUMBER,
+        Attribute { post: true, absent: Absent::EmptyList, ..attributes::TAGS },
+        Attribute::new("status", Kind::Computed).column("t.status"),
+        Attribute::new("network_id", Kind::Uuid).post(Absent::Required).column("t.network_id"),
+        Attribute::new("mac_address", Kind::MacOrNull)
+            .post(Absent::Null)
+            .put()
+            .set_by(Rule::NetworkOwner)
+            .updated_by(Rule::Admin)
+            .column("t.mac_address"),
+        Attribute::new("fixed_ips", Kind::FixedIps).post(Absent::Unset).put().set_by(Rule::NetworkOwnerOrShared),
+        Attribute::new("device_id", Kind::Text(255)).post(Absent::Text("")).put().column("t.device_id"),
+        Attribute::new("device_owner", Kind::Text(255))
+            .post(Absent::Text(""))
+            .put()
+            .set_by(Rule::NotNetworkDevice)
+            .column("t.device_owner"),
+        Attribute::new("allowed_address_pairs", Kind::AddressPairs)
+            .post(Absent::EmptyList)
+            .put()
+            .set_by(Rule::NetworkOwner),
+        Attribute::new("port_security_enabled", Kind::Bool).post(Absent::Unset).put().set_by(Rule::NetworkOwner),
+        Attribute::new("security_groups", Kind::NoneOffered).post(Absent::EmptyList).put(),
+        Attribute::new("extra_dhcp_opts", Kind::NoneOffered).post(Absent::EmptyList).put(),
+        Attribute::new("binding:host_id", Kind::TextOrNull(255))
+            .post(Absent::Text(""))
+            .put()
+            .only(Rule::Admin)
+            .filter(Filter::Column("t.host_id")),
+        Attribute::new("binding:profile", Kind::Dict).post(Absent::Unset).put().only(Rule::Admin),
+        Attribute::new("binding:vnic_type", VNIC_TYPES).post(Absent::Text("normal")).put(),
+        Attribute::new("binding:vif_type", Kind::Computed).seen_by(Rule::Admin),
+        Attribute::new("binding:vif_details", Kind::Computed).seen_by(Rule::Admin),
+    ],
+};
+
+impl Resource for Ports {
+    fn table(&self) -> &'static Table {
+        &TABLE
+    }
+
+    fn not_found(&self, id: &str) -> ApiError {
+        ApiError::PortNotFound { id: id.to_owned() }
+    }
+
+    fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
+        let mut tags = tags::of_many(call.tx, ids)?;
+        let l2_hosts = port::l2_hosts(call.tx)?;
+        let ports = Port::many(call.tx, ids)?.into_iter().map(|port| {
+            let mut shown = show(&port, &l2_hosts);
+            standard(&mut shown, &port.standard, tags.remove(&port.id.to_string()));
+            shown
+        });
+        Ok(ports.collect())
+    }
+
+    fn target(&self, call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
+        let project_id = body.need("project_id")?;
+        let network: String = body.need("network_id")?;
+        visible(call, &networks::Networks, &network)?;
+        let (network_project, network_shared) = networks::owner_of(call, &Json::from(network))?;
+        Ok(Target { project_id, network_project_id: Some(network_project), network_shared })
+    }
+
+    fn target_of(&self, call: Call<'_>, object: &Object) -> Result<Target, ApiError> {
+        let project_id = object.get("project_id").and_then(Json::as_str).unwrap_or_default().to_owned();
+        let (network_project, network_shared) = networks::owner_of(call, &object["network_id"])?;
+        Ok(Target { project_id, network_project_id: Some(network_project), network_shared })
+    }
+
+    fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
+        let network = Network::get(call.tx, body.need::<NetworkId>("network_id")?)?;
+        refuse_plain_external(call, &network)?;
+        let fixed_ips = requested_ips(call, body, &network)?;
+        let (pairs, secured) = security(call, body, network.port_security_enabled, &json!([]))?;
+        let host_id = body.get::<Option<String>>("binding:host_id")?.flatten().unwrap_or_default();
+        let (project_id, name, description): (String, String, String) =
+            (body.need("project_id")?, body.need("name")?, body.need("description")?);
+        let (device_id, device_owner): (String, String) = (body.need("device_id")?, body.need("device_owner")?);
+        let new = NewPort {
+            project_id: &project_id,
+            network_id: network.id,
+            name: &name,
+            description: &description,
+            mac_address: body.get::<Option<Mac>>("mac_address")?.flatten(),
+            admin_state_up: body.need("admin_state_up")?,
+            status: "DOWN",
+            device_id: &device_id,
+            device_owner: &device_owner,
+            port_security_enabled: secured,
+            host_id: &host_id,
+            vnic_type: &body.need::<String>("binding:vnic_type")?,
+            binding_profile: body.json("binding:profile").unwrap_or(&json!({})).to_string(),
+            allowed_address_pairs: pairs.to_string(),
+            fixed_ips: fixed_ips.as_deref(),
+        };
+        let port = Port::create(call.tx, call.options, &new)?;
+        tags::replace(call.tx, &port.id.to_string(), &body.need::<Vec<String>>("tags")?)?;
+        Ok(port.id.to_string())
+    }
+
+    fn update(&self, call: Call<'_>, id: &str, body: &Body) -> Result<(), ApiError> {
+        let mut port = Port::get(call.tx, parse_id(self, id)?)?;
+        refuse_changes_of_router_port(call, &port, body)?;
+        let network = Network::get(call.tx, port.network_id)?;
+        let mut changes = Changes::default();
+        changes.set("mac_address", new_mac(call, &port, body)?);
+        changes.set("name", body.get::<String>("name")?);
+        changes.set("description", body.get::<String>("description")?);
+        changes.set("admin_state_up", body.get::<bool>("admin_state_up")?);
+        changes.set("device_id", body.get::<String>("device_id")?);
+        changes.set("device_owner", body.get::<String>("device_owner")?);
+        let (pairs, secured) = security(call, body, port.port_security_enabled, &port.allowed_address_pairs)?;
+        changes.set("allowed_address_pairs", Some(pairs.to_string()));
+        changes.set("port_security_enabled", Some(secured));
+        changes.set("vnic_type", body.get::<String>("binding:vnic_type")?);
+        changes.set("binding_profile", body.json("binding:profile").map(Json::to_string));
+        if let Some(host) = body.get::<Option<String>>("binding:host_id")? {
+            let host = host.unwrap_or_default();
+            // Nobody has said yet that the port is up over there.
+            changes.set("status", (host != port.host_id && port.status == "ACTIVE").then_some("DOWN"));
+            changes.set("host_id", Some(host));
+        }
+        changes.write(call.tx, "ports", port.id)?;
+        if let Some(requests) = requested_ips(call, body, &network)? {
+            port.change_fixed_ips(call.tx, &requests)?;
+            floating_ip::disassociate(call.tx, port.id, |ip| !port.has_ip(ip.into()))?;
+        }
+        Ok(port.note(call.tx)?)
+    }
+
+    fn delete(&self, call: Call<'_>, id: &str) -> Result<(), ApiError> {
+        let port = Port::get(call.tx, parse_id(self, id)?)?;
+        refuse_service_port(call, &port)?;
+        floating_ip::disassociate(call.tx, port.id, |_| true)?;
+        Ok(port.delete(call.tx)?)
+    }
+}
+
+fn show(port: &Port, l2_hosts: &BTreeSet<String>) -> Object {
+    let vif_type = match port.host_id.as_str() {
+        "" => "unbound",
+        host if l2_hosts.contains(host) => "bridge",
+        // No L2 agent has reported from there, so nothing would plug the port in.
+        _ => "binding_failed",
+    };
+    // Nothing filters by port yet, and no hypervisor shall think so.
+    let vif_details = match vif_type {
+        "bridge" => json!({"connectivity": "l2", "port_filter": false, "bound_drivers": {"0": "linuxbridge"}}),
+        _ => json!({}),
+    };
+    object(json!({
+        "id": port.id,
+        "project_id": port.project_id,
+        "network_id": port.network_id,
+        "name": port.name,
+        "description": port.description,
+        "mac_address": port.mac_address,
+        "admin_state_up": port.admin_state_up,
+        "status": port.status,
+        "device_id": port.device_id,
+        "device_owner": port.device_owner,
+        "fixed_ips": port.fixed_ips,
+        "allowed_address_pairs": port.allowed_address_pairs,
+        "port_security_enabled": port.port_security_enabled,
+        "security_groups": [],
+        "extra_dhcp_opts": [],
+        "binding:host_id": port.host_id,
+        "binding:profile": port.binding_profile,
+        "binding:vnic_type": port.vnic_type,
+        "binding:vif_type": vif_type,
+        "binding:vif_details": vif_details,
+    }))
+}
+
+/// Members use an external network through routers and floating IPs, not with ports of their own.
+fn refuse_plain_external(call: Call<'_>, network: &Network) -> Result<(), ApiError> {
+    let owns = call.ctx.project_id.as_deref() == Some(network.project_id.as_str());
+    if network.external && !network.shared && !call.ctx.is_admin && !owns {
+        let message = "It is not allowed to create ports on external network".to_owned();
+        return Err(ApiError::HTTPForbidden { message });
+    }
+    Ok(())
+}
+
+/// Reads `fixed_ips`, and refuses those exact addresses that only a network's owner may pick.
+fn requested_ips(call: Call<'_>, body: &Body, network: &Network) -> Result<Option<Vec<FixedIpRequest>>, ApiError> {
+    let Some(requests) = body.get::<Vec<FixedIpRequest>>("fixed_ips")? else { return Ok(None) };
+    let max = call.options.max_fixed_ips_per_port;
+    if requests.len() > max {
+        return Err(ApiError::invalid(format!("Exceeded maximum amount of fixed ips per port: {max}")));
+    }
+    let target = Target { network_project_id: Some(network.project_id.clone()), ..Target::default() };
+    let exact = requests.iter().any(|request| request.ip_address.is_some());
+    if exact && !Rule::NetworkOwner.allows(call.ctx, &target, None) {
+        return Err(crate::policy::forbidden("create_port", &["fixed_ips", "fixed_ips:ip_address"]));
+    }
+    Ok(Some(requests))
+}
+
+/// Reads address pairs and port security together: pairs mean nothing on a port without security.
+fn security(call: Call<'_>, body: &Body, secured: bool, pairs: &Json) -> Result<(Json, bool), ApiError> {
+    let secured = body.get::<bool>("port_security_enabled")?.unwrap_or(secured);
+    let pairs = body.json("allowed_address_pairs").unwrap_or(pairs).clone();
+    let count = pairs.as_array().map_or(0, Vec::len);
+    if count > call.options.max_allowed_address_pair {
+        let quota = call.options.max_allowed_address_pair.to_string();
+        return Err(ApiError::AllowedAddressPairExhausted { quota });
+    }
+    if count > 0 && !secured {
+        return Err(ApiError::AddressPairAndPortSecurityRequired {});
+    }
+    Ok((pairs, secured))
+}
+
+fn new_mac(call: Call<'_>, port: &Port, body: &Body) -> Result<Option<Mac>, ApiError> {
+    let Some(mac) = body.get::<Option<Mac>>("mac_address")?.flatten().filter(|mac| *mac != port.mac_address) else {
+        return Ok(None);
+    };
+    if !port.host_id.is_empty() {
+        let (old_mac, new_mac) = (port.mac_address.to_string(), mac.to_string());
+        return Err(ApiError::PortBound { id: port.id.to_string(), vif_type: "bridge".into(), old_mac, new_mac });
+    }
+    let sql = "SELECT count(*) FROM ports WHERE network_id = ?1 AND mac_address = ?2";
+    if call.tx.count(sql, &values![port.network_id, mac])? > 0 {
+        return Err(ApiError::MacAddressInUse { network: port.network_id.to_string(), mac: mac.to_string() });
+    }
+    Ok(Some(mac))
+}
+
+/// What a router's port is and where it is follows from the router.
+fn refuse_changes_of_router_port(call: Call<'_>, port: &Port, body: &Body) -> Result<(), ApiError> {
+    let fixed = ["fixed_ips", "device_id", "device_owner", "binding:host_id", "mac_address"];
+    let Some(name) = fixed.into_iter().find(|name| body.has(name)) else { return Ok(()) };
+    if is_owned(call, port.id)? {
+        let reason = format!("{name} of port {} follows from the router or floating IP that it belongs to", port.id);
+        return Err(ApiError::BadRequest { resource: "port".into(), reason });
+    }
+    Ok(())
+}
+
+fn refuse_service_port(call: Call<'_>, port: &Port) -> Result<(), ApiError> {
+    if is_owned(call, port.id)? {
+        let reason = format!("has device owner {}", port.device_owner);
+        return Err(ApiError::ServicePortInUse { id: port.id.to_string(), reason });
+    }
+    Ok(())
+}
+
+/// Tells whether a router or a floating IP owns the port.
+fn is_owned(call: Call<'_>, port: PortId) -> Result<bool, ApiError> {
+    let sql = "SELECT count(*) FROM floating_ips WHERE floating_port_id = ?1";
+    Ok(router::of_port(call.tx, port)?.is_some() || call.tx.count(sql, &values![port])? > 0)
+}

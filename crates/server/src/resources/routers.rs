@@ -1,0 +1,315 @@
+//! Routers: legacy and highly available.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use evergate_model::{PortId, RouterId};
+use ipnet::IpNet;
+use serde_json::{Value as Json, json};
+
+use super::gateway::{self, GatewayInfo};
+use super::{Call, Resource, object, parse_id, standard, writable};
+use crate::attributes::{self, Absent, Attribute, Body, Kind, Object, Table};
+use crate::error::ApiError;
+use crate::ha;
+use crate::ipam::FixedIp;
+use crate::objects::agent::Agent;
+use crate::objects::port::{self, Port};
+use crate::objects::router::{self, Role, Router, RouterPort};
+use crate::objects::subnet::Route;
+use crate::objects::{Changes, Standard, query_in, tags};
+use crate::policy::{self, Rule};
+use crate::store::Kind as Changed;
+use crate::values;
+
+/// The resource `routers`.
+#[derive(Clone, Copy, Debug)]
+pub struct Routers;
+
+static TABLE: Table = Table {
+    singular: "router",
+    plural: "routers",
+    sql: "routers",
+    bulk: false,
+    tagged: true,
+    create: Rule::Member,
+    get: Rule::Any,
+    update: Rule::Member,
+    delete: Rule::Member,
+    scope: "t.project_id = ?1",
+    attributes: &[
+        attributes::ID,
+        attributes::NAME,
+        attributes::DESCRIPTION,
+        attributes::ADMIN_STATE_UP,
+        attributes::PROJECT_ID,
+        attributes::CREATED_AT,
+        attributes::UPDATED_AT,
+        attributes::REVISION_NUMBER,
+        attributes::TAGS,
+        Attribute::new("status", Kind::Computed).column("t.status"),
+        Attribute::new("ha", Kind::BoolOrNull).post(Absent::Unset).put().only(Rule::Admin).column("t.ha"),
+        Attribute::new("distributed", Kind::BoolOrNull)
+            .post(Absent::Unset)
+            .put()
+            .only(Rule::Admin)
+            .column("t.distributed"),
+        Attribute::new("external_gateway_info", Kind::GatewayInfo).post(Absent::Null).put(),
+        Attribute::new("routes", Kind::Routes).put(),
+        Attribute::new("availability_zone_hints", Kind::Strings(255)).post(Absent::EmptyList),
+        Attribute::new("availability_zones", Kind::Computed),
+        Attribute::new("flavor_id", Kind::NotOffered).post(Absent::Null),
+    ],
+};
+
+impl Resource for Routers {
+    fn table(&self) -> &'static Table {
+        &TABLE
+    }
+
+    fn not_found(&self, id: &str) -> ApiError {
+        ApiError::RouterNotFound { id: id.to_owned() }
+    }
+
+    fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
+        let mut tags = tags::of_many(call.tx, ids)?;
+        let mut routes = router::routes_of(call.tx, ids)?;
+        let mut zones = zones_of(call, ids)?;
+        let gateways = gateways_of(call, ids)?;
+        let routers = Router::many(call.tx, ids)?.into_iter().map(|router| {
+            let mut shown = object(json!({
+                "id": router.id,
+                "project_id": router.project_id,
+                "name": router.name,
+                "description": router.description,
+                "admin_state_up": router.admin_state_up,
+                "status": router.status,
+                "ha": router.ha,
+                "distributed": router.distributed,
+                "external_gateway_info": gateways.get(&router.id).map(|(port, ips)| json!({
+                    "network_id": port.network_id,
+                    "external_fixed_ips": ips,
+                    "enable_snat": router.enable_snat,
+                })),
+                "routes": routes.remove(&router.id).unwrap_or_default(),
+                "availability_zone_hints": router.availability_zone_hints,
+                "availability_zones": zones.remove(&router.id).unwrap_or_default(),
+                "flavor_id": null,
+            }));
+            standard(&mut shown, &router.standard, tags.remove(&router.id.to_string()));
+            shown
+        });
+        Ok(routers.collect())
+    }
+
+    fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
+        refuse_distributed(body)?;
+        let gateway = GatewayInfo::read(body)?.flatten();
+        check_gateway_policy(call, gateway.as_ref(), "create_router")?;
+        let router = Router {
+            id: router::new_id(),
+            project_id: body.need("project_id")?,
+            name: body.need("name")?,
+            description: body.need("description")?,
+            admin_state_up: body.need("admin_state_up")?,
+            status: "ACTIVE".into(),
+            ha: body.get::<Option<bool>>("ha")?.flatten().unwrap_or(call.options.l3_ha),
+            distributed: false,
+            enable_snat: call.options.enable_snat_by_default,
+            availability_zone_hints: zone_hints(call, body)?,
+            standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+        };
+        router.insert(call.tx)?;
+        if router.ha {
+            ha::enable(call.tx, call.options, &router)?;
+        } else {
+            ha::schedule(call.tx, call.options, &ha::Candidates::read(call.tx, call.options)?, &router)?;
+        }
+        if let Some(info) = &gateway {
+            gateway::set(call, &router, Some(info))?;
+        }
+        Ok(router.id.to_string())
+    }
+
+    fn update(&self, call: Call<'_>, id: &str, body: &Body) -> Result<(), ApiError> {
+        refuse_distributed(body)?;
+        let mut router = Router::get(call.tx, parse_id(self, id)?)?;
+        let admin_state_up: Option<bool> = body.get("admin_state_up")?;
+        router.admin_state_up = admin_state_up.unwrap_or(router.admin_state_up);
+        if let Some(ha) = body.get::<Option<bool>>("ha")?.flatten().filter(|ha| *ha != router.ha) {
+            refuse_converting_while_up(&router)?;
+            ha::convert(call.tx, call.options, &mut router, ha)?;
+        }
+        if let Some(info) = GatewayInfo::read(body)? {
+            check_gateway_policy(call, info.as_ref(), "update_router")?;
+            gateway::set(call, &router, info.as_ref())?;
+        }
+        if let Some(routes) = body.get::<Vec<Route>>("routes")? {
+            set_routes(call, &router, routes)?;
+        }
+        let mut changes = Changes::default();
+        changes.set("name", body.get::<String>("name")?);
+        changes.set("description", body.get::<String>("description")?);
+        changes.set("admin_state_up", admin_state_up);
+        changes.write(call.tx, "routers", router.id)?;
+        call.tx.changed(Changed::Router, router.id);
+        Ok(())
+    }
+
+    fn delete(&self, call: Call<'_>, id: &str) -> Result<(), ApiError> {
+        let router = Router::get(call.tx, parse_id(self, id)?)?;
+        if !router.ports(call.tx, Role::Interface)?.is_empty() {
+            return Err(ApiError::RouterInUse { id: id.to_owned(), reason: "still has ports".into() });
+        }
+        gateway::set(call, &router, None)?;
+        ha::disable(call.tx, &router)?;
+        tags::replace(call.tx, id, &[])?;
+        call.tx.execute("DELETE FROM routers WHERE id = ?1", &values![router.id])?;
+        call.tx.changed(Changed::Router, router.id);
+        Ok(())
+    }
+}
+
+fn refuse_distributed(body: &Body) -> Result<(), ApiError> {
+    if body.get::<Option<bool>>("distributed")?.flatten() == Some(true) {
+        return Err(ApiError::invalid("distributed routers are not offered here"));
+    }
+    Ok(())
+}
+
+fn refuse_converting_while_up(router: &Router) -> Result<(), ApiError> {
+    if router.admin_state_up {
+        let reason =
+            "Cannot change HA attribute of active routers. Please set router admin_state_up to False prior to upgrade";
+        return Err(ApiError::bad_router(reason));
+    }
+    Ok(())
+}
+
+/// Only admins choose a gateway's addresses and whether it translates.
+fn check_gateway_policy(call: Call<'_>, info: Option<&GatewayInfo>, action: &str) -> Result<(), ApiError> {
+    let Some(info) = info.filter(|_| !call.ctx.is_admin) else { return Ok(()) };
+    let mut refused = Vec::new();
+    if info.enable_snat.is_some() {
+        refused.push("external_gateway_info:enable_snat");
+    }
+    if info.external_fixed_ips.is_some() {
+        refused.push("external_gateway_info:external_fixed_ips");
+    }
+    if refused.is_empty() { Ok(()) } else { Err(policy::forbidden(action, &refused)) }
+}
+
+fn zone_hints(call: Call<'_>, body: &Body) -> Result<Vec<String>, ApiError> {
+    let mut hints: Vec<String> = body.need("availability_zone_hints")?;
+    if hints.is_empty() {
+        hints.clone_from(&call.options.default_availability_zones);
+    }
+    let zones = Agent::all_l3(call.tx)?.into_iter().filter_map(|agent| agent.availability_zone);
+    let zones: std::collections::BTreeSet<String> = zones.collect();
+    match hints.iter().find(|hint| !zones.contains(*hint)) {
+        Some(unknown) => Err(ApiError::AvailabilityZoneNotFound { zone: unknown.clone() }),
+        None => Ok(hints),
+    }
+}
+
+/// The zones that each router's copies are in.
+fn zones_of(call: Call<'_>, ids: &[String]) -> Result<BTreeMap<RouterId, Vec<String>>, ApiError> {
+    let sql = "SELECT DISTINCT b.router_id, a.availability_zone FROM router_bindings b \
+               JOIN agents a ON a.id = b.agent_id \
+               WHERE a.availability_zone IS NOT NULL AND b.router_id IN ({}) ORDER BY b.router_id, a.availability_zone";
+    let mut zones: BTreeMap<RouterId, Vec<String>> = BTreeMap::new();
+    for (router, zone) in query_in(call.tx, sql, ids, |row| Ok((row.parse(0)?, row.text(1)?)))? {
+        zones.entry(router).or_default().push(zone);
+    }
+    Ok(zones)
+}
+
+/// Each router's gateway port, with its addresses.
+fn gateways_of(call: Call<'_>, ids: &[String]) -> Result<BTreeMap<RouterId, (RouterPort, Vec<FixedIp>)>, ApiError> {
+    let ports: Vec<RouterPort> =
+        router::ports_of(call.tx, ids)?.into_iter().filter(|port| port.role == Role::Gateway).collect();
+    let port_ids: Vec<String> = ports.iter().map(|port| port.port_id.to_string()).collect();
+    let mut addresses: BTreeMap<PortId, Vec<FixedIp>> = port::fixed_ips_of(call.tx, &port_ids)?;
+    let gateways = ports.into_iter().map(|port| {
+        let ips = addresses.remove(&port.port_id).unwrap_or_default();
+        (port.router_id, (port, ips))
+    });
+    Ok(gateways.collect())
+}
+
+/// Replaces a router's extra routes.
+fn set_routes(call: Call<'_>, router: &Router, routes: Vec<Route>) -> Result<(), ApiError> {
+    if routes.len() > call.options.max_routes {
+        let quota = call.options.max_routes.to_string();
+        return Err(ApiError::RoutesExhausted { id: router.id.to_string(), quota });
+    }
+    let (nets, own) = connected(call, router)?;
+    for route in &routes {
+        let refuse = |reason: &str| {
+            let routes = format!("[{{'destination': '{}', 'nexthop': '{}'}}]", route.destination, route.nexthop);
+            Err(ApiError::InvalidRoutes { routes, reason: reason.to_owned() })
+        };
+        if route.destination.addr().is_ipv4() != route.nexthop.is_ipv4() {
+            return refuse("the destination and the nexthop are of different IP versions");
+        }
+        if !nets.iter().any(|net| net.contains(&route.nexthop)) {
+            return refuse("the nexthop is not connected with router");
+        }
+        if own.contains(&route.nexthop) {
+            return refuse("the nexthop is used by router");
+        }
+    }
+    Ok(router.set_routes(call.tx, &routes)?)
+}
+
+/// Subnets that the router is connected to, and its own addresses there.
+fn connected(call: Call<'_>, router: &Router) -> Result<(Vec<IpNet>, Vec<IpAddr>), ApiError> {
+    let sql = "SELECT s.cidr, f.ip_address FROM router_ports rp JOIN fixed_ips f ON f.port_id = rp.port_id \
+               JOIN subnets s ON s.id = f.subnet_id WHERE rp.router_id = ?1 AND rp.role <> 'ha'";
+    let rows = call.tx.query(sql, &values![router.id], |row| Ok((row.parse::<IpNet>(0)?, row.parse::<IpAddr>(1)?)))?;
+    Ok(rows.into_iter().unzip())
+}
+
+/// Adds (or removes) extra routes in one step, without the race of reading and replacing them all.
+///
+/// # Errors
+///
+/// When a route leads nowhere.
+pub fn change_extra_routes(call: Call<'_>, id: &str, json: &Object, add: bool) -> Result<Json, ApiError> {
+    let action = if add { "add_extraroutes" } else { "remove_extraroutes" };
+    let shown = writable(call, &Routers, id, action)?;
+    let router = Router::get(call.tx, parse_id(&Routers, id)?)?;
+    let inner = json
+        .get("router")
+        .and_then(Json::as_object)
+        .ok_or_else(|| ApiError::bad_request("Unable to find 'router' in request body"))?;
+    let given = inner
+        .get("routes")
+        .ok_or_else(|| ApiError::bad_request("Failed to parse request. Required attribute 'routes' not specified"))?;
+    let body = Body::of_put(&TABLE, &object(json!({"router": {"routes": given}})))?;
+    let asked: Vec<Route> = body.need("routes")?;
+    let mut routes = router.routes(call.tx)?;
+    routes.retain(|route| !asked.contains(route));
+    if add {
+        routes.extend(asked);
+    }
+    set_routes(call, &router, routes)?;
+    router.note(call.tx)?;
+    let routes = router.routes(call.tx)?;
+    Ok(json!({"router": {
+        "id": router.id, "name": router.name, "tenant_id": router.project_id, "project_id": router.project_id,
+        "external_gateway_info": shown.get("external_gateway_info"), "routes": routes,
+    }}))
+}
+
+/// Whether some extra route's next hop is on a subnet that the router would lose.
+pub(super) fn routes_need(call: Call<'_>, router: &Router, cidr: IpNet) -> Result<bool, ApiError> {
+    Ok(router.routes(call.tx)?.iter().any(|route| cidr.contains(&route.nexthop)))
+}
+
+/// Reads a port of a router as policy lets the caller see it.
+pub(super) fn port_of(call: Call<'_>, id: PortId) -> Result<Port, ApiError> {
+    let shown = super::visible(call, &super::ports::Ports, &id.to_string())?;
+    let id = shown.get("id").and_then(Json::as_str).unwrap_or_default();
+    Port::get(call.tx, id.parse().map_err(|_| ApiError::PortNotFound { id: id.to_owned() })?)
+}
