@@ -41,8 +41,8 @@ struct Batch {
     sysctls: Vec<(usize, String, String)>,
     /// Links that gathered ops make or remove.
     unsettled: BTreeSet<(Netns, String)>,
-    /// The ops that make them, and by which index.
-    created: Vec<(usize, u32)>,
+    /// The ops that make them.
+    created: Vec<usize>,
 }
 
 impl<'a> Run<'a> {
@@ -217,7 +217,7 @@ impl<'a> Run<'a> {
             messages.push(link::create(name, index, link, None)?);
             messages.extend(link::settle(Target::Index(index), link, master)?);
         }
-        self.batch.created.push((number, index));
+        self.batch.created.push(number);
         self.batch.unsettled.insert((netns.clone(), name.to_owned()));
         Ok(messages)
     }
@@ -236,13 +236,12 @@ impl<'a> Run<'a> {
         let Some(netns) = batch.netns else { return };
         self.write_sysctls(&netns, batch.sysctls);
         self.send(&netns, batch.messages);
-        for (number, _) in &batch.created {
-            self.retry_link(*number);
-        }
+        let failed: Vec<usize> = batch.created.into_iter().filter(|number| self.results[*number].is_err()).collect();
+        failed.iter().for_each(|number| self.retry_link(*number));
         // One send per namespace, again.
         let mut elsewhere: BTreeMap<Netns, Vec<(usize, Vec<u8>)>> = BTreeMap::new();
         for (number, netns, messages) in batch.elsewhere {
-            if self.results[number].is_ok() {
+            if !failed.contains(&number) {
                 let messages = messages.into_iter().map(|message| (number, message));
                 elsewhere.entry(netns).or_default().extend(messages);
             }
@@ -309,10 +308,10 @@ impl<'a> Run<'a> {
         // Neither name is taken, so an index was. The next ones are chosen by now.
         let messages = self.add_link(number, netns, name, link, peer_link)?;
         let batch = std::mem::take(&mut self.batch);
-        self.send(netns, messages.into_iter().map(|message| (number, message)).collect());
+        self.send_all(number, netns, messages);
         for (number, netns, messages) in batch.elsewhere {
             if self.results[number].is_ok() {
-                self.send(&netns, messages.into_iter().map(|message| (number, message)).collect());
+                self.send_all(number, &netns, messages);
             }
         }
         Ok(())

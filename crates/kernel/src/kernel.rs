@@ -7,7 +7,7 @@
 //! [`Kernel::observe`] is in `observe.rs`, [`Kernel::apply`] in `apply.rs`. Nothing is decided here: what
 //! is owned, what must go and in which order is the planner's business.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -213,11 +213,6 @@ impl Kernel {
 /// Tells whether Evergate made this link.
 pub(crate) fn is_ours(link: &RawLink) -> bool {
     link.alias.as_deref().is_some_and(|alias| alias.starts_with(OWNER_MARK))
-}
-
-/// Names of the links that a set of links has as ports of our bridges, or that are ours, or are wanted.
-pub(crate) fn is_visible(link: &RawLink, our_bridges: &BTreeSet<u32>, wanted: bool) -> bool {
-    wanted || is_ours(link) || link.master.is_some_and(|master| our_bridges.contains(&master))
 }
 
 /// Opens a route and an nftables socket in the calling thread's namespace.

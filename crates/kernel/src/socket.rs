@@ -82,7 +82,19 @@ impl Socket {
 
     /// Subscribes to a group of notifications.
     pub(crate) fn join(&self, group: u32) -> io::Result<()> {
+        self.bind()?;
         self.set_option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as libc::c_int)
+    }
+
+    /// Gives the socket a port. Sending does the same; but a socket that only listens would keep port 0,
+    /// the kernel's own, and whoever sends a notification is left out when it is delivered.
+    fn bind(&self) -> io::Result<()> {
+        // SAFETY: all zeroes is a valid value of this plain structure; port 0 asks for any.
+        let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        let length = mem::size_of_val(&address) as libc::socklen_t;
+        // SAFETY: the pointer and length describe the address, which lives through the call.
+        check(unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
     }
 
     /// Sends requests; result i belongs to message i. Each must ask for acknowledgement.

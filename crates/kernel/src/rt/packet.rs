@@ -65,7 +65,7 @@ impl PacketSocket {
         let mut program = vrrp_filter(vrid);
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         let fd = self.fd.as_raw_fd();
-        // SAFETY (of the pointer within): `program` outlives the call, which copies it.
+        // The kernel copies the program that this points to.
         set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
         set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
         // The interface's own filter lets the group through even if no IP socket asked for it.

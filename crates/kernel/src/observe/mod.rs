@@ -3,23 +3,28 @@
 //! First everything is read as the kernel lists it, namespace by namespace; then link indexes become
 //! names, other ends of veths are found, and what is nobody's business of ours is left out.
 
+mod peers;
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use evergate_dataplane::nft::{NftFamily, NftTable};
-use evergate_dataplane::state::{Address, FdbEntry, Link, LinkKind, NeighbourKey, NetnsState, Route, Rule};
+use evergate_dataplane::state::{NetnsState, OWNER_MARK, Rule};
 use evergate_dataplane::{KernelState, Netns};
 
 use crate::error::{Cause, Error};
-use crate::kernel::{Kernel, Space, is_ours, is_visible};
+use crate::kernel::{Kernel, Space, is_ours};
 use crate::nft;
-use crate::route::address::{self, RawAddress, is_link_local};
-use crate::route::link::{self, RawLink};
+use crate::route::address::{self, RawAddress};
+use crate::route::link::RawLink;
 use crate::route::neighbour::{self, RawFdb, RawNeighbour};
 use crate::route::routes::{self, RawRoute};
 use crate::route::rule;
 use crate::socket::Socket;
 use crate::wire::{Frame, Frames, Message};
+
+use peers::Peers;
 
 /// A namespace as the kernel lists it.
 #[derive(Debug, Default)]
@@ -52,13 +57,36 @@ pub(crate) fn observe(kernel: &mut Kernel, desired: &KernelState) -> Result<Kern
         }
     }
     let peers = Peers::find(kernel, &raw).map_err(|cause| Error::new("find the other ends of veths", cause))?;
+    mark_other_ends(&mut raw, &peers);
     let nothing = NetnsState::default();
     for (netns, found) in raw {
         let wanted = desired.netns.get(&netns).unwrap_or(&nothing);
-        let seen = translate(&netns, found, wanted, &peers);
+        let seen = view::translate(&netns, found, wanted, &peers);
         state.netns.insert(netns, seen);
     }
     Ok(state)
+}
+
+/// A pair is made as one: where one end carries our mark, the other is ours, too. It lacks the mark if we
+/// were killed after making the pair, before the message that marks the end in the other namespace.
+fn mark_other_ends(raw: &mut BTreeMap<Netns, Raw>, peers: &Peers) {
+    let marked = |netns: &Netns, name: &str, raw: &BTreeMap<Netns, Raw>| {
+        raw.get(netns).is_some_and(|found| found.links.iter().any(|link| link.name == name && is_ours(link)))
+    };
+    let mut unmarked = Vec::new();
+    for (netns, found) in raw.iter() {
+        for link in found.links.iter().filter(|link| link.kind == "veth" && !is_ours(link)) {
+            if let Some((peer_netns, peer)) = peers.of(netns, link)
+                && marked(peer_netns, peer, raw)
+            {
+                unmarked.push((netns.clone(), link.index));
+            }
+        }
+    }
+    for (netns, index) in unmarked {
+        let links = raw.get_mut(&netns).into_iter().flat_map(|found| &mut found.links);
+        links.filter(|link| link.index == index).for_each(|link| link.alias = Some(OWNER_MARK.to_owned()));
+    }
 }
 
 /// The host's namespace and all named ones, but for those known to be foreign and not wanted.
@@ -157,134 +185,4 @@ fn read_sysctls(space: &Space, wanted: Option<&NetnsState>) -> Result<BTreeMap<S
         Some((path.clone(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
     };
     Ok(space.netns.inside(|| wanted.sysctls.keys().filter_map(read).collect())?)
-}
-
-/// Where the other ends of veths are.
-#[derive(Debug, Default)]
-struct Peers(BTreeMap<(Netns, u32), (Netns, String)>);
-
-impl Peers {
-    /// Pairs up veth ends that name each other.
-    ///
-    /// Indexes are unique within a namespace only, so two ends that name each other's index may still not
-    /// belong together: one of them is asked which namespace its other end is in.
-    fn find(kernel: &mut Kernel, raw: &BTreeMap<Netns, Raw>) -> Result<Self, Cause> {
-        let mut ends: BTreeMap<(u32, u32), Vec<(&Netns, &RawLink)>> = BTreeMap::new();
-        for (netns, found) in raw {
-            for link in found.links.iter().filter(|link| link.kind == "veth") {
-                ends.entry((link.index, link.peer_index.unwrap_or(0))).or_default().push((netns, link));
-            }
-        }
-        let mut numbers = BTreeMap::new();
-        let mut peers = BTreeMap::new();
-        for (netns, found) in raw {
-            for link in found.links.iter().filter(|link| link.kind == "veth") {
-                let mirrored = (link.peer_index.unwrap_or(0), link.index);
-                for (peer_netns, peer) in ends.get(&mirrored).into_iter().flatten() {
-                    if is_end_in(kernel, &mut numbers, (peer_netns, peer), netns)? {
-                        peers.insert((netns.clone(), link.index), ((*peer_netns).clone(), peer.name.clone()));
-                    }
-                }
-            }
-        }
-        Ok(Self(peers))
-    }
-}
-
-/// By which number a namespace (first) knows another (second), as far as it was asked.
-type Numbers = BTreeMap<(Netns, Netns), Option<i32>>;
-
-/// Tells whether the other end of this veth end is in the given namespace.
-fn is_end_in(
-    kernel: &mut Kernel,
-    numbers: &mut Numbers,
-    (netns, link): (&Netns, &RawLink),
-    other: &Netns,
-) -> Result<bool, Cause> {
-    let Some(number) = link.peer_netns else { return Ok(netns == other) };
-    if netns == other {
-        return Ok(false);
-    }
-    let key = (netns.clone(), other.clone());
-    if let Some(known) = numbers.get(&key) {
-        return Ok(*known == Some(number));
-    }
-    let asked = ask_number(kernel, netns, other);
-    let known = match asked {
-        Ok(known) => known,
-        Err(Cause::NoNetns(_)) => None,
-        Err(cause) => return Err(cause),
-    };
-    numbers.insert(key, known);
-    Ok(known == Some(number))
-}
-
-fn ask_number(kernel: &mut Kernel, netns: &Netns, other: &Netns) -> Result<Option<i32>, Cause> {
-    let request = link::get_netns_number(&kernel.space(other)?.netns);
-    let answer = kernel.space(netns)?.route.get(request)?;
-    Ok(answer.as_deref().and_then(link::read_netns_number))
-}
-
-/// Gives names to indexes and leaves out what does not concern us.
-fn translate(netns: &Netns, raw: Raw, wanted: &NetnsState, peers: &Peers) -> NetnsState {
-    let names: BTreeMap<u32, &str> = raw.links.iter().map(|link| (link.index, link.name.as_str())).collect();
-    let name = |index: u32| names.get(&index).map(|name| (*name).to_owned());
-    let ours: BTreeSet<u32> = raw.links.iter().filter(|link| is_ours(link)).map(|link| link.index).collect();
-    let our_bridges =
-        raw.links.iter().filter(|link| is_ours(link) && link.kind == "bridge").map(|link| link.index).collect();
-    let is_host = *netns == Netns::Host;
-    let mut state = NetnsState { owned: true, sysctls: raw.sysctls, nft: raw.nft, ..NetnsState::default() };
-    for link in &raw.links {
-        let peer = peers.0.get(&(netns.clone(), link.index));
-        let is_wanted = wanted.links.contains_key(&link.name);
-        if is_visible(link, &our_bridges, is_wanted) {
-            state.links.insert(link.name.clone(), translate_link(link, peer, link.master.and_then(name)));
-        }
-    }
-    for found in raw.addresses.iter().filter(|found| found.is_permanent) {
-        let Some(link) = name(found.index).filter(|_| ours.contains(&found.index)) else { continue };
-        let is_loopback = found.net.addr().is_loopback();
-        let address = Address { link, net: found.net };
-        // Each link has one of these from the kernel; one that we want looks just the same.
-        let is_kernels = is_loopback || is_link_local(found.net.addr());
-        if !is_kernels || wanted.addresses.contains(&address) {
-            state.addresses.insert(address);
-        }
-    }
-    for found in raw.routes {
-        let link = found.index.and_then(name);
-        let is_ours = found.index.is_some_and(|index| ours.contains(&index));
-        let route = Route { table: found.table, destination: found.destination, via: found.via, link };
-        if !is_host || is_ours || wanted.routes.contains(&route) {
-            state.routes.insert(route);
-        }
-    }
-    state.rules.extend(raw.rules.into_iter().filter(|rule| !is_host || wanted.rules.contains(rule)));
-    for found in raw.neighbours.iter().filter(|found| ours.contains(&found.index)) {
-        if let Some(link) = name(found.index) {
-            state.neighbours.insert(NeighbourKey { link, ip: found.ip }, found.mac);
-        }
-    }
-    for found in raw.fdb {
-        if let Some(link) = name(found.index).filter(|name| state.links.contains_key(name)) {
-            state.fdb.insert(FdbEntry { link, mac: found.mac, table: found.table });
-        }
-    }
-    state
-}
-
-fn translate_link(raw: &RawLink, peer: Option<&(Netns, String)>, master: Option<String>) -> Link {
-    let kind = match (raw.kind.as_str(), raw.vxlan) {
-        _ if raw.is_loopback => LinkKind::Loopback,
-        _ if !is_ours(raw) => LinkKind::Other,
-        ("bridge", _) => LinkKind::Bridge,
-        ("veth", _) => LinkKind::Veth { peer: peer.cloned() },
-        ("vxlan", Some(vxlan)) => match vxlan.local {
-            Some(local) => LinkKind::Vxlan { vni: vxlan.vni, local, port: vxlan.port },
-            None => LinkKind::Other,
-        },
-        _ => LinkKind::Other,
-    };
-    let alias = raw.alias.clone();
-    Link { kind, alias, up: raw.up, mtu: raw.mtu, mac: raw.mac, master, port: raw.port }
 }

@@ -1,0 +1,13 @@
+//! The crate against a real kernel, as root.
+//!
+//! Each test thread moves into network and mount namespaces of its own, with an empty `/run/netns`: tests
+//! do not meet, and all that they make goes with the thread, however it ends.
+
+mod differential;
+mod keeper;
+mod links;
+mod namespaces;
+mod nft;
+mod objects;
+mod sandbox;
+mod watch;

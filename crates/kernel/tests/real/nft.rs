@@ -1,0 +1,192 @@
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+
+use evergate_dataplane::Op;
+use evergate_dataplane::nft::{
+    NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftStatement as S, NftTable,
+};
+use evergate_dataplane::state::KernelState;
+
+use crate::sandbox::*;
+
+fn chain(kind: NftChainKind, hook: NftHook, priority: i32, rules: Vec<Vec<S>>) -> NftChain {
+    let rules = rules.into_iter().map(|statements| NftRule { statements }).collect();
+    NftChain { kind, hook, priority, drop_by_default: false, rules }
+}
+
+fn iif(name: &str, negated: bool) -> S {
+    S::InLink { name: name.to_owned(), negated }
+}
+
+fn oif(name: &str, negated: bool) -> S {
+    S::OutLink { name: name.to_owned(), negated }
+}
+
+/// A table with every statement there is.
+fn table() -> NftTable {
+    let net = |net: &str| net.parse().unwrap();
+    let ip = |ip: &str| ip.parse::<Ipv4Addr>().unwrap();
+    let map = |pairs: &[(&str, &str)]| NftMap { elements: pairs.iter().map(|(a, b)| (ip(a), ip(b))).collect() };
+    let prerouting = vec![
+        vec![
+            iif("qr-1", false),
+            S::Source { net: net("10.0.0.0/24"), negated: false },
+            S::SetMark { mask: 0xffff, value: 2 },
+        ],
+        vec![S::DnatByMap { map: "floating".to_owned() }],
+    ];
+    let postrouting = vec![
+        vec![iif("qg-1", true), oif("qg-1", true), S::CtDnat { negated: true }, S::Accept],
+        vec![S::SnatByMap { map: "fixed".to_owned() }],
+        vec![oif("qg-1", false), S::Counter, S::Snat { to: ip("192.0.2.9"), fully_random: true }],
+        vec![
+            S::Mark { mask: 0xffff, value: 2, negated: true },
+            S::CtDnat { negated: false },
+            S::Snat { to: ip("192.0.2.9"), fully_random: false },
+        ],
+    ];
+    let forward = vec![
+        vec![S::Mark { mask: u32::MAX, value: 7, negated: false }, S::Counter, S::Drop],
+        vec![
+            S::Destination { net: net("10.0.0.7/32"), negated: true },
+            S::Source { net: net("172.16.0.0/12"), negated: true },
+            S::Accept,
+        ],
+    ];
+    NftTable {
+        family: NftFamily::Ip,
+        maps: BTreeMap::from([
+            ("floating".to_owned(), map(&[("192.0.2.5", "10.0.0.5"), ("192.0.2.6", "10.0.0.6")])),
+            ("fixed".to_owned(), map(&[("10.0.0.5", "192.0.2.5")])),
+            ("nobody".to_owned(), NftMap::default()),
+        ]),
+        chains: BTreeMap::from([
+            ("prerouting".to_owned(), chain(NftChainKind::Nat, NftHook::Prerouting, -100, prerouting)),
+            ("postrouting".to_owned(), chain(NftChainKind::Nat, NftHook::Postrouting, 100, postrouting)),
+            (
+                "forward".to_owned(),
+                NftChain { drop_by_default: true, ..chain(NftChainKind::Filter, NftHook::Forward, 0, forward) },
+            ),
+            ("input".to_owned(), chain(NftChainKind::Filter, NftHook::Input, 5, vec![])),
+            ("output".to_owned(), chain(NftChainKind::Filter, NftHook::Output, -5, vec![])),
+        ]),
+    }
+}
+
+fn replace(netns: &str, table: NftTable) -> Op {
+    Op::ReplaceNft { netns: named(netns), table }
+}
+
+fn list(netns: &str) -> String {
+    run(&format!("ip netns exec {netns} nft list ruleset"))
+}
+
+fn feed_nft(netns: &str, text: &str) {
+    let mut child =
+        Command::new("ip").args(["netns", "exec", netns, "nft", "-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "nft refused: {text}");
+}
+
+#[test]
+fn our_table_and_the_one_that_nft_makes_of_its_text_list_the_same() {
+    let mut kernel = host();
+    apply(&mut kernel, &[add_netns("ours"), add_netns("nfts"), replace("ours", table())]);
+    feed_nft("nfts", &table().to_string());
+    // Chains and maps are listed in the order of their making, which is ours in both.
+    assert_eq!(list("ours"), list("nfts"));
+    assert!(list("ours").contains("comment \"source NAT "));
+}
+
+#[test]
+fn tables_are_observed_as_they_were_made_by_us_and_by_nft() {
+    let mut kernel = host();
+    apply(&mut kernel, &[add_netns("ours"), add_netns("nfts"), replace("ours", table())]);
+    feed_nft("nfts", &table().to_string());
+    let state = kernel.observe(&KernelState::default()).unwrap();
+    for netns in ["ours", "nfts"] {
+        assert_eq!(state.netns[&named(netns)].nft.as_ref(), Some(&table().as_observed()));
+    }
+}
+
+#[test]
+fn what_others_put_into_our_table_shows_as_drift_and_goes_with_the_next_replacement() {
+    let mut kernel = host();
+    apply(&mut kernel, &[add_netns("ns"), replace("ns", table())]);
+    let tampered = [
+        "add rule ip evergate forward accept",
+        "insert rule ip evergate postrouting counter",
+        "add chain ip evergate extra",
+        "add element ip evergate floating { 192.0.2.7 : 10.0.0.7 }",
+        "add set ip evergate extra { type ipv4_addr; }",
+        "delete chain ip evergate input",
+    ];
+    for change in tampered {
+        run(&format!("ip netns exec ns nft '{change}'"));
+        let seen = observe(&mut kernel, &named("ns")).nft.unwrap();
+        assert!(!table().matches(&seen), "'{change}' was not noticed");
+        apply(&mut kernel, &[replace("ns", table())]);
+        assert_eq!(observe(&mut kernel, &named("ns")).nft, Some(table().as_observed()));
+    }
+}
+
+#[test]
+fn foreign_tables_are_neither_seen_nor_touched() {
+    let mut kernel = host();
+    apply(&mut kernel, &[add_netns("ns")]);
+    run("ip netns exec ns nft 'add table ip other; add chain ip other c; add table ip6 other'");
+    assert_eq!(observe(&mut kernel, &named("ns")).nft, None);
+    let delete = Op::DeleteNft { netns: named("ns"), family: NftFamily::Ip };
+    apply(&mut kernel, &[replace("ns", table()), delete.clone(), delete]);
+    assert_eq!(observe(&mut kernel, &named("ns")).nft, None);
+    assert!(list("ns").contains("table ip other") && list("ns").contains("chain c"));
+}
+
+#[test]
+fn a_map_of_many_elements_takes_several_messages_of_one_transaction() {
+    let mut kernel = host();
+    let mut big = table();
+    let elements = (0..20_000_u32).map(|i| (Ipv4Addr::from(0x0a00_0000 + i), Ipv4Addr::from(0xc000_0000 + i)));
+    big.maps.insert("floating".to_owned(), NftMap { elements: elements.collect() });
+    apply(&mut kernel, &[add_netns("ns"), replace("ns", big.clone())]);
+    assert_eq!(observe(&mut kernel, &named("ns")).nft, Some(big.as_observed()));
+    apply(&mut kernel, &[replace("ns", table())]);
+    assert_eq!(observe(&mut kernel, &named("ns")).nft, Some(table().as_observed()));
+}
+
+#[test]
+fn a_refused_table_changes_nothing_and_the_error_names_the_rule() {
+    let mut kernel = host();
+    apply(&mut kernel, &[add_netns("ns"), replace("ns", table())]);
+    let mut bad = table();
+    // Source NAT belongs after routing.
+    let snat = S::Snat { to: Ipv4Addr::new(192, 0, 2, 9), fully_random: false };
+    bad.chains.get_mut("forward").unwrap().rules.push(NftRule { statements: vec![snat] });
+    let error = refused(&mut kernel, replace("ns", bad)).full();
+    assert!(error.starts_with("failed to replace the nftables table in ns: rule 3 of chain forward: "), "{error}");
+    assert_eq!(observe(&mut kernel, &named("ns")).nft, Some(table().as_observed()));
+
+    let mut bad = table();
+    bad.maps.remove("floating");
+    let error = refused(&mut kernel, replace("ns", bad)).full();
+    assert!(error.ends_with("rule 2 of chain prerouting: the table has no map 'floating'"), "{error}");
+    let six = NftTable { family: NftFamily::Ip6, ..table() };
+    assert!(refused(&mut kernel, replace("ns", six)).full().contains("in a table of family ip6"));
+}
+
+#[test]
+fn a_table_of_family_ip6_works_with_what_has_no_address() {
+    let mut kernel = host();
+    let rules = vec![vec![iif("qr-1", false), oif("qr-2", true), S::Counter, S::Drop]];
+    let table = NftTable {
+        family: NftFamily::Ip6,
+        maps: BTreeMap::new(),
+        chains: BTreeMap::from([("forward".to_owned(), chain(NftChainKind::Filter, NftHook::Forward, 0, rules))]),
+    };
+    apply(&mut kernel, &[add_netns("ours"), add_netns("nfts"), replace("ours", table.clone())]);
+    feed_nft("nfts", &table.to_string());
+    assert_eq!(list("ours"), list("nfts"));
+    assert_eq!(observe(&mut kernel, &named("ours")).nft, Some(table.as_observed()));
+}
