@@ -136,7 +136,8 @@ pub struct RouterSpec {
     pub claim_to: BTreeSet<IpAddr>,
     /// At least this is the router's epoch.
     pub epoch: u64,
-    /// False: what the router needs is not in place yet; it takes part as soon as it is.
+    /// False: what the router needs is not in place yet; it takes part as soon as it is. An active copy
+    /// that becomes false resigns: leave it true for a copy that control merely has not looked at yet.
     pub ready: bool,
 }
 
@@ -231,7 +232,8 @@ pub enum FromKeeper {
     },
     /// A copy changed state.
     Transition(Transition),
-    /// A claim moved a followed router.
+    /// A claim moved a followed router; or, with this host's own tunnel address, a copy that is and stays
+    /// active here had to claim it again with a higher epoch.
     Claimed {
         /// Which router.
         router: RouterId,

@@ -389,7 +389,8 @@ impl Shell {
         let judged = results.into_iter().zip(&batch.steps).map(|(result, (_, action))| match result {
             // What was on a device that is gone, is gone.
             Err(error) if *action == Action::Del && error.errno() == Some(libc::ENODEV) => Ok(()),
-            Err(error) => Err(error.full()),
+            // The item's key says what it was.
+            Err(error) => Err(error.cause.to_string()),
             Ok(()) => Ok(()),
         });
         judged.collect()

@@ -1,0 +1,284 @@
+//! Keeper processes on a real HA network. Needs root.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests wait for one message among many")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use evergate_keeper::protocol::*;
+use evergate_model::HaState;
+use support::*;
+
+const BOTH: [u8; 2] = [1, 2];
+
+/// Two keepers with a copy each, of which the second (it has the higher address) is active.
+struct Pair {
+    lab: Lab,
+    keepers: Vec<Keeper>,
+    controls: Vec<Control>,
+}
+
+impl Pair {
+    fn elected() -> Self {
+        let lab = Lab::new(2);
+        let keepers: Vec<Keeper> = BOTH.iter().map(|&n| lab.keeper(n)).collect();
+        let mut controls: Vec<Control> = keepers.iter().map(Keeper::control).collect();
+        // The second first, so that its timer does not run behind the other's.
+        for (&n, control) in BOTH.iter().zip(&mut controls).rev() {
+            control.tell(settings(n), &[lab.spec(n, &BOTH)], &[]);
+        }
+        eventually("one copy has the virtual address", || lab.vip_holders(&BOTH) == [2]);
+        controls[1].expect_transition(HaState::Active);
+        controls.iter().for_each(Control::forget);
+        Self { lab, keepers, controls }
+    }
+}
+
+#[test]
+fn one_copy_is_elected_and_the_other_takes_over_when_its_host_is_lost() {
+    if !can_run() {
+        return;
+    }
+    let mut pair = Pair::elected();
+    let router = pair.lab.name("r2");
+    assert!(output(&format!("ip -n {router} route")).contains("default via 10.0.0.254 dev qr-1 proto static"));
+    assert!(output(&format!("ip -n {router} addr show qr-1")).contains("10.0.0.1/24"));
+    let standby = pair.lab.name("r1");
+    assert!(!output(&format!("ip -n {standby} addr show qr-1")).contains("10.0.0.1/24"));
+
+    // The host loses power: its keeper is gone, and so is its link.
+    pair.keepers[1].kill();
+    pair.lab.cut("ha", 2, true);
+    pair.lab.cut("lan", 2, true);
+    let lost = Instant::now();
+    let (at, transition) = pair.controls[0].expect_transition(HaState::Active);
+    let gap = at - lost;
+    assert!(gap > Duration::from_millis(1500) && gap < Duration::from_secs(6), "{gap:?}");
+    assert!(transition.reason.contains("three intervals"), "{transition:?}");
+    assert!(transition.took_us > 0 && transition.at_ms > 0);
+    assert!(pair.lab.has_vip(1));
+
+    // It comes back as backup, and leaves the role where it is.
+    pair.lab.cut("ha", 2, false);
+    pair.lab.cut("lan", 2, false);
+    let keeper = pair.lab.keeper(2);
+    let mut control = keeper.control();
+    // What a reboot would have cleared:
+    sh(&format!("ip -n {router} addr del {VIP} dev ha-1"));
+    control.tell(settings(2), &[pair.lab.spec(2, &BOTH)], &[]);
+    eventually("the old active is a backup that hears the new one", || {
+        control.status().routers[0].heard_from == Some([169, 254, 192, 1].into())
+    });
+    assert_eq!(pair.lab.vip_holders(&BOTH), [1]);
+    assert!(!output(&format!("ip -n {router} addr show qr-1")).contains("10.0.0.1/24"), "leftovers are removed");
+}
+
+#[test]
+fn a_killed_keeper_that_comes_back_adopts_without_a_flap() {
+    if !can_run() {
+        return;
+    }
+    let mut pair = Pair::elected();
+    // Every change of an address in the namespace would be printed.
+    let log = pair.lab.run_path(2).join("monitor");
+    let monitor = format!("exec ip -n {} monitor address route > {}", pair.lab.name("r2"), log.display());
+    let mut monitor = std::process::Command::new("sh").args(["-c", &monitor]).spawn().expect("ip runs");
+    pair.keepers[1].kill();
+    assert!(pair.lab.has_vip(2), "the kernel goes on forwarding");
+    let keeper = pair.lab.keeper(2);
+    let mut control = keeper.control();
+    let status = control.tell(settings(2), &[pair.lab.spec(2, &BOTH)], &[]);
+    assert_eq!(status.routers[0].vrrp_state, "active", "{status:?}");
+    let transition = control.expect_transition(HaState::Active).1;
+    assert!(transition.reason.contains("restarted"), "{transition:?}");
+    for_a_while("the virtual address is where it was", Duration::from_secs(4), || {
+        pair.lab.vip_holders(&BOTH) == [2]
+    });
+    let transitions = pair.controls[0].heard().iter().any(|message| matches!(message, FromKeeper::Transition(_)));
+    assert!(!transitions, "the backup did not notice");
+    let _ = monitor.kill();
+    let _ = monitor.wait();
+    let changes = std::fs::read_to_string(log).expect("the monitor wrote");
+    assert!(!changes.contains("Deleted"), "{changes}");
+}
+
+#[test]
+fn sigterm_hands_over_within_skew_time_and_leaves_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut pair = Pair::elected();
+    let asked = Instant::now();
+    pair.keepers[1].signal("TERM");
+    let (at, transition) = pair.controls[0].expect_transition(HaState::Active);
+    assert!(transition.reason.contains("resigned"), "{transition:?}");
+    // Skew_Time at priority 50 is 805 ms.
+    assert!(at - asked < Duration::from_millis(1500), "{:?}", at - asked);
+    assert!(pair.keepers[1].wait(), "exit code 0");
+    assert_eq!(pair.lab.vip_holders(&BOTH), [1]);
+    let router = pair.lab.name("r2");
+    assert!(!output(&format!("ip -n {router} addr")).contains("10.0.0.1"));
+    assert!(!output(&format!("ip -n {router} route")).contains("default"));
+    assert!(!pair.lab.run_path(2).join(SOCKET_NAME).exists());
+}
+
+#[test]
+fn a_lost_carrier_moves_the_role_and_its_return_does_not_move_it_back() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::elected();
+    pair.lab.carrier(2, false);
+    let transition = pair.controls[1].expect_transition(HaState::Standby).1;
+    assert!(transition.reason.contains("HA interface"), "{transition:?}");
+    pair.controls[0].expect_transition(HaState::Active);
+    pair.lab.carrier(2, true);
+    for_a_while("the role stays", Duration::from_secs(4), || pair.lab.vip_holders(&BOTH) == [1]);
+}
+
+#[test]
+fn two_actives_that_hear_each_other_again_become_one_and_its_claim_wins() {
+    if !can_run() {
+        return;
+    }
+    let mut pair = Pair::elected();
+    for (&n, control) in BOTH.iter().zip(&mut pair.controls) {
+        let spec = RouterSpec { claim_to: BOTH.iter().map(|&n| vtep(n)).collect(), ..pair.lab.spec(n, &BOTH) };
+        control.say(&ToKeeper::Router(Box::new(spec)));
+    }
+    pair.lab.cut("ha", 2, true);
+    eventually("both are active", || pair.lab.vip_holders(&BOTH) == BOTH);
+    pair.controls[1].expect("a warning", |message| match message {
+        FromKeeper::Warning { text } if text.contains("192.0.2.1 claims it with epoch 2") => Some(()),
+        _ => None,
+    });
+    pair.lab.cut("ha", 2, false);
+    eventually("the higher address prevails", || pair.lab.vip_holders(&BOTH) == [2]);
+    eventually("and has the highest epoch", || pair.controls[0].status().claims[0].vtep == Some(vtep(2)));
+    let status = pair.controls[1].status();
+    assert!(status.routers[0].epoch >= 3 && status.routers[0].state == HaState::Active, "{status:?}");
+}
+
+#[test]
+fn forwarding_on_other_hosts_follows_the_active_copy() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::new(3);
+    let host = lab.name("h3");
+    sh(&format!(
+        "ip -n {host} link add br0 type bridge && ip -n {host} link set br0 up && \
+         ip -n {host} link add vxlan-7 type vxlan id 7 local 192.0.2.3 dstport 4789 nolearning && \
+         ip -n {host} link set vxlan-7 master br0 && ip -n {host} link set vxlan-7 up"
+    ));
+    let entry = FollowEntry { mac: LAN_MAC, vxlan_ifindex: lab.ifindex("h3", "vxlan-7"), tap_ifindex: None };
+    let follow = FollowSpec { router: ROUTER, epoch: 0, vtep: None, entries: vec![entry] };
+    let observer = lab.keeper(3);
+    let mut observer_control = observer.control();
+    observer_control.tell(settings(3), &[], &[follow]);
+
+    let mut keepers: Vec<Keeper> = BOTH.iter().map(|&n| lab.keeper(n)).collect();
+    let mut controls: Vec<Control> = keepers.iter().map(Keeper::control).collect();
+    for (&n, control) in BOTH.iter().zip(&mut controls).rev() {
+        let spec = RouterSpec { claim_to: [1, 2, 3].map(vtep).into(), ..lab.spec(n, &BOTH) };
+        control.tell(settings(n), &[spec], &[]);
+    }
+    let entries = || output(&format!("bridge -n {host} fdb show dev vxlan-7 | grep {LAN_MAC}"));
+    let points_to = |n: u8| {
+        let entries = entries();
+        entries.contains(&format!("dst 192.0.2.{n} self")) && entries.contains("master br0")
+    };
+    eventually("forwarding points to the active", || points_to(2));
+    keepers[1].signal("TERM");
+    eventually("and follows it", || points_to(1));
+    keepers[1].wait();
+    observer_control.expect("a claim", |message| match message {
+        FromKeeper::Claimed { epoch: 2, vtep: claimant, .. } if *claimant == vtep(1) => Some(()),
+        _ => None,
+    });
+    observer_control.say(&ToKeeper::Unfollow { router: ROUTER });
+    eventually("what is not followed is removed", || entries().is_empty());
+}
+
+#[test]
+fn a_removed_router_does_not_pin_its_namespace() {
+    if !can_run() {
+        return;
+    }
+    let mut pair = Pair::elected();
+    pair.controls[1].say(&ToKeeper::RemoveRouter { router: ROUTER });
+    pair.controls[1].expect("the answer", |message| matches!(message, FromKeeper::Removed { .. }).then_some(()));
+    assert!(!pair.lab.has_vip(2));
+    sh(&format!("ip netns del {}", pair.lab.name("r2")));
+    let peer = format!("ip -n {} link show ha-2 2>/dev/null", pair.lab.name("wire"));
+    eventually("the namespace is gone with its devices", || output(&peer).is_empty());
+    pair.controls[0].expect_transition(HaState::Active);
+}
+
+#[test]
+fn a_link_that_went_down_and_up_has_its_routes_again() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::elected();
+    let router = pair.lab.name("r2");
+    sh(&format!("ip -n {router} link set qr-1 down && ip -n {router} link set qr-1 up"));
+    eventually("the default route is back", || output(&format!("ip -n {router} route")).contains("default"));
+}
+
+#[test]
+fn new_addresses_reach_an_active_copy_and_old_ones_leave_it() {
+    if !can_run() {
+        return;
+    }
+    let mut pair = Pair::elected();
+    let router = pair.lab.name("r2");
+    let mut spec = pair.lab.spec(2, &BOTH);
+    let link = spec.announce[0].ifindex;
+    spec.items.push(Item {
+        key: "floating".to_owned(),
+        place: Place::Router,
+        add: netlink::address(true, link, "203.0.113.9/32"),
+        del: netlink::address(false, link, "203.0.113.9/32"),
+    });
+    pair.controls[1].say(&ToKeeper::Router(Box::new(spec.clone())));
+    let has = |address: &str| output(&format!("ip -n {router} addr")).contains(address);
+    eventually("the new address is there", || has("203.0.113.9/32"));
+    spec.items.pop();
+    pair.controls[1].say(&ToKeeper::Router(Box::new(spec)));
+    eventually("the old one is gone", || !has("203.0.113.9/32"));
+    assert!(has("10.0.0.1/24"));
+}
+
+#[test]
+fn a_second_keeper_refuses_to_run_beside_the_first_and_leaves_it_alone() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::new(1);
+    let first = lab.keeper(1);
+    let mut control = first.control();
+    control.tell(settings(1), &[lab.spec(1, &[1])], &[]);
+    assert!(!lab.keeper(1).wait(), "it fails");
+    assert_eq!(control.status().routers.len(), 1);
+    assert_eq!(first.control().tell(settings(1), &[], &[]).routers.len(), 0, "the socket is still the first one's");
+}
+
+#[test]
+fn the_keeper_goes_on_without_control_and_tells_it_later() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::new(1);
+    let keeper = lab.keeper(1);
+    let mut control = keeper.control();
+    control.tell(settings(1), &[lab.spec(1, &[1])], &[]);
+    drop(control);
+    eventually("it takes over alone", || lab.has_vip(1));
+    let mut control = keeper.control();
+    control.say(&ToKeeper::Hello { version: PROTOCOL_VERSION, settings: settings(1) });
+    let transition = control.expect_transition(HaState::Active).1;
+    assert_eq!(transition.epoch, 1);
+    assert!(matches!(control.heard()[0], FromKeeper::Hello { .. }), "the greeting comes first");
+}

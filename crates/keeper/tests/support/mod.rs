@@ -1,0 +1,388 @@
+//! Hosts as network namespaces, joined by one namespace full of bridges; keepers as processes; the test
+//! as their control.
+//!
+//! `wire` namespace: bridges `ul` (underlay), `ha` (the HA network) and `lan` (the project network).
+//! Per host `n`: a namespace `h<n>` with `eth0` 192.0.2.n on `ul`, and a router namespace `r<n>` with
+//! `ha-1` 169.254.192.n on `ha`, and `qr-1`, the same MAC everywhere, on `lan`.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::wildcard_enum_match_arm,
+    reason = "each test program uses its part, and waits for one message among many"
+)]
+
+pub mod netlink;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use evergate_keeper::protocol::*;
+use evergate_model::{HaState, Mac, NetworkId, RouterId};
+
+pub const ROUTER: RouterId = RouterId::from_u128(0x1111);
+pub const VIP: &str = "169.254.0.7/24";
+pub const LAN_MAC: Mac = Mac([0xfa, 0x16, 0x3e, 0, 0, 1]);
+/// Generous, because tests share the machine; no test waits for it unless it fails.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Whether the tests can run; says why not.
+pub fn can_run() -> bool {
+    let root = output("id -u").trim() == "0";
+    if !root {
+        eprintln!("skipped: needs root, to make network namespaces");
+    }
+    root
+}
+
+/// Runs a command line; its failure fails the test.
+pub fn sh(command: &str) {
+    let done = Command::new("sh").args(["-c", command]).output().expect("sh runs");
+    assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// What a command line prints, whether it succeeds or not.
+pub fn output(command: &str) -> String {
+    let done = Command::new("sh").args(["-c", command]).output().expect("sh runs");
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // The reader has another descriptor of the same connection.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Waits until something is so.
+pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !so() {
+        assert!(Instant::now() < end, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Fails if something ceases to be so for a while.
+pub fn for_a_while(what: &str, time: Duration, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        assert!(so(), "ceased: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The namespaces of one test.
+pub struct Lab {
+    prefix: String,
+    namespaces: Vec<String>,
+    run: PathBuf,
+}
+
+impl Lab {
+    pub fn new(hosts: u8) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("eg-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let run = std::env::temp_dir().join(&prefix);
+        std::fs::create_dir_all(&run).expect("a folder can be made");
+        let mut lab = Self { prefix, namespaces: Vec::new(), run };
+        let wire = lab.namespace("wire");
+        for bridge in ["ul", "ha", "lan"] {
+            sh(&format!("ip -n {wire} link add {bridge} type bridge && ip -n {wire} link set {bridge} up"));
+        }
+        for n in 1..=hosts {
+            lab.add_host(n);
+        }
+        lab
+    }
+
+    fn namespace(&mut self, role: &str) -> String {
+        let name = self.name(role);
+        sh(&format!("ip netns add {name} && ip -n {name} link set lo up"));
+        self.namespaces.push(name.clone());
+        name
+    }
+
+    fn add_host(&mut self, n: u8) {
+        let (host, router) = (self.namespace(&format!("h{n}")), self.namespace(&format!("r{n}")));
+        self.plug(&host, "eth0", "ul", n, &format!("02:00:00:00:00:{n:02x}"));
+        sh(&format!("ip -n {host} addr add 192.0.2.{n}/24 dev eth0"));
+        self.plug(&router, "ha-1", "ha", n, &ha_mac(n).to_string());
+        sh(&format!("ip -n {router} addr add 169.254.192.{n}/18 dev ha-1"));
+        self.plug(&router, "qr-1", "lan", n, &LAN_MAC.to_string());
+    }
+
+    /// A device in a namespace, plugged into a bridge of the wire as port `<bridge>-<n>`.
+    fn plug(&self, netns: &str, device: &str, bridge: &str, n: u8, mac: &str) {
+        let wire = self.name("wire");
+        sh(&format!(
+            "ip -n {netns} link add {device} address {mac} type veth peer name {bridge}-{n} netns {wire} && \
+             ip -n {netns} link set {device} up && \
+             ip -n {wire} link set {bridge}-{n} master {bridge} && ip -n {wire} link set {bridge}-{n} up"
+        ));
+    }
+
+    pub fn name(&self, role: &str) -> String {
+        format!("{}-{role}", self.prefix)
+    }
+
+    pub fn run_path(&self, n: u8) -> PathBuf {
+        self.run.join(format!("h{n}"))
+    }
+
+    /// Takes a port out of its bridge, or puts it back: frames are lost, and nobody is told.
+    pub fn cut(&self, bridge: &str, n: u8, cut: bool) {
+        let wire = self.name("wire");
+        let master = if cut { "nomaster".to_owned() } else { format!("master {bridge}") };
+        sh(&format!("ip -n {wire} link set {bridge}-{n} {master}"));
+    }
+
+    /// Takes the carrier of a host's HA interface away, or gives it back.
+    pub fn carrier(&self, n: u8, up: bool) {
+        let state = if up { "up" } else { "down" };
+        sh(&format!("ip -n {} link set ha-{n} {state}", self.name("wire")));
+    }
+
+    pub fn ifindex(&self, netns: &str, device: &str) -> u32 {
+        let text = output(&format!("ip -j -n {} link show {device}", self.name(netns)));
+        let links: serde_json::Value = serde_json::from_str(&text).expect("ip prints JSON");
+        links[0]["ifindex"].as_u64().expect("a link has an index") as u32
+    }
+
+    /// Whether the virtual address is on a host's HA interface.
+    pub fn has_vip(&self, n: u8) -> bool {
+        output(&format!("ip -n {} -o addr show dev ha-1", self.name(&format!("r{n}")))).contains(VIP)
+    }
+
+    /// The hosts with the virtual address.
+    pub fn vip_holders(&self, hosts: &[u8]) -> Vec<u8> {
+        hosts.iter().copied().filter(|&n| self.has_vip(n)).collect()
+    }
+
+    pub fn keeper(&self, n: u8) -> Keeper {
+        Keeper::start(&self.name(&format!("h{n}")), self.run_path(n))
+    }
+
+    /// The router's copy on a host, as control would specify it.
+    pub fn spec(&self, n: u8, hosts: &[u8]) -> RouterSpec {
+        let router = format!("r{n}");
+        let (ha, qr) = (self.ifindex(&router, "ha-1"), self.ifindex(&router, "qr-1"));
+        let address = |what: &str, link: u32, net: &str| Item {
+            key: format!("address {net} on {what}"),
+            place: Place::Router,
+            add: netlink::address(true, link, net),
+            del: netlink::address(false, link, net),
+        };
+        let default = Item {
+            key: "default route".to_owned(),
+            place: Place::Router,
+            add: netlink::default_route(true, qr, [10, 0, 0, 254]),
+            del: netlink::default_route(false, qr, [10, 0, 0, 254]),
+        };
+        RouterSpec {
+            router: ROUTER,
+            ha_network: NetworkId::from_u128(1),
+            netns: self.name(&router),
+            ha_link: "ha-1".to_owned(),
+            ha_ifindex: ha,
+            ha_mac: ha_mac(n),
+            ha_address: format!("169.254.192.{n}/18").parse().expect("an address"),
+            vrid: 7,
+            virtual_address: VIP.parse().expect("an address"),
+            priority: 50,
+            advertise_interval_cs: 100,
+            preempt: false,
+            preempt_delay_s: 0,
+            password: None,
+            peers: hosts.iter().filter(|&&peer| peer != n).map(|&n| Ipv4Addr::new(169, 254, 192, n)).collect(),
+            network_vrids: BTreeSet::from([7]),
+            items: vec![address("ha-1", ha, VIP), address("qr-1", qr, "10.0.0.1/24"), default],
+            announce: vec![Announce {
+                link: "qr-1".to_owned(),
+                ifindex: qr,
+                mac: LAN_MAC,
+                ip: IpAddr::from([10, 0, 0, 1]),
+            }],
+            claim_to: BTreeSet::new(),
+            epoch: 0,
+            ready: true,
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for namespace in &self.namespaces {
+            let _ = Command::new("ip").args(["netns", "del", namespace]).output();
+        }
+        let _ = std::fs::remove_dir_all(&self.run);
+    }
+}
+
+pub fn ha_mac(n: u8) -> Mac {
+    Mac([0xfa, 0x16, 0x3e, 0, 1, n])
+}
+
+pub fn vtep(n: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, n])
+}
+
+pub fn settings(n: u8) -> Settings {
+    Settings { host: format!("h{n}"), vtep: Some(vtep(n)), claim_port: 3796, claim_key: "00112233".to_owned() }
+}
+
+/// A keeper process.
+pub struct Keeper {
+    child: Child,
+    run_path: PathBuf,
+}
+
+impl Keeper {
+    fn start(netns: &str, run_path: PathBuf) -> Self {
+        let child = Command::new("ip")
+            .args(["netns", "exec", netns, env!("CARGO_BIN_EXE_evergate-keeper-under-test"), "--run-path"])
+            .arg(&run_path)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the keeper starts");
+        Self { child, run_path }
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn signal(&self, name: &str) {
+        sh(&format!("kill -{name} {}", self.child.id()));
+    }
+
+    /// Waits for its end; tells whether it ended well.
+    pub fn wait(&mut self) -> bool {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status.success();
+            }
+            assert!(Instant::now() < end, "the keeper does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Connects as control does.
+    pub fn control(&self) -> Control {
+        Control::connect(self.run_path.join(SOCKET_NAME))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The test's side of the control connection.
+pub struct Control {
+    stream: UnixStream,
+    heard: Arc<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    messages: Mutex<Vec<(Instant, FromKeeper)>>,
+    more: Condvar,
+}
+
+impl Control {
+    fn connect(path: PathBuf) -> Self {
+        let mut stream = None;
+        eventually("the keeper listens", || {
+            stream = UnixStream::connect(&path).ok();
+            stream.is_some()
+        });
+        let stream = stream.expect("it was just connected");
+        let heard = Arc::new(Heard::default());
+        let (reader, sink) = (stream.try_clone().expect("a socket can be cloned"), Arc::clone(&heard));
+        std::thread::spawn(move || {
+            for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                let message = serde_json::from_str(&line).expect("the keeper speaks the protocol");
+                sink.messages.lock().expect("no reader panicked").push((Instant::now(), message));
+                sink.more.notify_all();
+            }
+        });
+        Self { stream, heard }
+    }
+
+    pub fn say(&mut self, message: &ToKeeper) {
+        let mut line = serde_json::to_vec(message).expect("messages can be written");
+        line.push(b'\n');
+        self.stream.write_all(&line).expect("the keeper reads");
+    }
+
+    /// Greets, tells the whole state, and waits until it was taken.
+    pub fn tell(&mut self, settings: Settings, specs: &[RouterSpec], follows: &[FollowSpec]) -> Status {
+        self.say(&ToKeeper::Hello { version: PROTOCOL_VERSION, settings });
+        for spec in specs {
+            self.say(&ToKeeper::Router(Box::new(spec.clone())));
+        }
+        for follow in follows {
+            self.say(&ToKeeper::Follow(follow.clone()));
+        }
+        self.say(&ToKeeper::EndOfState);
+        self.expect("the status", |message| match message {
+            FromKeeper::Status(status) => Some(status.clone()),
+            _ => None,
+        })
+    }
+
+    /// Waits for a message, among those that have come and those that come.
+    pub fn expect<T>(&self, what: &str, wanted: impl Fn(&FromKeeper) -> Option<T>) -> T {
+        self.expect_at(what, wanted).1
+    }
+
+    /// The same, and when it came.
+    pub fn expect_at<T>(&self, what: &str, wanted: impl Fn(&FromKeeper) -> Option<T>) -> (Instant, T) {
+        let end = Instant::now() + DEADLINE;
+        let mut heard = self.heard.messages.lock().expect("the reader does not panic");
+        loop {
+            if let Some(found) = heard.iter().find_map(|(at, message)| wanted(message).map(|found| (*at, found))) {
+                return found;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "never heard: {what}; but {heard:#?}");
+            heard = self.heard.more.wait_timeout(heard, left).expect("the reader does not panic").0;
+        }
+    }
+
+    pub fn expect_transition(&self, state: HaState) -> (Instant, Transition) {
+        self.expect_at(&format!("a transition to {state:?}"), |message| match message {
+            FromKeeper::Transition(transition) if transition.state == state => Some(transition.clone()),
+            _ => None,
+        })
+    }
+
+    /// Forgets what was heard.
+    pub fn forget(&self) {
+        self.heard.messages.lock().expect("the reader does not panic").clear();
+    }
+
+    pub fn heard(&self) -> Vec<FromKeeper> {
+        self.heard.messages.lock().expect("the reader does not panic").iter().map(|(_, message)| message.clone()).collect()
+    }
+
+    pub fn status(&mut self) -> Status {
+        self.forget();
+        self.say(&ToKeeper::Status);
+        self.expect("the status", |message| match message {
+            FromKeeper::Status(status) => Some(status.clone()),
+            _ => None,
+        })
+    }
+}
