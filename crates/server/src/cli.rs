@@ -1,0 +1,310 @@
+//! `evergate server`: from files and flags to a server that answers, and to a clean end.
+//!
+//! The order of starting is the order in which things can fail with the least left behind: settings,
+//! state directory, lock, database, secrets, socket; only then does anything announce itself.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use evergate_config::{Config, Role, ServerSettings, Sources};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::hosts::{self, HostToken, Hosts};
+use crate::identity::{self, Identity};
+use crate::listener::Patient;
+use crate::options::Options;
+use crate::store::Store;
+
+/// How long requests that are under way may take after the signal to stop.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// Serve the Neutron API, identity, placement and the hosts' streams.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Args {
+    /// File to read options from, as neutron.conf or ml2_conf.ini; may be repeated, and later files win.
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Vec<PathBuf>,
+    /// Directory whose *.conf files are read after the files, in the order of their names; may be repeated.
+    #[arg(long, value_name = "DIR")]
+    pub config_dir: Vec<PathBuf>,
+    /// Print the whole effective configuration, and where each value comes from, then stop.
+    #[arg(long)]
+    pub check_config: bool,
+    /// Write the address that is listened on to this file, as 192.0.2.1:9696, once requests are served.
+    #[arg(long, value_name = "FILE")]
+    pub address_file: Option<PathBuf>,
+}
+
+/// Runs the server until it is told to stop (SIGTERM, SIGINT).
+///
+/// # Errors
+///
+/// When the settings are impossible or something that the server needs cannot be had.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let sources = Sources { files: args.config_file, dirs: args.config_dir };
+    let config = Config::load(&sources, Role::Server)?;
+    config.log();
+    if args.check_config {
+        // Not print!: a reader that had enough, such as head, is no reason to panic.
+        return match io::stdout().write_all(config.effective().as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        };
+    }
+    let settings = ServerSettings::from_config(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the threads that serve requests")?;
+    runtime.block_on(serve(&settings, args.address_file.as_deref()))
+}
+
+async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow::Result<()> {
+    make_state_directory(&settings.state_path)?;
+    let _lock = lock(&settings.database)?;
+    let store = Arc::new(open_store(&settings.database)?);
+    let token = HostToken::open(&settings.host_token_file)?;
+    let identity = Arc::new(Identity::open(settings, Arc::clone(&store))?);
+    let listener = listen(&settings.bind_host, settings.bind_port).await?;
+    let address = listener.local_addr().context("failed to ask for the address that is listened on")?;
+
+    let (stop, stopping) = watch::channel(false);
+    let options = Arc::new(options(settings));
+    let hosts =
+        Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
+    let app = axum::Router::new().merge(identity::routes(Arc::clone(&identity))).merge(hosts::routes(Arc::new(hosts)));
+
+    let has_clouds = identity.announce(&local_url(address))?;
+    announce(settings, address, has_clouds);
+    if let Some(path) = address_file {
+        write_address(path, address)?;
+    }
+    let mut stopped = stopping;
+    let server = axum::serve(Patient::new(listener), app).with_graceful_shutdown(async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    });
+    let server = tokio::spawn(async move { server.await });
+    until_told_to_stop().await?;
+    tracing::info!("server stops");
+    stop.send_replace(true);
+    // Whoever is not done by then is cut off: clients try again, and hosts come back.
+    match tokio::time::timeout(LAST_REQUESTS, server).await {
+        Ok(Ok(result)) => result.context("failed to serve"),
+        Ok(Err(panic)) => Err(panic).context("failed to serve"),
+        Err(_) => {
+            tracing::warn!(seconds = LAST_REQUESTS.as_secs(), "some requests were cut off");
+            Ok(())
+        }
+    }
+}
+
+async fn until_told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn make_state_directory(path: &Path) -> anyhow::Result<()> {
+    let hint = "state_path in section [DEFAULT] chooses another";
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .with_context(|| format!("failed to make state directory {} ({hint})", path.display()))?;
+    // Asking about permissions would not tell of a read-only file system: try.
+    let probe = path.join(format!(".write-test.{}", std::process::id()));
+    File::create(&probe)
+        .and_then(|_| std::fs::remove_file(&probe))
+        .with_context(|| format!("state directory {} is not writable ({hint})", path.display()))
+}
+
+/// Makes sure that no other server uses the database, for as long as the file lives.
+fn lock(database: &Path) -> anyhow::Result<File> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("failed to open lock file {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            let _ = file.read_to_string(&mut owner);
+            let owner = owner.trim();
+            let owner = if owner.is_empty() { String::new() } else { format!(" (process {owner})") };
+            bail!(
+                "another evergate server{owner} uses database {}: stop it, or set state_path or connection in \
+                 section [database] to another place",
+                database.display()
+            );
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            return Err(error).with_context(|| format!("failed to lock {}", path.display()));
+        }
+    }
+    // For the message above; the lock itself does not depend on it.
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).ok();
+    Ok(file)
+}
+
+fn open_store(database: &Path) -> anyhow::Result<Store> {
+    // It holds secrets. SQLite gives its other files the mode of this one.
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(database)
+        .with_context(|| format!("failed to open database {}", database.display()))?;
+    Store::open(database).with_context(|| format!("failed to use database {}", database.display()))
+}
+
+async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
+    // Neutron's files may have it empty for every address.
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    match TcpListener::bind((host.trim_matches(['[', ']']), port)).await {
+        Ok(listener) => Ok(listener),
+        Err(error) => {
+            let hints = [
+                (io::ErrorKind::AddrInUse, ": something else listens there; bind_port chooses another port"),
+                (io::ErrorKind::AddrNotAvailable, ": this machine has no such address; see bind_host"),
+                (io::ErrorKind::PermissionDenied, ": ports below 1024 need privileges; bind_port chooses another"),
+            ];
+            let hint = hints.into_iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, hint)| hint);
+            Err(error).with_context(|| format!("failed to listen on {host} port {port}{hint}"))
+        }
+    }
+}
+
+/// The URL that a client on this machine reaches the server at.
+fn local_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
+        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        std::net::IpAddr::V4(ip) => ip.to_string(),
+    };
+    format!("http://{ip}:{}", address.port())
+}
+
+fn announce(settings: &ServerSettings, address: SocketAddr, has_clouds: bool) {
+    let url = settings.public_url.clone().unwrap_or_else(|| local_url(address));
+    tracing::info!(%address, url, database = %settings.database.display(), "server listens");
+    let clouds = settings.clouds_file();
+    if has_clouds {
+        tracing::info!(
+            "the stock client finds it with OS_CLIENT_CONFIG_FILE={} and OS_CLOUD=evergate-admin or evergate-demo",
+            clouds.display()
+        );
+    } else {
+        tracing::info!(file = %clouds.display(), "there is no such file: clients must have their own passwords");
+    }
+}
+
+/// Writes the file whole, so that whoever waits for it never reads half of it.
+fn write_address(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    std::fs::write(&beside, format!("{address}\n"))
+        .and_then(|()| std::fs::rename(&beside, path))
+        .with_context(|| format!("failed to write address file {}", path.display()))
+}
+
+/// The API's settings, out of the daemon's.
+fn options(settings: &ServerSettings) -> Options {
+    let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    Options {
+        l3_ha: settings.l3_ha,
+        router_distributed: settings.router_distributed,
+        max_l3_agents_per_router: settings.max_l3_agents_per_router,
+        l3_ha_net_cidr: settings.l3_ha_net_cidr,
+        l3_ha_network_type: settings.l3_ha_network_type.clone().unwrap_or_default(),
+        l3_ha_network_physical_name: settings.l3_ha_network_physical_name.clone().unwrap_or_default(),
+        agent_down_time: u32::try_from(settings.agent_down_time.as_secs()).unwrap_or(u32::MAX),
+        global_physnet_mtu: settings.global_physnet_mtu,
+        path_mtu: settings.path_mtu,
+        physical_network_mtus: settings.physical_network_mtus.clone(),
+        type_drivers: settings.type_drivers.clone(),
+        tenant_network_types: settings.project_network_types.clone(),
+        flat_networks: match &settings.flat_networks {
+            evergate_config::settings::FlatNetworks::Any => vec!["*".to_owned()],
+            evergate_config::settings::FlatNetworks::Named(names) => names.clone(),
+        },
+        vni_ranges: settings.vni_ranges.iter().map(|range| (*range.start(), *range.end())).collect(),
+        enable_snat_by_default: settings.enable_snat_by_default,
+        base_mac: settings.base_mac,
+        max_routes: count(settings.max_routes),
+        max_allowed_address_pair: count(settings.max_allowed_address_pair),
+        max_dns_nameservers: count(settings.max_dns_nameservers),
+        max_subnet_host_routes: count(settings.max_subnet_host_routes),
+        max_fixed_ips_per_port: count(settings.max_fixed_ips_per_port),
+        pagination_max_limit: settings.pagination_max_limit.map(count),
+        default_availability_zones: settings.default_availability_zones.clone(),
+        enable_new_agents: settings.enable_new_agents,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evergate_config::{Config, Role, ServerSettings};
+
+    use super::*;
+    use crate::private_file::tests::TempDir;
+
+    fn settings(dir: &TempDir, more: &str) -> ServerSettings {
+        let text =
+            format!("[DEFAULT]\nstate_path = {}\nbind_port = 0\nbind_host = 127.0.0.1\n{more}", dir.path().display());
+        ServerSettings::from_config(&Config::from_texts(&[("x".into(), text)], "ctl", Role::Server, vec![]).unwrap())
+    }
+
+    #[test]
+    fn without_files_the_api_has_its_own_defaults() {
+        let config = Config::from_texts(&[], "ctl", Role::Server, vec![]).unwrap();
+        let mut made = options(&ServerSettings::from_config(&config));
+        made.type_drivers.sort();
+        let mut defaults = Options { vni_ranges: made.vni_ranges.clone(), ..Options::default() };
+        defaults.type_drivers.sort();
+        assert_eq!(made, defaults);
+    }
+
+    #[tokio::test]
+    async fn whatever_cannot_be_had_is_named_with_a_way_out() {
+        let dir = TempDir::new();
+        let refused = |result: anyhow::Result<()>| format!("{:#}", result.unwrap_err());
+
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let why = refused(serve(&settings(&dir, &format!("bind_port = {port}\n")), None).await);
+        assert!(why.contains(&format!("127.0.0.1 port {port}")) && why.contains("bind_port"), "{why}");
+
+        let lock = lock(&settings(&dir, "").database).unwrap();
+        let why = refused(serve(&settings(&dir, ""), None).await);
+        assert!(why.contains(&format!("(process {})", std::process::id())), "{why}");
+        drop(lock);
+
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let why =
+            refused(serve(&settings(&dir, &format!("state_path = {}/file/x\n", dir.path().display())), None).await);
+        assert!(why.contains("state_path"), "{why}");
+
+        std::fs::write(dir.path().join("no.sqlite"), "this is no database").unwrap();
+        let foreign = format!("[database]\nconnection = sqlite:///{}/no.sqlite\n", dir.path().display());
+        let why = refused(serve(&settings(&dir, &foreign), None).await);
+        assert!(why.contains("failed to use database") && why.contains("no.sqlite"), "{why}");
+    }
+}

@@ -1,0 +1,177 @@
+//! Up: what a host says of itself becomes what the API shows.
+//!
+//! One transaction takes a whole report, so the API never shows half of it. Most reports say what the
+//! one before said; while nothing else was written either, only the time of the heartbeat is.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use evergate_model::HostReport;
+use evergate_model::host::AgentKind;
+
+use super::{Hosts, Seen, refusal};
+use crate::error::ApiError;
+use crate::ha;
+use crate::objects::{agent, floating_ip, port};
+use crate::store::{StoreError, Tx};
+use crate::values;
+
+pub(super) async fn report(State(hosts): State<Arc<Hosts>>, Path(host): Path<String>, body: Bytes) -> Response {
+    let report: HostReport = match serde_json::from_slice(&body) {
+        Ok(report) => report,
+        Err(error) => return refusal(StatusCode::BAD_REQUEST, format!("the report makes no sense: {error}")),
+    };
+    if let Err(why) = acceptable(&report, &host) {
+        return refusal(StatusCode::BAD_REQUEST, why);
+    }
+    match tokio::task::spawn_blocking(move || take(&hosts, report)).await {
+        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(error)) => {
+            tracing::error!(host, error = &error as &dyn std::error::Error, "failed to take a host's report");
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, "the server cannot write its store")
+        }
+        Err(error) => {
+            tracing::error!(host, %error, "failed to take a host's report");
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, "the server failed")
+        }
+    }
+}
+
+fn acceptable(report: &HostReport, host: &str) -> Result<(), String> {
+    if report.host.is_empty() || report.host != host {
+        return Err(format!("the report is of host '{}', but was sent as '{host}'", report.host));
+    }
+    let kinds: BTreeSet<AgentKind> = report.agents.iter().map(|a| a.kind).collect();
+    if kinds.len() != report.agents.len() {
+        return Err("the report names a kind of agent twice".to_owned());
+    }
+    Ok(())
+}
+
+fn take(hosts: &Hosts, report: HostReport) -> Result<(), ApiError> {
+    let now = Instant::now();
+    let last = last_report(hosts, &report, now);
+    if last == Last::Newer {
+        tracing::debug!(host = report.host, sequence = report.sequence, "late report ignored");
+        return Ok(());
+    }
+    if last == Last::Same {
+        return Ok(hosts.store.write(|tx| beat(tx, &report))?);
+    }
+    let revision = hosts.store.write(|tx| {
+        // Read first: what this very report changes must be looked at once more.
+        let revision = tx.revision()?;
+        record(hosts, tx, &report, last == Last::LongAgo)?;
+        Ok::<_, ApiError>(revision)
+    })?;
+    let mut seen = hosts.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = seen.insert(report.host.clone(), Seen { report: report.clone(), revision, at: now });
+    drop(seen);
+    log_news(before.as_ref().map(|s| &s.report), &report);
+    Ok(())
+}
+
+/// How a report compares with the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// There is none, or it said something else, or something else was written since.
+    Different,
+    /// It said the same, and nothing was written since.
+    Same,
+    /// It came so long ago that the host counted as dead.
+    LongAgo,
+    /// It was sent later than this one.
+    Newer,
+}
+
+fn last_report(hosts: &Hosts, report: &HostReport, now: Instant) -> Last {
+    let mut seen = hosts.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(last) = seen.get_mut(&report.host) else { return Last::LongAgo };
+    if last.report.incarnation == report.incarnation && report.sequence < last.report.sequence {
+        return Last::Newer;
+    }
+    let silent = now.duration_since(last.at);
+    if silent >= Duration::from_secs(u64::from(hosts.options.agent_down_time)) {
+        return Last::LongAgo;
+    }
+    let unwritten = *hosts.store.subscribe().borrow() == last.revision;
+    let same = HostReport { sequence: last.report.sequence, ..report.clone() } == last.report;
+    if !(unwritten && same) {
+        return Last::Different;
+    }
+    last.report.sequence = report.sequence;
+    last.at = now;
+    Last::Same
+}
+
+/// Writes that the host lives, and nothing that followers would have to look at.
+fn beat(tx: &Tx<'_>, report: &HostReport) -> Result<(), StoreError> {
+    let now = tx.now_text();
+    for agent in &report.agents {
+        let (kind, _, _) = agent::words(agent.kind);
+        let sql = "UPDATE agents SET heartbeat_at = ?3 WHERE host = ?1 AND agent_type = ?2";
+        tx.execute(sql, &values![report.host.as_str(), kind, now.as_str()])?;
+    }
+    Ok(())
+}
+
+/// Writes everything a report says.
+fn record(hosts: &Hosts, tx: &Tx<'_>, report: &HostReport, long_silent: bool) -> Result<(), ApiError> {
+    let Some(started) = remember_host(tx, report)? else { return Ok(()) };
+    let mut may_take_routers = long_silent || started;
+    for agent in &report.agents {
+        let upserted = agent::upsert(tx, &hosts.options, &report.host, agent, started)?;
+        may_take_routers |= upserted.is_new;
+    }
+    ha::record_states(tx, &report.host, &report.ha_states)?;
+    // After the states: a port is up where its router is active now.
+    port::record_status(tx, &report.host, &report.ports_up)?;
+    floating_ip::record_status(tx, &report.host, &report.floating_ips_active)?;
+    let is_l3 = report.agents.iter().any(|a| a.kind == AgentKind::L3);
+    if may_take_routers && is_l3 && hosts.auto_schedule {
+        ha::schedule_missing(tx, &hosts.options)?;
+    }
+    Ok(())
+}
+
+/// Writes what the host says of itself as a whole. Answers whether a new life of it begins; `None` when
+/// the report is late.
+fn remember_host(tx: &Tx<'_>, report: &HostReport) -> Result<Option<bool>, StoreError> {
+    let host = report.host.as_str();
+    let incarnation = report.incarnation.to_string();
+    let sequence = i64::try_from(report.sequence).unwrap_or(i64::MAX);
+    let sql = "SELECT incarnation, sequence FROM hosts WHERE name = ?1";
+    let known = tx.query_opt(sql, &values![host], |row| Ok((row.text(0)?, row.int(1)?)))?;
+    // Incarnations are compared for equality alone: clocks may be set back.
+    let same_life = known.as_ref().is_some_and(|(known, _)| *known == incarnation);
+    if same_life && known.as_ref().is_some_and(|(_, last)| sequence < *last) {
+        return Ok(None);
+    }
+    let applied = report.applied_revision.map(|r| i64::try_from(r).unwrap_or(i64::MAX));
+    let warnings = serde_json::to_string(&report.warnings).expect("texts are always JSON");
+    let sql = if known.is_some() {
+        "UPDATE hosts SET incarnation = ?2, sequence = ?3, applied_revision = ?4, warnings = ?5, reported_at = ?6 \
+         WHERE name = ?1"
+    } else {
+        "INSERT INTO hosts (name, incarnation, sequence, applied_revision, warnings, reported_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+    };
+    tx.execute(sql, &values![host, incarnation, sequence, applied, warnings, tx.now_text()])?;
+    Ok(Some(!same_life))
+}
+
+/// Tells the server's log what the host's operator should know, once.
+fn log_news(before: Option<&HostReport>, report: &HostReport) {
+    if before.is_none_or(|b| b.incarnation != report.incarnation) {
+        tracing::info!(host = report.host, agents = report.agents.len(), "host reports");
+    }
+    let known: BTreeSet<&String> = before.iter().flat_map(|b| &b.warnings).collect();
+    for warning in report.warnings.iter().filter(|w| !known.contains(w)) {
+        tracing::warn!(host = report.host, "{warning}");
+    }
+}

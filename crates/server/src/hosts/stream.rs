@@ -1,0 +1,143 @@
+//! Down: a snapshot, then what changes, for as long as the host listens.
+//!
+//! A task per stream waits until the store has a newer revision, gathers a moment so that a burst
+//! becomes one line, reads what the host must know now and sends the difference to what it sent last.
+//! It looks only when there is room for a line: a slow host gets fewer and larger changes, and never a
+//! queue. One that reads nothing at all is let go.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use evergate_model::HostConfig;
+use evergate_model::stream::{Change, Downstream};
+use http_body::Frame;
+use tokio::sync::mpsc::{Permit, Receiver, Sender, channel};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::{Hosts, refusal};
+use crate::error::ApiError;
+use crate::hostview::host_config;
+
+pub(super) async fn stream(State(hosts): State<Arc<Hosts>>, Path(host): Path<String>) -> Response {
+    // The first read tells whether there is anything to stream, while a status can still be answered.
+    let first = match read(&hosts, &host).await {
+        Ok(config) => config,
+        Err(why) => return refusal(StatusCode::INTERNAL_SERVER_ERROR, why),
+    };
+    let (sender, receiver) = channel(1);
+    tokio::spawn(follow(hosts, host, first, sender));
+    let mut response = Response::new(Body::new(Lines(receiver)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+/// The lines of a stream, as a body.
+struct Lines(Receiver<Bytes>);
+
+impl http_body::Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
+    }
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the host is gone")]
+    Gone,
+    #[error("the host does not read what it is told")]
+    Stalled,
+    #[error("the server stops")]
+    Stopping,
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+async fn follow(hosts: Arc<Hosts>, host: String, first: HostConfig, sender: Sender<Bytes>) {
+    tracing::info!(host, revision = first.revision, "host follows");
+    let end = follow_until_end(&hosts, &host, first, &sender).await;
+    tracing::info!(host, reason = %end, "host follows no longer");
+}
+
+async fn follow_until_end(hosts: &Arc<Hosts>, host: &str, first: HostConfig, sender: &Sender<Bytes>) -> End {
+    let result: Result<Infallible, End> = async {
+        let mut revisions = hosts.store.subscribe();
+        let mut stopping = hosts.stopping.clone();
+        let mut sent = first;
+        room(hosts, sender).await?.send(line(&Downstream::Snapshot { config: sent.clone() }));
+        let mut ping_at = Instant::now() + hosts.pace.ping;
+        // What was committed between the first read and the subscription must be looked at too.
+        let mut newer = *revisions.borrow_and_update() > sent.revision;
+        loop {
+            if !newer {
+                newer = tokio::select! {
+                    changed = revisions.changed() => changed.map(|()| true).map_err(|_| End::Stopping)?,
+                    () = sleep_until(ping_at) => false,
+                    () = sender.closed() => return Err(End::Gone),
+                    _ = stopping.wait_for(|stop| *stop) => return Err(End::Stopping),
+                };
+            }
+            if newer {
+                sleep(hosts.pace.gather).await;
+            }
+            let room = room(hosts, sender).await?;
+            if newer {
+                newer = false;
+                revisions.mark_unchanged();
+                let now = read(hosts, host).await.map_err(End::Unreadable)?;
+                if let Some(change) = Change::between(&sent, &now) {
+                    tracing::debug!(host, revision = now.revision, "host is told of a change");
+                    room.send(line(&Downstream::Change(change)));
+                    sent = now;
+                    ping_at = Instant::now() + hosts.pace.ping;
+                    continue;
+                }
+            }
+            // Also when much changes that this host need not know.
+            if Instant::now() >= ping_at {
+                room.send(line(&Downstream::Ping { revision: sent.revision }));
+                ping_at = Instant::now() + hosts.pace.ping;
+            }
+        }
+    }
+    .await;
+    match result {
+        Err(end) => end,
+        Ok(never) => match never {},
+    }
+}
+
+/// Waits until the host has taken the line before.
+async fn room<'a>(hosts: &Hosts, sender: &'a Sender<Bytes>) -> Result<Permit<'a, Bytes>, End> {
+    match timeout(hosts.pace.patience, sender.reserve()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(_)) => Err(End::Gone),
+        Err(_) => Err(End::Stalled),
+    }
+}
+
+fn line(said: &Downstream) -> Bytes {
+    let mut line = serde_json::to_vec(said).expect("maps with textual keys are always JSON");
+    line.push(b'\n');
+    line.into()
+}
+
+async fn read(hosts: &Arc<Hosts>, host: &str) -> Result<HostConfig, String> {
+    let (hosts, name) = (Arc::clone(hosts), host.to_owned());
+    let read = move || hosts.store.read(|tx| host_config(tx, &hosts.options, &name));
+    let result: Result<HostConfig, ApiError> =
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(ApiError::internal(e.to_string())));
+    result.map_err(|error| {
+        tracing::error!(host, error = &error as &dyn std::error::Error, "failed to read what a host must know");
+        "the server cannot read its store".to_owned()
+    })
+}
