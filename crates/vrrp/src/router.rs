@@ -134,8 +134,8 @@ struct Listening {
     wait: Wait,
     /// When it expires. Follows from the two above, except where a resignation came late.
     active_down: Instant,
-    /// A lower priority is to be preempted, but not before this.
-    preempt_at: Option<Instant>,
+    /// Since when it hears a lower priority that is to be preempted.
+    lower_since: Option<Instant>,
     /// The timer was already started again because we were away; that happens once.
     excused: bool,
 }
@@ -437,7 +437,7 @@ impl VirtualRouter {
             since: now,
             wait,
             active_down: now,
-            preempt_at: None,
+            lower_since: None,
             excused: false,
         };
         listening.restart(&self.config, now);
@@ -519,7 +519,7 @@ impl Listening {
         } else {
             // RFC 9568 §6.4.2: adopt the active's interval, recompute, start again.
             if !config.preempts(adv.priority) {
-                self.preempt_at = None;
+                self.lower_since = None;
             }
             self.active = Some(from);
             self.active_adver_interval = config.adopted_interval(adv);
@@ -531,7 +531,7 @@ impl Listening {
 
     /// Whether preempt_delay has passed since an active of lower priority was first heard.
     fn may_preempt(&mut self, config: &Config, now: Instant) -> bool {
-        now >= *self.preempt_at.get_or_insert(now + config.preempt_delay)
+        now.saturating_duration_since(*self.lower_since.get_or_insert(now)) >= config.preempt_delay
     }
 }
 
@@ -550,12 +550,14 @@ impl Announcing {
         Self { at: now, rounds: settings.rounds.max(1), first: true }.next(settings, now)
     }
 
-    /// What follows the round that was just sent.
+    /// What follows the round that was just sent. A moment beyond the end of time never comes.
     fn next(self, settings: &Announcements, now: Instant) -> Option<Self> {
         match (self.rounds, settings.again_after) {
-            (2.., _) => Some(Self { at: now + settings.spacing, rounds: self.rounds - 1, first: self.first }),
+            (2.., _) => {
+                Some(Self { at: now.checked_add(settings.spacing)?, rounds: self.rounds - 1, first: self.first })
+            }
             (_, Some(delay)) if self.first => {
-                Some(Self { at: now + delay, rounds: settings.rounds.max(1), first: false })
+                Some(Self { at: now.checked_add(delay)?, rounds: settings.rounds.max(1), first: false })
             }
             _ => None,
         }

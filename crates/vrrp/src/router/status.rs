@@ -58,7 +58,9 @@ pub(super) fn of(router: &VirtualRouter, now: Instant) -> Status {
             status.resigned = listening.wait == Wait::Resigned;
             status.absent = matches!(listening.wait, Wait::Absence | Wait::Relinquished);
             status.excused = listening.excused;
-            status.preempt_in = listening.preempt_at.map(left);
+            let waited = |since| now.saturating_duration_since(since);
+            status.preempt_in =
+                listening.lower_since.map(|since| router.config.preempt_delay.saturating_sub(waited(since)));
         }
         Phase::Active(advertising) => {
             status.since = now.saturating_duration_since(advertising.sent);

@@ -1,5 +1,7 @@
 //! The state machine against RFC 9568 §6 (version 2: RFC 3768 §6), one sentence per test.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::wire::Ipv4Checksum;
 
@@ -707,6 +709,123 @@ fn a_status_reads_as_a_sentence() {
     let mut bench = Bench::backup(v2());
     bench.hear(OTHER, 50);
     assert_eq!(bench.router.status(bench.now).to_string(), "Backup, heard 10.0.0.1, ActiveDown in 6.8046875s");
+}
+
+// Anything at all.
+
+#[derive(Clone, Debug)]
+enum Input {
+    Startup,
+    Adopt,
+    Shutdown,
+    Fault,
+    Hear { from: u8, priority: u8, interval_cs: u16 },
+    Pass(u32),
+    Configure { priority: u8, interval_s: u16, preempt: bool, vrid: u8, peers: u8, hasten: bool },
+}
+
+fn any_input() -> impl Strategy<Value = Input> {
+    prop_oneof![
+        2 => Just(Input::Startup),
+        1 => Just(Input::Adopt),
+        1 => Just(Input::Shutdown),
+        1 => Just(Input::Fault),
+        8 => (1u8..9, any::<u8>(), 1u16..=4095)
+            .prop_map(|(from, priority, interval_cs)| Input::Hear { from, priority, interval_cs }),
+        8 => prop_oneof![0u32..10_000, 0u32..200_000].prop_map(Input::Pass),
+        1 => (1u8..=255, 1u16..=40, any::<bool>(), 1u8..=2, 0u8..9, any::<bool>()).prop_map(
+            |(priority, interval_s, preempt, vrid, peers, hasten)| {
+                Input::Configure { priority, interval_s, preempt, vrid, peers, hasten }
+            }
+        ),
+    ]
+}
+
+fn apply(bench: &mut Bench, input: &Input) {
+    let (router, now) = (&mut bench.router, bench.now);
+    match *input {
+        Input::Startup => router.handle_startup(now),
+        Input::Adopt => router.handle_adopt_active(now),
+        Input::Shutdown => router.handle_shutdown(now),
+        Input::Fault => router.handle_fault(now),
+        Input::Hear { from, priority, interval_cs } => {
+            let adv = Advertisement { priority, advertise_interval_cs: interval_cs, ..router.config().advertisement() };
+            router.handle_advertisement(IpAddr::from([10, 0, 0, from]), &adv, now);
+        }
+        Input::Pass(ms) => {
+            bench.now += MS * ms;
+            router.handle_timeout(bench.now);
+        }
+        Input::Configure { priority, interval_s, preempt, vrid, peers, hasten } => {
+            let mut config = Config {
+                priority,
+                advertise_interval_cs: interval_s * 100,
+                preempt,
+                vrid: Vrid::new(vrid).unwrap(),
+                peers: (1..=peers).map(|n| IpAddr::from([10, 0, 0, n])).collect(),
+                ..router.config().clone()
+            };
+            config.interop.hasten_resignation = hasten;
+            router.handle_config(config, now);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_outputs_tell_the_state(
+        version3 in any::<bool>(),
+        inputs in proptest::collection::vec(any_input(), 1..60),
+    ) {
+        let mut bench = Bench::new(if version3 { v3() } else { v2() });
+        let (mut told, mut holds) = (State::Initialize, false);
+        for input in &inputs {
+            apply(&mut bench, input);
+            let outputs = bench.drain();
+            prop_assert!(outputs.len() <= 7, "{:?}", outputs);
+            for output in outputs {
+                match output {
+                    Output::Activate => prop_assert!(!std::mem::replace(&mut holds, true)),
+                    Output::Deactivate => prop_assert!(std::mem::replace(&mut holds, false)),
+                    Output::AnnounceAddresses => prop_assert!(holds),
+                    Output::StateChanged { from, to, .. } => {
+                        prop_assert_eq!(from, told);
+                        told = to;
+                    }
+                    Output::Transmit(adv) => {
+                        prop_assert!(adv.message(addr(OURS), Ipv4Checksum::default()).is_ok());
+                    }
+                }
+            }
+            prop_assert_eq!(bench.router.state(), told);
+            prop_assert_eq!(holds, told == State::Active);
+            // Somebody always watches: a timer runs in every state but Initialize, and within
+            // three of the longest intervals and Skew_Time.
+            let timers = bench.timers();
+            prop_assert_eq!(timers.is_empty(), told == State::Initialize);
+            let longest = SECOND * 4095 / 100 * 4;
+            prop_assert!(timers.iter().all(|(_, left)| *left <= longest), "{:?}", timers);
+        }
+    }
+
+    #[test]
+    fn no_duration_is_too_long(seconds in any::<u64>(), rounds in any::<u8>()) {
+        let forever = Duration::from_secs(seconds);
+        for long in [forever, Duration::MAX] {
+            let mut bench = Bench::new(Config {
+                preempt: true,
+                preempt_delay: long,
+                announcements: Announcements { rounds, spacing: long, again_after: Some(long) },
+                ..v2()
+            });
+            bench.router.handle_startup(bench.now);
+            bench.hear(OTHER, 1);
+            bench.router.handle_shutdown(bench.now);
+            bench.router.handle_adopt_active(bench.now);
+            bench.hear(OTHER, 1);
+            bench.step();
+        }
+    }
 }
 
 // Helpers.
