@@ -1,0 +1,107 @@
+//! Looking at a router's copies on the hosts themselves, past API and daemon: what the kernel holds.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use evergate_model::{RouterId, names};
+use serde_json::Value;
+
+use crate::spec::Node;
+use crate::{Lab, Machine, tools, wait_for};
+
+/// Start of the virtual addresses of HA routers: `169.254.0.<VRID>`.
+const VIRTUAL_ADDRESSES: &str = "169.254.0.";
+
+/// IPv4 addresses, with prefix lengths, by device.
+pub type Addresses = BTreeMap<String, Vec<String>>;
+
+impl Machine<'_> {
+    /// The devices of a router's copy here, with their IPv4 addresses; `None` where there is no copy.
+    ///
+    /// # Errors
+    ///
+    /// The node is off, or the namespace cannot be looked into.
+    pub fn router_addresses(&self, router: RouterId) -> Result<Option<Addresses>> {
+        if !self.routers().contains(&router.to_string()) {
+            return Ok(None);
+        }
+        let mut command = self.command("ip")?;
+        let text = tools::output(command.args(["-n", &names::qrouter_namespace(router), "-j", "-4", "address"]))?;
+        let links: Value = serde_json::from_str(&text).context("failed to understand what 'ip' printed")?;
+        let mut addresses = Addresses::new();
+        for link in links.as_array().into_iter().flatten().filter(|link| link["ifname"] != "lo") {
+            let name = link["ifname"].as_str().unwrap_or_default().to_owned();
+            let of_link = link["addr_info"].as_array().into_iter().flatten();
+            let shown = of_link.map(|a| format!("{}/{}", a["local"].as_str().unwrap_or_default(), a["prefixlen"]));
+            addresses.insert(name, shown.collect());
+        }
+        Ok(Some(addresses))
+    }
+
+    /// Tells whether the router's virtual address is on this host: whether its copy here acts as active.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::router_addresses`].
+    pub fn acts_as_active(&self, router: RouterId) -> Result<bool> {
+        let addresses = self.router_addresses(router)?.unwrap_or_default();
+        Ok(addresses.values().flatten().any(|address| address.starts_with(VIRTUAL_ADDRESSES)))
+    }
+
+    /// A command that runs inside a router's namespace here.
+    ///
+    /// # Errors
+    ///
+    /// The node is off.
+    pub fn router_command(&self, router: RouterId, program: &str) -> Result<Command> {
+        let mut command = self.command("ip")?;
+        command.args(["netns", "exec", &names::qrouter_namespace(router), program]);
+        Ok(command)
+    }
+
+    /// The folder of a router's `keepalived.conf`, state and log, as the lab's machine sees it.
+    pub fn ha_conf_folder(&self, router: RouterId) -> PathBuf {
+        self.disk().join(format!("var/lib/evergate/ha_confs/{router}"))
+    }
+}
+
+impl Lab {
+    /// The hosts, of those that are on, that have a copy of the router.
+    pub fn hosts_of(&self, router: RouterId) -> Vec<Node> {
+        let id = router.to_string();
+        self.spec().hosts().into_iter().filter(|node| self.machine(*node).routers().contains(&id)).collect()
+    }
+
+    /// The hosts whose copy of the router acts as active: one, unless something is wrong.
+    ///
+    /// # Errors
+    ///
+    /// A host cannot be looked into.
+    pub fn active_hosts(&self, router: RouterId) -> Result<Vec<Node>> {
+        let mut active = Vec::new();
+        for node in self.hosts_of(router) {
+            if self.machine(node).acts_as_active(router)? {
+                active.push(node);
+            }
+        }
+        Ok(active)
+    }
+
+    /// Waits until exactly one host acts as active for the router, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// None or several do for too long.
+    pub fn wait_active(&self, router: RouterId) -> Result<Node> {
+        wait_for("exactly one copy of the router is active", Duration::from_secs(30), || {
+            match self.active_hosts(router)?.as_slice() {
+                [one] => Ok(Some(*one)),
+                [] => Ok(None),
+                several => anyhow::bail!("{several:?} all act as active"),
+            }
+        })
+    }
+}
