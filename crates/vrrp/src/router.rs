@@ -219,8 +219,9 @@ impl VirtualRouter {
 
     /// Takes a changed configuration, without a transition where none is needed.
     ///
-    /// A running timer keeps what it has already waited. An active advertises at once what has changed
-    /// in its advertisements. Another VRID, version or address family is another virtual router: the
+    /// A running timer keeps what it has already waited, except that a backup starts anew with a changed
+    /// interval: it cannot blame the active for not having kept it before. An active advertises at once
+    /// what has changed in its advertisements. Another VRID, version or address family is another virtual router: the
     /// old one is left (an active resigns), the new one started.
     pub fn handle_config(&mut self, config: Config, now: Instant) {
         self.step_down_if_absent(now);
@@ -246,7 +247,9 @@ impl VirtualRouter {
                 }
                 // A timer is left alone unless what it is made of changed: a late resignation may
                 // have made it shorter than it would be now.
-                if listening.active_adver_interval != learned || timing::differs(config, &old) {
+                if listening.active_adver_interval != learned {
+                    listening.restart(config, now);
+                } else if timing::differs(config, &old) {
                     listening.restart(config, listening.since);
                 }
             }

@@ -53,12 +53,11 @@ pub(super) fn wait(config: &Config, wait: Wait, interval: Duration, active: Opti
     }
 }
 
-/// Whether a backup with these two configurations would wait differently long.
+/// Whether a backup with these two configurations would wait differently long, the interval aside.
 pub(super) fn differs(a: &Config, b: &Config) -> bool {
     a.priority != b.priority
         || a.peers != b.peers
         || a.primary_address != b.primary_address
-        || a.advertise_interval_cs != b.advertise_interval_cs
         || a.interop.hasten_resignation != b.interop.hasten_resignation
 }
 
