@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use axum::middleware::from_fn_with_state;
 use evergate_config::{Config, Role, ServerSettings, Sources};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::api::{ApiState, api_router};
 use crate::hosts::{self, HostToken, Hosts};
 use crate::identity::{self, Identity};
 use crate::listener::Patient;
@@ -80,7 +82,9 @@ async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow
     let options = Arc::new(options(settings));
     let hosts =
         Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
-    let app = axum::Router::new().merge(identity::routes(Arc::clone(&identity))).merge(hosts::routes(Arc::new(hosts)));
+    let api = api_router(ApiState { store: Arc::clone(&store), options: Arc::clone(&options) })
+        .layer(from_fn_with_state(Arc::clone(&identity), identity::guard));
+    let app = api.merge(identity::routes(Arc::clone(&identity))).merge(hosts::routes(Arc::new(hosts)));
 
     let has_clouds = identity.announce(&local_url(address))?;
     announce(settings, address, has_clouds);

@@ -6,9 +6,11 @@
 
 pub mod api;
 pub mod attributes;
+pub mod cli;
 pub mod context;
 pub mod error;
 pub mod ha;
+pub mod hosts;
 pub mod hostview;
 pub mod identity;
 pub mod ipam;
@@ -20,6 +22,7 @@ pub mod random;
 pub mod resources;
 pub mod store;
 
+mod listener;
 mod private_file;
 #[cfg(test)]
 mod testing;

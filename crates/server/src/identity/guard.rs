@@ -13,8 +13,12 @@ use super::http::Fault;
 use crate::context::Context;
 
 /// Checks `X-Auth-Token` and puts a [`Context`] into the request's extensions; without a token that
-/// holds, answers 401 as keystonemiddleware does. To be used with `axum::middleware::from_fn_with_state`.
+/// holds, answers 401 as keystonemiddleware does. Only the list of versions at `/` is open to all, because
+/// clients ask for it first. To be used with `axum::middleware::from_fn_with_state`.
 pub async fn guard(State(identity): State<Arc<Identity>>, mut request: Request, next: Next) -> Response {
+    if request.uri().path() == "/" {
+        return next.run(request).await;
+    }
     let request_id = format!("req-{}", uuid::Uuid::new_v4());
     let token = request.headers().get("x-auth-token").and_then(|t| t.to_str().ok());
     let valid = token.and_then(|token| match identity.validate(token, Timestamp::now()) {
