@@ -42,6 +42,9 @@ pub const REMOVAL_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a fresh keeper connection waits for copies that could not be prepared.
 pub const DESCRIBE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a fresh keeper connection waits for the keeper to say what its copies are.
+pub const INTRODUCTION_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Longest time between two rounds: how soon what somebody changed by hand is put right.
 pub const PERIOD: Duration = Duration::from_secs(30);
 
@@ -296,10 +299,12 @@ impl Core {
                 }
             }
             FromKeeper::Status(status) => {
-                for (router, state) in self.keeper.take_status(status) {
+                let wanted = self.config.as_deref().map(wanted_copies).unwrap_or_default();
+                for (router, state) in self.keeper.take_status(status, &wanted) {
                     self.outputs.push_back(Output::Write(FileJob::State { router, state }));
                     self.reporter.wake();
                 }
+                self.talk_to_keeper();
             }
             FromKeeper::Warning { text } => {
                 self.keeper.warn(text);
@@ -445,7 +450,7 @@ impl Core {
         if self.keeper.status_due(now) {
             self.outputs.push_back(Output::SendToKeeper(Box::new(ToKeeper::Status)));
         }
-        if self.keeper.describe_deadline().is_some_and(|at| at <= now) {
+        if self.keeper.describe_due(now) {
             self.talk_to_keeper();
         }
     }

@@ -43,6 +43,9 @@ const MOST_AT_ONCE: usize = 1000;
 /// Time for the last files and the last report when the process ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// A worker without work for this long has time to look what this host lacks.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// How often the tunnel address is looked for while there is none.
 const TUNNEL_ADDRESS_PERIOD: Duration = Duration::from_secs(5);
 
@@ -371,38 +374,55 @@ fn start_worker(settings: &HostSettings, events: Sender<Event>) -> anyhow::Resul
     let mut worker = Worker::new(machine, &settings);
     thread::Builder::new()
         .name("worker".into())
-        .spawn(move || {
-            let lacks = startup::probe(worker.machine_mut());
-            lacks.iter().for_each(|lack| tracing::warn!("{lack}"));
-            if events.send(Event::Notes(lacks)).is_ok() {
-                work(&mut worker, &jobs, &events);
-            }
-        })
+        .spawn(move || work(&mut worker, &jobs, &events))
         .context("failed to start the worker's thread")?;
     Ok(sender)
 }
 
+/// Ends when nobody sends jobs, or nobody listens, any more.
 fn work<M: Machine>(worker: &mut Worker<M>, jobs: &Receiver<Job>, events: &Sender<Event>) {
-    for job in jobs {
-        match job {
-            Job::Reconcile(round) => {
-                let outcome = worker.run(&round).map(Box::new).map_err(|error| format!("{error:#}"));
-                if events.send(Event::Round(outcome)).is_err() {
+    let mut probed = false;
+    loop {
+        match jobs.recv_timeout(if probed { Duration::MAX } else { IDLE }) {
+            Ok(job) => {
+                if !do_job(worker, job, events) {
                     return;
                 }
             }
-            Job::Plan(round, reply) => {
-                let answer = worker.plan(&round).map(|planned| plan_text(&planned));
-                let answer = answer.and_then(|text| Ok(Answer::Ok(serde_json::to_value(&text)?)));
-                // Whoever asked may have gone.
-                let _ = reply.send(answer.unwrap_or_else(|error| Answer::Error(format!("{error:#}"))));
+            // Not before: making and removing a namespace takes longer than a router does.
+            Err(RecvTimeoutError::Timeout) if !probed => {
+                probed = true;
+                let lacks = startup::probe(worker.machine_mut());
+                lacks.iter().for_each(|lack| tracing::warn!("{lack}"));
+                if events.send(Event::Notes(lacks)).is_err() {
+                    return;
+                }
             }
-            Job::Cleanup(reply) => {
-                clean_up(worker);
-                let _ = reply.send(());
-            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
+}
+
+/// False when nobody listens any more.
+fn do_job<M: Machine>(worker: &mut Worker<M>, job: Job, events: &Sender<Event>) -> bool {
+    match job {
+        Job::Reconcile(round) => {
+            let outcome = worker.run(&round).map(Box::new).map_err(|error| format!("{error:#}"));
+            return events.send(Event::Round(outcome)).is_ok();
+        }
+        Job::Plan(round, reply) => {
+            let answer = worker.plan(&round).map(|planned| plan_text(&planned));
+            let answer = answer.and_then(|text| Ok(Answer::Ok(serde_json::to_value(&text)?)));
+            // Whoever asked may have gone.
+            let _ = reply.send(answer.unwrap_or_else(|error| Answer::Error(format!("{error:#}"))));
+        }
+        Job::Cleanup(reply) => {
+            clean_up(worker);
+            let _ = reply.send(());
+        }
+    }
+    true
 }
 
 /// Removes all that Evergate made: the plan towards nothing.

@@ -97,9 +97,12 @@ impl<M: Machine> Worker<M> {
         let Planned { view, desired, mut observed, plan, mut problems, leftover, withheld } = self.plan(round)?;
         let ops: Vec<Op> = plan.into_ops();
         let mut failures = Vec::new();
+        let planned = start.elapsed();
+        let mut applied = planned;
         if !ops.is_empty() {
             let results = self.machine.apply(&ops);
             failures.extend(results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
+            applied = start.elapsed();
             observed = self.machine.observe(&desired.kernel).context("failed to observe what was applied")?;
             let (mut rest, _) = diff(&desired.kernel, &observed);
             if !withheld.is_empty() {
@@ -129,6 +132,7 @@ impl<M: Machine> Worker<M> {
         self.note_uplinks(&mut outcome, &view);
         outcome.floating_ips = floating_ips(&round.config, &observed);
         outcome.took = start.elapsed();
+        tracing::debug!(planned = ?planned, applied = ?applied, done = ?outcome.took, ops = outcome.ops, "round");
         Ok(outcome)
     }
 

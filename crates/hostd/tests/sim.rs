@@ -13,7 +13,7 @@ use common::{
 };
 use evergate_dataplane::fake::FakeKernel;
 use evergate_dataplane::{KernelState, Netns, Op, View};
-use evergate_hostd::core::{Core, DESCRIBE_PATIENCE, FileJob, Output, PERIOD, REMOVAL_PATIENCE};
+use evergate_hostd::core::{Core, DESCRIBE_PATIENCE, FileJob, INTRODUCTION_PATIENCE, Output, PERIOD, REMOVAL_PATIENCE};
 use evergate_hostd::worker::{Machine, Worker};
 use evergate_keeper::protocol::{
     FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, RouterStatus, Status, ToKeeper, Transition,
@@ -81,6 +81,7 @@ struct Sim {
     worker: Worker<FakeMachine>,
     now: Instant,
     connected: bool,
+    status: Status,
     to_keeper: Vec<ToKeeper>,
     reports: Vec<HostReport>,
     files: Vec<FileJob>,
@@ -104,6 +105,7 @@ impl Sim {
             worker: Worker::new(machine, &settings),
             now,
             connected: false,
+            status: Status::default(),
             to_keeper: Vec::new(),
             reports: Vec::new(),
             files: Vec::new(),
@@ -152,6 +154,7 @@ impl Sim {
         self.now += MOMENT;
         self.core.handle_snapshot(config, self.now);
         self.settle();
+        self.introduce();
     }
 
     fn change(&mut self, new: &HostConfig) {
@@ -166,6 +169,14 @@ impl Sim {
         self.connected = true;
         self.core.handle_keeper_connected(self.now);
         self.keeper_says(FromKeeper::Hello { version: PROTOCOL_VERSION, pid: 42, notes: Vec::new() });
+        self.introduce();
+    }
+
+    /// Answers as the keeper does when it is asked for its status.
+    fn introduce(&mut self) {
+        if self.to_keeper.iter().any(|message| matches!(message, ToKeeper::Status)) {
+            self.keeper_says(FromKeeper::Status(self.status.clone()));
+        }
     }
 
     fn disconnect_keeper(&mut self) {
@@ -586,24 +597,52 @@ fn a_transition_is_reported_and_written_at_once() {
     assert_eq!((sim.reports.len(), transitions(&sim.files)), (reports + 1, 1), "told twice, taken once");
 }
 
-#[test]
-fn a_control_that_starts_learns_the_roles_from_the_keeper() {
-    let mut sim = Sim::new(Some(with_router(5)));
-    sim.connect_keeper();
+fn active(epoch: u64) -> Status {
     let copy = RouterStatus {
         router: ROUTER,
         vrrp_state: "active".into(),
         state: HaState::Active,
-        epoch: 4,
+        epoch,
         heard_from: None,
         sent: 1,
         received: 2,
         hindrance: String::new(),
     };
-    sim.keeper_says(FromKeeper::Status(Status { routers: vec![copy], ..Status::default() }));
+    Status { routers: vec![copy], ..Status::default() }
+}
+
+#[test]
+fn a_control_that_starts_learns_the_roles_from_the_keeper() {
+    let mut sim = Sim::new(Some(with_router(5)));
+    sim.status = active(4);
+    sim.connect_keeper();
     assert_eq!(sim.report().ha_states[&ROUTER].epoch, 4);
     assert!(sim.files.iter().any(|job| matches!(job, FileJob::State { state: HaState::Active, .. })));
     assert_eq!(transitions(&sim.files), 0, "nothing changed");
+}
+
+#[test]
+fn a_control_that_starts_does_not_take_an_active_router_away() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    sim.kernel().remove_link("ext0");
+    let mut sim = sim.restart(Some(with_router(5)));
+    sim.status = active(4);
+    sim.connect_keeper();
+    assert!(sim.specs()[0].ready, "a copy that is not ready would resign");
+    assert!(sim.report().warnings.iter().any(|w| w.contains("physnet1")));
+}
+
+#[test]
+fn a_keeper_that_does_not_say_what_it_has_is_told_all_the_same() {
+    let mut sim = Sim::new(Some(with_router(5)));
+    sim.connected = true;
+    sim.core.handle_keeper_connected(sim.now);
+    sim.settle();
+    assert!(sim.specs().is_empty());
+    sim.pass(INTRODUCTION_PATIENCE);
+    assert!(sim.specs().len() == 1 && sim.said_end());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use evergate_keeper::protocol::{
 use evergate_model::host::{ActiveCopy, HostConfig};
 use evergate_model::{HaState, RouterId};
 
-use super::{DESCRIBE_PATIENCE, REMOVAL_PATIENCE, STATUS_PERIOD};
+use super::{DESCRIBE_PATIENCE, INTRODUCTION_PATIENCE, REMOVAL_PATIENCE, STATUS_PERIOD};
 use crate::round::{Outcome, PreparedCopy};
 
 /// The keeper's last words that are kept for `show`.
@@ -52,6 +52,9 @@ pub enum Connection {
         since: Instant,
         /// Whether [`ToKeeper::Hello`] was said.
         greeted: bool,
+        /// Whether the keeper has said what its copies are, or did not in time: which of them are active
+        /// matters to what they are told.
+        introduced: bool,
         /// Whether [`ToKeeper::EndOfState`] was said.
         complete: bool,
     },
@@ -109,7 +112,7 @@ impl KeeperSide {
     }
 
     pub(super) fn connected(&mut self, now: Instant) {
-        self.connection = Connection::Up { since: now, greeted: false, complete: false };
+        self.connection = Connection::Up { since: now, greeted: false, introduced: false, complete: false };
         self.told_settings = None;
         self.told.clear();
         self.told_followed.clear();
@@ -194,18 +197,19 @@ impl KeeperSide {
 
     /// Says what the keeper has not been told yet.
     pub(super) fn sync(&mut self, settings: &Settings, config: &HostConfig, now: Instant) -> Vec<ToKeeper> {
-        let Connection::Up { since, greeted, complete } = self.connection else { return Vec::new() };
+        let Connection::Up { since, greeted, introduced, complete } = self.connection else { return Vec::new() };
         let mut messages = Vec::new();
         if !greeted {
             messages.push(ToKeeper::Hello { version: PROTOCOL_VERSION, settings: settings.clone() });
             // Asked for while nobody listened, or on a connection that broke.
             messages.extend(self.leaving.keys().map(|router| ToKeeper::RemoveRouter { router: *router }));
+            messages.push(ToKeeper::Status);
         } else if self.told_settings.as_ref() != Some(settings) {
             messages.push(ToKeeper::Settings { settings: settings.clone() });
         }
         self.told_settings = Some(settings.clone());
         let mut finished = complete;
-        if self.prepared_once {
+        if self.prepared_once && introduced {
             self.tell_copies(config, &mut messages);
             self.tell_followed(config, &mut messages);
             let described = super::wanted_copies(config).iter().all(|id| self.told.contains_key(id));
@@ -214,7 +218,7 @@ impl KeeperSide {
                 finished = true;
             }
         }
-        self.connection = Connection::Up { since, greeted: true, complete: finished };
+        self.connection = Connection::Up { since, greeted: true, introduced, complete: finished };
         messages
     }
 
@@ -225,14 +229,11 @@ impl KeeperSide {
             }
             let told = self.told.get(id);
             let mut spec = copy.spec.clone();
-            if let Some(told) = told
-                && told.ready
-                && told.ha_ifindex == spec.ha_ifindex
-            {
-                // What takes part goes on doing so: one network of many that is disturbed here is no
-                // reason to take the router away from the others. The HA interface is watched by the keeper.
-                spec.ready = true;
-            }
+            // What takes part goes on doing so: one network of many that is disturbed here is no reason to
+            // take the router away from the others. The HA interface is watched by the keeper.
+            let takes_part = told.is_some_and(|told| told.ready && told.ha_ifindex == spec.ha_ifindex);
+            let is_active = self.roles.get(id).is_some_and(|role| role.state == HaState::Active);
+            spec.ready |= takes_part || is_active;
             // The epoch alone is nothing to repeat the whole for: the keeper learns it from claims, and
             // from what it follows.
             if let Some(told) = told
@@ -300,16 +301,15 @@ impl KeeperSide {
     }
 
     /// Takes the keeper's status, and names the copies whose state was not known to be so.
-    pub(super) fn take_status(&mut self, status: Status) -> Vec<(RouterId, HaState)> {
+    pub(super) fn take_status(&mut self, status: Status, wanted: &BTreeSet<RouterId>) -> Vec<(RouterId, HaState)> {
         let mut news = Vec::new();
-        for copy in &status.routers {
+        for copy in status.routers.iter().filter(|copy| wanted.contains(&copy.router)) {
             match self.roles.get_mut(&copy.router) {
                 Some(role) if role.state == copy.state => role.epoch = copy.epoch,
-                Some(_) | None if self.copies.contains_key(&copy.router) => {
+                Some(_) | None => {
                     self.roles.insert(copy.router, found(copy));
                     news.push((copy.router, copy.state));
                 }
-                Some(_) | None => {}
             }
         }
         for claim in &status.claims {
@@ -318,6 +318,9 @@ impl KeeperSide {
             }
         }
         self.words.status = status;
+        if let Connection::Up { introduced, .. } = &mut self.connection {
+            *introduced = true;
+        }
         news
     }
 
@@ -337,11 +340,22 @@ impl KeeperSide {
         self.leaving.values().min().copied()
     }
 
+    /// Until when something unsaid waits for the keeper, or for copies that cannot be prepared.
     pub(super) fn describe_deadline(&self) -> Option<Instant> {
         match self.connection {
+            Connection::Up { since, greeted: true, introduced: false, .. } => Some(since + INTRODUCTION_PATIENCE),
             Connection::Up { since, complete: false, .. } if self.prepared_once => Some(since + DESCRIBE_PATIENCE),
             Connection::Up { .. } | Connection::Away { .. } => None,
         }
+    }
+
+    /// Gives up waiting, where the time is over; tells whether there is something to say now.
+    pub(super) fn describe_due(&mut self, now: Instant) -> bool {
+        let due = self.describe_deadline().is_some_and(|at| at <= now);
+        if due && let Connection::Up { introduced, .. } = &mut self.connection {
+            *introduced = true;
+        }
+        due
     }
 
     pub(super) fn warnings(&self, now: Instant) -> Vec<String> {

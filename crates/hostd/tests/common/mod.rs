@@ -1,6 +1,6 @@
 //! A small deployment as the server would describe it to one host, and that host's settings.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
