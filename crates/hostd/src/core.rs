@@ -564,7 +564,7 @@ impl Core {
 
     fn round(&self, number: u64, why: BTreeSet<Why>, config: Arc<HostConfig>) -> Round {
         let (released, claims) = (self.keeper.released(), self.keeper.claims());
-        Round { number, why, config, vtep: self.vtep, released, claims }
+        Round { number, why, config, live: !self.from_cache, vtep: self.vtep, released, claims }
     }
 }
 

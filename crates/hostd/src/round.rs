@@ -68,6 +68,8 @@ pub struct Round {
     pub why: BTreeSet<Why>,
     /// What this host must be.
     pub config: Arc<HostConfig>,
+    /// Whether the server said so in this process's life; otherwise it may be old.
+    pub live: bool,
     /// This host's tunnel address, if it has one.
     pub vtep: Option<IpAddr>,
     /// Routers that the keeper let go of: they may be taken down.
@@ -83,6 +85,7 @@ impl Round {
             number: 0,
             why: BTreeSet::new(),
             config: Arc::new(config),
+            live: false,
             vtep: None,
             released: BTreeSet::new(),
             claims: BTreeMap::new(),

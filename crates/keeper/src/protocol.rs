@@ -136,6 +136,10 @@ pub struct RouterSpec {
     pub claim_to: BTreeSet<IpAddr>,
     /// At least this is the router's epoch.
     pub epoch: u64,
+    /// Nobody has ever been active for this router, as the server said just now: its first election need
+    /// not wait for anybody's silence.
+    #[serde(default)]
+    pub new: bool,
     /// False: what the router needs is not in place yet; it takes part as soon as it is. An active copy
     /// that becomes false resigns: leave it true for a copy that control merely has not looked at yet.
     pub ready: bool,

@@ -48,6 +48,8 @@ pub enum Reason {
     ActiveDown,
     /// The active router resigned with priority 0, and Skew_Time has passed.
     Resigned,
+    /// It was the virtual router's first election, and nobody was heard.
+    First,
     /// An advertisement of higher priority arrived.
     HigherPriority,
     /// One of equal priority from a higher address arrived.
@@ -185,6 +187,23 @@ impl VirtualRouter {
                 self.become_backup(None, interval, Wait::ActiveDown, Reason::Startup, now);
             }
             Phase::Backup(_) | Phase::Active(_) => {}
+        }
+    }
+
+    /// Starts taking part in the first election of a virtual router that nobody has ever been active for.
+    ///
+    /// Deviation: RFC 9568 §6.4.1 makes every newcomer wait out Active_Down_Interval (6.8 s as Neutron
+    /// configures it), although there is no active whose silence it could be waiting for. The caller knows
+    /// that there is none; then the copy with the highest address of [`Config::peers`] takes over after
+    /// half a rank step, and all others do as in [`handle_startup`](Self::handle_startup). Does nothing in
+    /// other states.
+    pub fn handle_first_startup(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Initialize if !self.config.is_owner() => {
+                let interval = self.config.advertise_interval();
+                self.become_backup(None, interval, Wait::First, Reason::Startup, now);
+            }
+            Phase::Initialize | Phase::Backup(_) | Phase::Active(_) => self.handle_startup(now),
         }
     }
 
@@ -377,6 +396,7 @@ impl VirtualRouter {
         let reason = match listening.wait {
             Wait::ActiveDown | Wait::Absence | Wait::Relinquished => Reason::ActiveDown,
             Wait::Resigned => Reason::Resigned,
+            Wait::First => Reason::First,
         };
         self.become_active(reason, now);
     }

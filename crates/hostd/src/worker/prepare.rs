@@ -30,6 +30,7 @@ impl<M: Machine> Worker<M> {
                 Ok(mut spec) => {
                     let hindrance = self.hindrance(round, router, prepared, sight).unwrap_or_default();
                     spec.ready = hindrance.is_empty();
+                    spec.new = round.live && copy.epoch == 0 && !round.config.active_copies.contains_key(id);
                     let keepalived_conf = keepalived::render(copy, prepared, &self.vrrp);
                     copies.insert(*id, PreparedCopy { spec, hindrance, keepalived_conf });
                 }
@@ -69,6 +70,7 @@ impl<M: Machine> Worker<M> {
             announce,
             claim_to: prepared.claim_to.clone(),
             epoch: copy.epoch,
+            new: false,
             ready: false,
         })
     }

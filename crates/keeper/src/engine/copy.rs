@@ -280,7 +280,12 @@ impl RouterCopy {
             // Even without the virtual address something may be left of a keeper that was killed half-way.
             self.clean_up(shared);
         }
-        self.vrrp.handle_startup(now);
+        // Whoever was active before has an epoch, which the server or its claim has told.
+        if self.spec.new && shared.book.known(self.id()).epoch == 0 {
+            self.vrrp.handle_first_startup(now);
+        } else {
+            self.vrrp.handle_startup(now);
+        }
     }
 
     fn clean_up(&mut self, shared: &mut Shared) {
@@ -565,6 +570,7 @@ fn in_words(reason: Reason) -> &'static str {
         Reason::Shutdown => "stopped on request",
         Reason::ActiveDown => "nothing was heard of the active router for three intervals",
         Reason::Resigned => "the active router resigned",
+        Reason::First => "is the first of a new router",
         Reason::HigherPriority => "another copy with higher priority is active",
         Reason::HigherAddress => "another copy with equal priority and a higher address is active",
         Reason::Fault => "the HA interface is down or cannot be used",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use evergate_vrrp::router::{Config, InvalidConfig, Vrid};
+use evergate_vrrp::router::{Config, Interop, InvalidConfig, Vrid};
 use evergate_vrrp::wire;
 
 use crate::hex::{self, HexError};
@@ -78,6 +78,8 @@ pub(super) fn config(spec: &RouterSpec) -> Result<Config, SpecError> {
         password: spec.password.as_deref().filter(|password| !password.is_empty()).map(wire::password),
         addresses: vec![IpAddr::V4(spec.virtual_address.addr())],
         peers: spec.peers.iter().map(|&peer| IpAddr::V4(peer)).collect(),
+        // Control lists all copies, so nobody's turn is taken by not waiting 0.8 s for it.
+        interop: Interop { hasten_resignation: true, ..Interop::default() },
         ..Config::neutron(vrid, spec.ha_address.addr())
     };
     config.validate()?;

@@ -762,6 +762,7 @@ fn spec() -> RouterSpec {
         announce: vec![announce(QR_LINK, [10, 0, 0, 1])],
         claim_to: BTreeSet::from([OURS, THEIRS, THIRD]),
         epoch: 0,
+        new: false,
         ready: true,
     }
 }

@@ -212,6 +212,7 @@ impl Lab {
             }],
             claim_to: BTreeSet::new(),
             epoch: 0,
+            new: false,
             ready: true,
         }
     }

@@ -63,6 +63,37 @@ fn adoption_gives_way_to_a_higher_address_that_took_over_meanwhile() {
     assert_eq!(bench.drain(), given_up(Reason::HigherAddress));
 }
 
+// The first election of a new virtual router.
+
+#[test]
+fn the_first_election_is_won_by_the_highest_address_after_a_short_listen() {
+    let mut bench = Bench::new(Config { peers: [addr(OTHER)].into(), primary_address: addr(HIGHER), ..v2() });
+    bench.router.handle_first_startup(bench.now);
+    // Half of 16/256 s.
+    assert_eq!(bench.left(), (Timer::ActiveDown, SECOND / 32));
+    bench.drain();
+    bench.wait(SECOND / 32);
+    assert_eq!(bench.drain(), taken_over(&bench, State::Backup, Reason::First));
+}
+
+#[test]
+fn in_the_first_election_the_others_wait_as_long_as_ever() {
+    let config = Config { peers: [addr(HIGHER)].into(), ..v2() };
+    let mut bench = Bench::new(config.clone());
+    bench.router.handle_first_startup(bench.now);
+    assert_eq!(bench.left(), Bench::backup(config).left());
+}
+
+#[test]
+fn the_first_in_rank_gives_way_to_an_active_that_it_hears_after_all() {
+    let mut bench = Bench::new(Config { peers: [addr(OTHER)].into(), primary_address: addr(HIGHER), ..v2() });
+    bench.router.handle_first_startup(bench.now);
+    bench.drain();
+    bench.hear(OTHER, 50);
+    assert!(bench.left().1 > 6 * SECOND);
+    assert_eq!(bench.drain(), []);
+}
+
 // Times.
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) enum Wait {
     /// than what backups wait that were away at the same time, when a whole site stood still: if
     /// nobody else has the role, it returns to where the connections are.
     Relinquished,
+    /// A short listen, because this is the first election of a new virtual router.
+    First,
 }
 
 /// How long to wait, with `active` heard last and advertising every `interval`.
@@ -50,6 +52,11 @@ pub(super) fn wait(config: &Config, wait: Wait, interval: Duration, active: Opti
         Wait::Resigned => resigned_skew(config, interval, active) + rank_delay(config, interval, active),
         Wait::Absence => interval + skew_and_rank(),
         Wait::Relinquished => interval + rank_step(config, interval),
+        // Nobody can be active yet, so there is no silence to wait for: the copy that the others would
+        // give way to anyway starts, and half a step is enough to hear somebody who knows better.
+        // All others wait as long as ever, so a first one that never starts is replaced.
+        Wait::First if is_first(config) => rank_step(config, interval) / 2,
+        Wait::First => LOST_INTERVALS * interval + skew_and_rank(),
     }
 }
 
@@ -87,6 +94,11 @@ fn resigned_skew(config: &Config, interval: Duration, active: Option<IpAddr>) ->
         return skew_time(config, interval).min(rank_step(config, interval) / 2);
     }
     skew_time(config, interval)
+}
+
+/// Whether no other copy has a higher address.
+fn is_first(config: &Config) -> bool {
+    config.peers.iter().all(|peer| *peer <= config.primary_address)
 }
 
 fn rank_step(config: &Config, interval: Duration) -> Duration {

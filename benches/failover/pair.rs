@@ -1,0 +1,227 @@
+//! The peer: two stock keepalived in namespaces of their own, configured as Neutron configures them.
+//!
+//! ```text
+//!   client ── lan ──┬── r1 ──┬── wan ── server      addresses of lan and wan are on the master alone;
+//!                   └── r2 ──┘                      a third switch, ha, carries the advertisements
+//! ```
+
+use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use evergate_lab::probe::{ECHO_PORT, Pace, Report, probe};
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 10);
+const NODES: [&str; 4] = ["client", "server", "r1", "r2"];
+const SWITCHES: [&str; 3] = ["lan", "wan", "ha"];
+const ECHO: &str = "--pair-echo";
+const PROBE: &str = "--pair-probe";
+
+/// Becomes the pair's echo server or its probe if the arguments say so. Call early in `main`.
+pub(crate) fn echo_if_asked() -> Result<()> {
+    let asked = |what: &str| std::env::args().any(|arg| arg == what);
+    if asked(ECHO) {
+        let socket = UdpSocket::bind((SERVER, ECHO_PORT)).context("failed to listen")?;
+        let mut buffer = [0; 64];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    } else if asked(PROBE) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopper = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            stopper.store(true, Ordering::Relaxed);
+        });
+        let pace = Pace { interval: Duration::from_millis(5), count: None };
+        let report = probe(SocketAddr::from((SERVER, ECHO_PORT)), pace, &stop)?;
+        println!("{}", serde_json::to_string(&report).context("the report")?);
+    } else {
+        return Ok(());
+    }
+    std::process::exit(0);
+}
+
+/// Kills the master of a fresh pair `times` times, and returns the gaps in milliseconds.
+pub(crate) fn measure(seconds: u8, times: usize) -> Result<Vec<f64>> {
+    (0..times).map(|_| Pair::up(seconds)?.gap()).collect()
+}
+
+struct Pair {
+    prefix: String,
+    folder: PathBuf,
+    children: Vec<Child>,
+}
+
+impl Pair {
+    fn up(seconds: u8) -> Result<Self> {
+        let prefix = format!("egpair-{}-", std::process::id());
+        let folder = std::env::temp_dir().join(prefix.trim_end_matches('-'));
+        fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
+        let mut pair = Self { prefix, folder, children: Vec::new() };
+        pair.wire()?;
+        let server = pair.own(ECHO, "server")?.spawn().context("failed to start the echo server")?;
+        pair.children.push(server);
+        for number in [1, 2] {
+            pair.keepalived(number, seconds)?;
+        }
+        Ok(pair)
+    }
+
+    fn wire(&self) -> Result<()> {
+        let p = &self.prefix;
+        let mut lines: Vec<String> =
+            NODES.iter().chain(&SWITCHES).map(|n| format!("netns add {p}{n}")).collect();
+        let mut plug = |switch: &str, node: &str, device: &str, mac: &str| {
+            lines.push(format!(
+                "link add {device} netns {p}{node} {mac} type veth peer name {node} netns {p}{switch}"
+            ));
+            lines.push(format!("-n {p}{node} link set {device} up"));
+        };
+        // As all copies of a Neutron router port do, both members share an Ethernet address per side.
+        plug("lan", "client", "eth0", "");
+        plug("wan", "server", "eth0", "");
+        for node in ["r1", "r2"] {
+            plug("lan", node, "lan0", "address 02:00:00:00:00:01");
+            plug("wan", node, "wan0", "address 02:00:00:00:00:02");
+            plug("ha", node, "ha0", "");
+        }
+        for (number, node) in [(1, "r1"), (2, "r2")] {
+            lines.push(format!("-n {p}{node} addr add 169.254.192.{number}/18 dev ha0"));
+        }
+        for line in &lines {
+            ip(line)?;
+        }
+        for (switch, ports) in [("lan", &["client", "r1", "r2"][..]), ("wan", &["server", "r1", "r2"]), ("ha", &["r1", "r2"])] {
+            ip(&format!("-n {p}{switch} link add br0 type bridge mcast_snooping 0 forward_delay 0"))?;
+            ip(&format!("-n {p}{switch} link set br0 up"))?;
+            for port in ports {
+                ip(&format!("-n {p}{switch} link set {port} master br0 up"))?;
+            }
+        }
+        for (node, address, gateway) in [("client", "10.9.0.10/24", "10.9.0.1"), ("server", "10.8.0.10/24", "10.8.0.1")] {
+            ip(&format!("-n {p}{node} addr add {address} dev eth0"))?;
+            ip(&format!("-n {p}{node} route add default via {gateway}"))?;
+        }
+        for node in ["r1", "r2"] {
+            ip(&format!("netns exec {p}{node} sysctl -qw net.ipv4.ip_forward=1"))?;
+        }
+        Ok(())
+    }
+
+    fn keepalived(&mut self, number: u8, seconds: u8) -> Result<()> {
+        let node = format!("r{number}");
+        let conf = self.folder.join(format!("{node}.conf"));
+        let text = format!(
+            "global_defs {{\n    router_id pair\n    vrrp_version 2\n}}\nvrrp_instance VR_1 {{\n    state BACKUP\n    \
+             interface ha0\n    virtual_router_id 1\n    priority 50\n    garp_master_delay 60\n    nopreempt\n    \
+             advert_int {seconds}\n    virtual_ipaddress {{\n        169.254.0.1/24 dev ha0\n    }}\n    \
+             virtual_ipaddress_excluded {{\n        10.9.0.1/24 dev lan0 no_track\n        10.8.0.1/24 dev wan0 no_track\n    }}\n}}\n"
+        );
+        fs::write(&conf, text).with_context(|| format!("failed to write {}", conf.display()))?;
+        let pid = |kind: &str| self.folder.join(format!("{node}.{kind}.pid"));
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &format!("{}{node}", self.prefix), "keepalived", "--dont-fork", "--vrrp", "-f"]);
+        command.arg(&conf).arg("-p").arg(pid("main")).arg("-r").arg(pid("vrrp"));
+        let log = fs::File::create(self.folder.join(format!("{node}.log"))).context("failed to make a log")?;
+        command.arg("--log-console").stdin(Stdio::null()).stdout(log.try_clone().context("the log")?).stderr(log);
+        self.children.push(command.spawn().context("failed to start keepalived; is it installed?")?);
+        Ok(())
+    }
+
+    fn own(&self, what: &str, node: &str) -> Result<Command> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &format!("{}{node}", self.prefix)]);
+        command.arg(std::env::current_exe().context("own path")?).arg(what);
+        Ok(command)
+    }
+
+    fn master(&self) -> Result<Option<&'static str>> {
+        let has = |node: &str| {
+            let netns = format!("{}{node}", self.prefix);
+            let out = Command::new("ip").args(["-n", &netns, "addr", "show", "lan0"]).output();
+            out.map(|out| String::from_utf8_lossy(&out.stdout).contains("10.9.0.1/")).context("failed to run ip")
+        };
+        Ok(match (has("r1")?, has("r2")?) {
+            (true, false) => Some("r1"),
+            (false, true) => Some("r2"),
+            _ => None,
+        })
+    }
+
+    fn gap(mut self) -> Result<f64> {
+        let master = evergate_lab::wait_for("one keepalived is master", Duration::from_secs(30), || self.master())?;
+        let mut running =
+            self.own(PROBE, "client")?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("the probe")?;
+        // The master of a fresh pair may have been found before its first announcement was believed.
+        self.answers()?;
+        for device in ["lan0", "wan0", "ha0"] {
+            ip(&format!("-n {}{master} link set {device} down", self.prefix))?;
+        }
+        self.kill_processes_of(master)?;
+        let other = if master == "r1" { "r2" } else { "r1" };
+        evergate_lab::wait_for("the other has taken over", Duration::from_secs(30), || {
+            Ok((self.master()? == Some(other)).then_some(()))
+        })?;
+        self.answers()?;
+        drop(running.stdin.take());
+        let mut text = String::new();
+        running.stdout.take().context("the probe's output")?.read_to_string(&mut text).context("the probe's output")?;
+        let _ = running.wait();
+        let report: Report = serde_json::from_str(&text).context("the probe ended without a report")?;
+        if report.gaps.is_empty() {
+            bail!("the probe saw no gap at all: the master was not in the path");
+        }
+        self.children.clear();
+        Ok(report.longest_gap_ms())
+    }
+
+    fn answers(&self) -> Result<()> {
+        evergate_lab::wait_for("the server answers the client", Duration::from_secs(30), || {
+            let netns = format!("{}client", self.prefix);
+            let ping = ["netns", "exec", &netns, "ping", "-c1", "-W1", &SERVER.to_string()].map(ToOwned::to_owned);
+            let status = Command::new("ip").args(ping).stdout(Stdio::null()).status().context("failed to run ping")?;
+            Ok(status.success().then_some(()))
+        })
+    }
+
+    fn kill_processes_of(&self, node: &str) -> Result<()> {
+        let netns = format!("{}{node}", self.prefix);
+        let pids = Command::new("ip").args(["netns", "pids", &netns]).output().context("failed to run ip")?;
+        let pids = String::from_utf8_lossy(&pids.stdout).into_owned();
+        let pids: Vec<&str> = pids.split_whitespace().collect();
+        if !pids.is_empty() {
+            Command::new("kill").arg("-9").args(pids).status().context("failed to run kill")?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for node in NODES {
+            let _ = self.kill_processes_of(node);
+        }
+        for child in &mut self.children {
+            let _ = child.wait();
+        }
+        for node in NODES.into_iter().chain(SWITCHES) {
+            let _ = Command::new("ip").args(["netns", "del", &format!("{}{node}", self.prefix)]).status();
+        }
+        let _ = fs::remove_dir_all(Path::new(&self.folder));
+    }
+}
+
+fn ip(line: &str) -> Result<()> {
+    let out = Command::new("ip").args(line.split_whitespace()).output().context("failed to run ip")?;
+    if !out.status.success() {
+        bail!("'ip {line}' failed: {}", String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! What the lab's measurements share: a deployment with one instance, requests, and figures.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use evergate_lab::probe::ECHO_PORT;
+use evergate_lab::spec::WEB;
+use evergate_lab::{Lab, Node, Spec};
+use serde_json::{Value, json};
+
+/// A lab that is taken down when the measurement ends, however it ends.
+pub(crate) struct Bench {
+    pub(crate) lab: Lab,
+}
+
+impl Bench {
+    /// Brings a lab up with an external network, and one project network with an instance on `cmp1`.
+    pub(crate) fn up(what: &str, advert_int: Option<u8>) -> Result<Self> {
+        let name = format!("bench_{what}_{}", std::process::id());
+        let evergate = PathBuf::from(env!("CARGO_BIN_EXE_evergate"));
+        let spec = Spec { name: name.clone(), network_hosts: 3, compute_hosts: 1, advert_int, evergate, client: None };
+        let folder = std::env::temp_dir().join(&name);
+        let lab = Lab::up(spec, Some(&folder)).inspect_err(|_| drop(Lab::down(&name, Some(&folder), false)))?;
+        let bench = Self { lab };
+        bench.prepare()?;
+        Ok(bench)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let external = self.create("network", json!({
+            "name": "external", "router:external": true,
+            "provider:network_type": "flat", "provider:physical_network": "external"
+        }))?;
+        self.create("subnet", json!({
+            "network_id": external, "ip_version": 4, "cidr": "203.0.113.0/24", "gateway_ip": "203.0.113.254",
+            "enable_dhcp": false, "allocation_pools": [{"start": "203.0.113.10", "end": "203.0.113.240"}]
+        }))?;
+        let network = self.create("network", json!({"name": "net1"}))?;
+        self.create("subnet", json!({"name": "net1", "network_id": network, "ip_version": 4, "cidr": "10.0.0.0/24"}))?;
+        let port = self.create("port", json!({"network_id": network}))?;
+        self.lab.add_instance("vm1", &port, Node::Compute(1))?;
+        Ok(())
+    }
+
+    /// Creates one object and returns its id.
+    pub(crate) fn create(&self, kind: &str, body: Value) -> Result<String> {
+        let mut wrapped = serde_json::Map::new();
+        wrapped.insert(kind.to_owned(), body);
+        let answer = self.lab.api_ok("POST", &format!("/v2.0/{kind}s"), Some(&Value::Object(wrapped)))?;
+        answer[kind]["id"].as_str().map(ToOwned::to_owned).with_context(|| format!("a {kind} without id: {answer}"))
+    }
+
+    /// The id of the one object of this name.
+    pub(crate) fn find(&self, kind: &str, name: &str) -> Result<String> {
+        let answer = self.lab.api_ok("GET", &format!("/v2.0/{kind}s?name={name}"), None)?;
+        let id = answer[format!("{kind}s")][0]["id"].as_str().map(ToOwned::to_owned);
+        id.with_context(|| format!("there is no {kind} '{name}'"))
+    }
+
+    /// An HA router between the instance's network and the outside. Three requests.
+    pub(crate) fn create_router(&self) -> Result<String> {
+        let (external, subnet) = (self.find("network", "external")?, self.find("subnet", "net1")?);
+        self.create_router_between(&external, &subnet)
+    }
+
+    /// As [`Self::create_router`], with the ids looked up beforehand.
+    pub(crate) fn create_router_between(&self, external: &str, subnet: &str) -> Result<String> {
+        let router = self.create("router", json!({
+            "name": "r1", "ha": true, "external_gateway_info": {"network_id": external}
+        }))?;
+        let path = format!("/v2.0/routers/{router}/add_router_interface");
+        self.lab.api_ok("PUT", &path, Some(&json!({"subnet_id": subnet})))?;
+        Ok(router)
+    }
+
+    /// Removes what [`Self::create_router`] made.
+    pub(crate) fn delete_router(&self, router: &str) -> Result<()> {
+        let subnet = self.find("subnet", "net1")?;
+        let path = format!("/v2.0/routers/{router}/remove_router_interface");
+        self.lab.api_ok("PUT", &path, Some(&json!({"subnet_id": subnet})))?;
+        self.lab.api_ok("DELETE", &format!("/v2.0/routers/{router}"), None)?;
+        Ok(())
+    }
+
+    /// The host whose copy the API shows as active.
+    pub(crate) fn active(&self, router: &str) -> Result<Option<Node>> {
+        let answer = self.lab.api_ok("GET", &format!("/v2.0/routers/{router}/l3-agents"), None)?;
+        let agents = answer["agents"].as_array().cloned().unwrap_or_default();
+        let active = agents.iter().find(|agent| agent["ha_state"] == "active").and_then(|agent| agent["host"].as_str());
+        active.map(|host| self.lab.spec().node(host)).transpose()
+    }
+
+    /// Starts a process in the instance that ends with the first answer from outside.
+    pub(crate) fn first_answer(&self) -> Result<Waiting> {
+        let mut command = self.lab.instance_command("vm1", std::env::current_exe().context("own path")?)?;
+        let child = command.arg(FIRST_ANSWER).stdout(Stdio::piped()).spawn();
+        Ok(Waiting(child.context("failed to start the waiting process")?))
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Err(error) = Lab::down(&self.lab.spec().name, Some(self.lab.dir()), false) {
+            eprintln!("the lab could not be taken down: {error:#}");
+        }
+    }
+}
+
+/// The argument that makes a measurement's executable the waiting process itself.
+const FIRST_ANSWER: &str = "--first-answer";
+
+/// A process that ends with the first answer from outside.
+pub(crate) struct Waiting(Child);
+
+impl Waiting {
+    /// Waits for it.
+    pub(crate) fn wait(mut self) -> Result<Instant> {
+        let status = self.0.wait().context("failed to wait for the first answer")?;
+        if !status.success() {
+            bail!("no answer from outside in time");
+        }
+        Ok(Instant::now())
+    }
+}
+
+/// Becomes the waiting process if the arguments say so. Call first in `main`.
+pub(crate) fn wait_if_asked() {
+    if !std::env::args().any(|arg| arg == FIRST_ANSWER) {
+        return;
+    }
+    let answered = UdpSocket::bind("0.0.0.0:0").is_ok_and(|socket| {
+        socket.set_read_timeout(Some(Duration::from_millis(1))).is_ok() && hear(&socket)
+    });
+    std::process::exit(i32::from(!answered));
+}
+
+fn hear(socket: &UdpSocket) -> bool {
+    let target = SocketAddr::from((WEB, ECHO_PORT));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut buffer = [0; 16];
+    while Instant::now() < deadline {
+        // Unreachable, or nothing yet: that is what is waited out.
+        let _ = socket.send_to(b"now?", target);
+        if socket.recv_from(&mut buffer).is_ok() {
+            return true;
+        }
+    }
+    false
+}
+
+/// Minimum, median and maximum, as text.
+pub(crate) fn figures(values: &[f64]) -> String {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.as_slice() {
+        [] => "nothing measured".into(),
+        all => format!("{:.0} / {:.0} / {:.0}", all[0], all[all.len() / 2], all[all.len() - 1]),
+    }
+}
