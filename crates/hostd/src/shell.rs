@@ -445,7 +445,7 @@ pub fn plan_text(planned: &Planned) -> PlanText {
         text.push_str(&format!("# removals wait until the keeper has let go of router {router}\n"));
     }
     for problem in &planned.problems {
-        text.push_str(&format!("# refused: {problem}\n"));
+        text.push_str(&format!("# problem: {problem}\n"));
     }
     PlanText { text, empty: planned.plan.is_empty() && planned.withheld.is_empty() }
 }

@@ -137,9 +137,10 @@ fn a_host_that_starts_without_its_server_does_what_it_did() {
         host.wait("the router is back", |host| {
             host.netns_path().exists() && addresses(host).contains("169.254.0.7/24")
         });
-        let shown = host.show();
-        assert!(!shown.server.connected && shown.from_cache);
-        assert!(shown.server.error.unwrap().contains("status 503"));
+        host.wait("what is wrong with the server is shown", |host| {
+            host.show().server.error.is_some_and(|error| error.contains("status 503"))
+        });
+        assert!(host.show().from_cache && !host.show().server.connected);
         host.server.refuse(false);
         host.wait("the server is followed again", |host| !host.show().from_cache);
     });

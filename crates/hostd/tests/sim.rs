@@ -557,6 +557,24 @@ fn a_keeper_that_comes_back_is_told_everything_again() {
 }
 
 #[test]
+fn a_router_is_new_to_the_keeper_until_a_copy_was_active() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    assert!(sim.specs()[0].new);
+    sim.keeper_says(became(HaState::Active, 1, 1000));
+    sim.pass(PERIOD);
+    assert_eq!(sim.specs().len(), 1, "that it is not new any more is no news");
+    sim.disconnect_keeper();
+    sim.to_keeper.clear();
+    sim.connect_keeper();
+    assert!(!sim.specs()[0].new, "a keeper that starts again waits for silence");
+    let mut sim = Sim::new(Some(with_router(5)));
+    sim.connect_keeper();
+    assert!(!sim.specs()[0].new, "the cache may be old");
+}
+
+#[test]
 fn a_keeper_is_not_told_the_end_while_a_copy_cannot_be_described() {
     let mut sim = Sim::new(None);
     // Of all its objects, the router's HA device is in the way of nothing but itself.

@@ -235,13 +235,16 @@ impl KeeperSide {
             let is_active = self.roles.get(id).is_some_and(|role| role.state == HaState::Active);
             spec.ready |= takes_part || is_active;
             // The epoch alone is nothing to repeat the whole for: the keeper learns it from claims, and
-            // from what it follows.
+            // from what it follows. Nor is that the router is not new any more.
             if let Some(told) = told
-                && (RouterSpec { epoch: told.epoch, ..spec.clone() }) == *told
+                && (RouterSpec { epoch: told.epoch, new: told.new, ..spec.clone() }) == *told
             {
                 continue;
             }
-            spec.epoch = spec.epoch.max(self.known_epoch(*id, config));
+            let known = self.known_epoch(*id, config);
+            spec.epoch = spec.epoch.max(known);
+            // It was prepared some time ago: a keeper that starts again must wait as it would for any.
+            spec.new &= known == 0 && !config.active_copies.contains_key(id);
             self.told.insert(*id, spec.clone());
             messages.push(ToKeeper::Router(Box::new(spec)));
         }
@@ -271,7 +274,8 @@ impl KeeperSide {
     fn known_epoch(&self, router: RouterId, config: &HostConfig) -> u64 {
         let server = config.routers.get(&router).and_then(|r| r.ha.as_ref()).map_or(0, |ha| ha.epoch);
         let claimed = self.claims.get(&router).map_or(0, |c| c.epoch);
-        server.max(claimed)
+        let own = self.roles.get(&router).map_or(0, |role| role.epoch);
+        server.max(claimed).max(own)
     }
 
     pub(super) fn claimed(&mut self, router: RouterId, claim: ActiveCopy) {

@@ -53,6 +53,8 @@ fn isolate(folder: &Path) {
         "ip link set ul1 up",
         "ip link add ext0 type veth peer name ext1",
         "ip link set ext1 up",
+        // As the daemon asks operators to, where nothing else needs it.
+        "sysctl -q -e -w net.bridge.bridge-nf-call-iptables=0",
     ] {
         let words: Vec<&str> = command.split(' ').collect();
         assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{command}");
@@ -86,9 +88,10 @@ impl Host {
         let mut command = Command::new(PROGRAM);
         command.arg("host").arg("--config-file").arg(self.config_file());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        if let Some(mut before) = self.supervisor.replace(command.spawn().unwrap()) {
+        if let Some(mut before) = self.supervisor.take() {
             before.wait().unwrap();
         }
+        self.supervisor = Some(command.spawn().unwrap());
     }
 
     /// Stops it cleanly.
