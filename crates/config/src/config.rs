@@ -73,7 +73,10 @@ impl Config {
                 }
             }
         }
-        Self::from_texts(&texts, &crate::load::hostname(), role, findings)
+        Self::from_texts(&texts, &crate::load::hostname(), role, findings).inspect_err(|refused| {
+            // The errors are the caller's to tell; a warning beside them may be what explains them.
+            refused.0.iter().filter(|f| f.level == Level::Warning).for_each(Finding::log);
+        })
     }
 
     /// Makes the configuration from texts that were read already, under the names of their files.

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value as Json;
 
 use crate::attributes::{Object, query};
+use crate::base_url::base_url;
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::options::Options;
@@ -44,9 +45,9 @@ pub fn api_router(state: ApiState) -> Router {
         .with_state(state)
 }
 
-async fn root(request: Request) -> Response {
+async fn root(State(state): State<ApiState>, request: Request) -> Response {
     // Neutron answers 300 only to clients that ask for nothing in particular; all of them take 200.
-    json(StatusCode::OK, &versions::versions(&base_url(request.headers())))
+    json(StatusCode::OK, &versions::versions(&state.base_url(request.headers())))
 }
 
 /// A request, taken apart.
@@ -68,7 +69,7 @@ async fn handle(State(state): State<ApiState>, request: Request) -> Response {
         return StatusCode::UNAUTHORIZED.into_response();
     };
     let request_id = context.request_id.clone();
-    let outcome = match Asked::read(request).await {
+    let outcome = match Asked::read(&state, request).await {
         Ok(asked) => {
             // The store blocks, so its work is kept off the threads that serve connections.
             let work = tokio::task::spawn_blocking(move || answer(&state, &context, &asked));
@@ -103,16 +104,14 @@ fn json(status: StatusCode, body: &Json) -> Response {
     response
 }
 
-/// The URL that the client reached us by, for links.
-fn base_url(headers: &HeaderMap) -> String {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let scheme = text("x-forwarded-proto").unwrap_or("http");
-    let host = text("x-forwarded-host").or_else(|| text("host")).unwrap_or("localhost");
-    format!("{scheme}://{host}")
+impl ApiState {
+    fn base_url(&self, headers: &HeaderMap) -> String {
+        base_url(self.options.public_url.as_deref(), headers)
+    }
 }
 
 impl Asked {
-    async fn read(request: Request) -> Result<Self, ApiError> {
+    async fn read(state: &ApiState, request: Request) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().strip_prefix("/v2.0").unwrap_or_default();
         let segments: Vec<String> =
@@ -124,7 +123,7 @@ impl Asked {
             method: parts.method,
             segments,
             pairs: query::pairs(parts.uri.query()),
-            base: base_url(&parts.headers),
+            base: state.base_url(&parts.headers),
             if_match: if_match(&parts.headers)?,
             body,
         })

@@ -1,7 +1,7 @@
 //! `evergate server`: from files and flags to a server that answers, and to a clean end.
 //!
 //! The order of starting is the order in which things can fail with the least left behind: settings,
-//! state directory, lock, database, secrets, socket; only then does anything announce itself.
+//! state directory, lock, socket, database, secrets; only then does anything announce itself.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -72,10 +72,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow::Result<()> {
     make_state_directory(&settings.state_path)?;
     let _lock = lock(&settings.database)?;
+    let listener = listen(&settings.bind_host, settings.bind_port).await?;
     let store = Arc::new(open_store(&settings.database)?);
     let token = HostToken::open(&settings.host_token_file)?;
     let identity = Arc::new(Identity::open(settings, Arc::clone(&store))?);
-    let listener = listen(&settings.bind_host, settings.bind_port).await?;
     let address = listener.local_addr().context("failed to ask for the address that is listened on")?;
 
     let (stop, stopping) = watch::channel(false);
@@ -95,8 +95,11 @@ async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow
     let server = axum::serve(Patient::new(listener), app).with_graceful_shutdown(async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     });
-    let server = tokio::spawn(async move { server.await });
-    until_told_to_stop().await?;
+    let mut server = tokio::spawn(async move { server.await });
+    tokio::select! {
+        told = until_told_to_stop() => told?,
+        ended = &mut server => return ended.context("failed to serve")?.context("failed to serve"),
+    }
     tracing::info!("server stops");
     stop.send_replace(true);
     // Whoever is not done by then is cut off: clients try again, and hosts come back.
@@ -233,6 +236,8 @@ fn write_address(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
 fn options(settings: &ServerSettings) -> Options {
     let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     Options {
+        public_url: settings.public_url.clone(),
+        ha_vrrp_priority: settings.ha_vrrp_priority,
         l3_ha: settings.l3_ha,
         router_distributed: settings.router_distributed,
         max_l3_agents_per_router: settings.max_l3_agents_per_router,

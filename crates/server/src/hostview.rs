@@ -25,9 +25,6 @@ use crate::options::Options;
 use crate::store::{CLAIM_KEY, StoreError, Tx};
 use crate::values;
 
-/// The priority of every copy: Neutron gives all the same, so that no copy is better than another.
-const HA_PRIORITY: u8 = 50;
-
 /// Builds what a host is told at the transaction's revision.
 ///
 /// # Errors
@@ -322,7 +319,7 @@ impl Routers {
             address: self.ha_address(port_id)?,
             vrid,
             virtual_address: ha::virtual_address(options, vrid),
-            priority: HA_PRIORITY,
+            priority: options.ha_vrrp_priority,
             peers: copies.iter().filter(|copy| copy.host != host).filter_map(peer).collect(),
             epoch: copies.iter().map(|copy| copy.epoch).max().unwrap_or(0),
             network_vrids: self.vrids.get(&network_id).cloned().unwrap_or_default(),

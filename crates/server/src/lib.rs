@@ -22,6 +22,7 @@ pub mod random;
 pub mod resources;
 pub mod store;
 
+mod base_url;
 mod listener;
 mod private_file;
 #[cfg(test)]

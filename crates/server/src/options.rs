@@ -11,6 +11,10 @@ use ipnet::Ipv4Net;
 /// Settings of the API server. The defaults run without any file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// `public_url` of `[evergate]`: root URL in links; `None` for the one that each client used.
+    pub public_url: Option<String>,
+    /// `ha_vrrp_priority` of `[evergate]`: of every copy, so that no copy is better than another.
+    pub ha_vrrp_priority: u8,
     /// `l3_ha`: routers are highly available unless an admin says otherwise.
     pub l3_ha: bool,
     /// `router_distributed`. Distributed routers are not offered yet, so only false is accepted.
@@ -64,6 +68,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            public_url: None,
+            ha_vrrp_priority: 50,
             l3_ha: false,
             router_distributed: false,
             max_l3_agents_per_router: 3,

@@ -197,18 +197,9 @@ impl Identity {
         tokio::task::spawn_blocking(work).await.unwrap_or(Ok(()))
     }
 
-    /// The root URL that the client is told: the configured one, or the one that it used.
+    /// The root URL that the client is told.
     fn base_url(&self, headers: &axum::http::HeaderMap) -> String {
-        if let Some(url) = &self.public_url {
-            return url.clone();
-        }
-        let host = headers.get(axum::http::header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
-        // It is echoed: nothing but a name or address with a port may pass.
-        let plain = |c: char| c.is_ascii_alphanumeric() || ".:-_[]".contains(c);
-        if host.is_empty() || !host.chars().all(plain) {
-            return "http://localhost".to_owned();
-        }
-        format!("http://{host}")
+        crate::base_url::base_url(self.public_url.as_deref(), headers)
     }
 }
 
