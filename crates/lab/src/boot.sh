@@ -40,7 +40,8 @@ echo "$node" > /etc/hostname
 
 ip -batch "$disk/network.ip"
 while IFS='=' read -r key value; do
-    echo "$value" > "/proc/sys/net/$key"
+    # Some settings come with a kernel module that not every machine has loaded.
+    [ ! -e "/proc/sys/net/$key" ] || echo "$value" > "/proc/sys/net/$key"
 done < "$disk/sysctl"
 
 : > /run/booted

@@ -71,7 +71,8 @@ impl Client {
         self.commands += 1;
         let mark = format!("end-of-command-{}", self.commands);
         // Quoted, or the client would take the redirection for its own.
-        let input = format!("{command}\n!echo {mark}\n!sh -c 'echo {mark} >&2'\n");
+        let command_line = quote_twice(command);
+        let input = format!("{command_line}\n!echo {mark}\n!sh -c 'echo {mark} >&2'\n");
         let stdin = self.stdin.as_mut().context("the client was closed")?;
         stdin.write_all(input.as_bytes()).context("the openstack client died")?;
         let mut out = String::new();
@@ -138,10 +139,27 @@ impl Client {
     }
 }
 
+/// Prepares words in single quotes for a client that takes quotes away twice: once to find the command,
+/// once to find its arguments.
+fn quote_twice(command: &str) -> String {
+    let parts = command.split('\'').enumerate();
+    parts.map(|(i, part)| if i % 2 == 0 { part.to_owned() } else { format!("\"'{part}'\"") }).collect()
+}
+
 impl Drop for Client {
     fn drop(&mut self) {
         // End of input ends it.
         drop(self.stdin.take());
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_words_survive_being_split_twice() {
+        assert_eq!(quote_twice("list -c 'HA State' -f json"), "list -c \"'HA State'\" -f json");
     }
 }

@@ -134,13 +134,18 @@ impl Walk<'_> {
             "With the project's first such router came a hidden network, on which the router's copies watch each \
              other by VRRP. It belongs to nobody and carries the project's id in its name; members do not see it.",
         );
-        self.shown(User::Admin, "network list -c Name -c Subnets")?;
+        self.shown(User::Admin, "network list --long -c Name -c Project -c 'Router Type'")?;
         let seen_by_admin = column(&self.admin.json("network list")?, "Name");
         let seen_by_member = column(&self.member.json("network list")?, "Name");
         let is_ha = |name: &String| name.starts_with("HA network tenant ");
         self.tell.check(seen_by_admin.iter().any(is_ha), "the administrator sees the HA network")?;
         self.tell.check(!seen_by_member.iter().any(is_ha), "the member does not")?;
-        self.shown(User::Admin, "port list --router router1 -c Name -c Fixed_IP_Addresses --max-width 120")?;
+        self.tell.say("On it, every copy has a port of its own:");
+        self.shown(
+            User::Admin,
+            "port list --router router1 --device-owner network:router_ha_interface -c Name -c 'Fixed IP Addresses' \
+             --max-width 120",
+        )?;
         Ok(router)
     }
 
@@ -150,7 +155,7 @@ impl Walk<'_> {
         self.wait_states(router, Some(active))?;
         self.shown(User::Admin, "network agent list --router router1 --long -c Host -c Alive -c 'HA State'")?;
         self.tell.say("Each of these hosts has a namespace for the router. On the active one it has the addresses:");
-        let look = format!("ip -n {} -br -4 address", names::qrouter_namespace(router));
+        let look = format!("ip -n {} -br address", names::qrouter_namespace(router));
         self.on(self.lab.machine(active), &look)?;
         let copies = self.lab.hosts_of(router);
         let Some(standby) = copies.iter().copied().find(|node| *node != active) else {
@@ -271,12 +276,14 @@ impl Walk<'_> {
         self.lab.fail(active, Fault::Process(Daemon::Control, Signal::Kill))?;
         let plan = wait_for("a new control process has a plan", PATIENCE, || {
             let new = machine.daemons(Daemon::Control).iter().any(|process| !old.contains(&process.pid));
-            if new { machine.shell("evergate plan").map(Some) } else { Ok(None) }
+            // "show" fails until the new one answers; "plan" would then compute one by itself.
+            if new { machine.shell("evergate show >/dev/null && evergate plan").map(Some) } else { Ok(None) }
         })?;
         self.fetch_quietly()?;
         let report = probe.finish()?;
         self.tell.command(&active.to_string(), "evergate plan");
         self.tell.output(&plan);
+        self.tell.check(plan.trim() == "# nothing to do", "it changes nothing")?;
         self.tell.output(&report.to_string());
         self.tell.check(report.lost() == 0, "no packet was lost")?;
         self.tell.check(self.lab.active_hosts(router)? == [active], "the active copy stayed where it was")
@@ -301,13 +308,6 @@ impl Walk<'_> {
     fn conclude(&mut self, router: RouterId, floating: &str, before: Node, after: Node, report: &Report) -> Result<()> {
         self.tell.chapter("What you have seen, and what you can do now");
         self.tell.picture(&picture(self.lab));
-        let name = &self.lab.spec().name;
-        let lab = if name == DEFAULT_NAME { "lab".to_owned() } else { format!("lab --name {name}") };
-        let evergate = self.lab.spec().evergate.display().to_string();
-        let evergate = std::env::current_dir()
-            .ok()
-            .and_then(|here| Some(evergate.strip_prefix(here.to_str()?)?.to_owned()))
-            .map_or(evergate, |path| format!(".{path}"));
         self.tell.picture(&format!(
             "  active copy before   {before}
   active copy now      {after}
@@ -315,22 +315,27 @@ impl Walk<'_> {
   router               {router}
   instance             vm1 on cmp1, from outside {floating}; the web server is {WEB}
 
-The lab goes on running. `{evergate} {lab} …`
-
-  look    status                                who is active, what runs, what is broken
-          exec controller                       a shell with the openstack client (ip netns, tcpdump on the others)
-          exec {after} evergate show                 what a host knows
-          exec {after} evergate plan                 what it would change: nothing
-  use     instance exec vm1                     a shell inside the instance
-          instance probe vm1                    count lost packets while you break things
-  break   fail {after} power                         or: underlay, uplink, ha, loss 20, process keeper
-          fail controller process server        routers do not need it
-  mend    heal all
-  leave   down                                  takes everything away again",
+The lab goes on running. Go on with `{} …`
+",
             report.longest_gap_ms(),
             PROBE_INTERVAL.as_millis(),
+            self.typed(),
         ));
+        for (kind, verb, meaning) in next_steps(after) {
+            self.tell.picture_line(&format!("  {kind:<6} {verb:<34} {meaning}"));
+        }
         Ok(())
+    }
+
+    /// The lab's command, as one would type it here.
+    fn typed(&self) -> String {
+        let evergate = &self.lab.spec().evergate;
+        let here = std::env::current_dir().unwrap_or_default();
+        let evergate = evergate.strip_prefix(here).unwrap_or(evergate).display();
+        match self.lab.spec().name.as_str() {
+            DEFAULT_NAME => format!("{evergate} lab"),
+            name => format!("{evergate} lab --name {name}"),
+        }
     }
 
     /// Runs a client command as it is shown.
@@ -391,6 +396,24 @@ The lab goes on running. `{evergate} {lab} …`
     }
 }
 
+/// What to try next, as (kind, verb, meaning).
+fn next_steps(active: Node) -> Vec<(&'static str, String, &'static str)> {
+    vec![
+        ("look", "status".into(), "who is active, what runs, what is broken"),
+        ("", "exec controller".into(), "a shell with the openstack client"),
+        ("", format!("exec {active}"), "a shell on a host: ip netns, tcpdump, …"),
+        ("", format!("exec {active} evergate show"), "what the host daemon knows"),
+        ("", format!("exec {active} evergate plan"), "what it would change now"),
+        ("use", "instance exec vm1".into(), "a shell in the instance"),
+        ("", "instance probe vm1".into(), "count lost packets while you break things"),
+        ("break", format!("fail {active} power"), "or: underlay, uplink, ha, loss 20"),
+        ("", format!("fail {active} process keeper"), "or: control, host; --signal STOP"),
+        ("", "fail controller process server".into(), "routers live on without it"),
+        ("mend", "heal all".into(), ""),
+        ("leave", "down".into(), "takes everything away again"),
+    ]
+}
+
 /// One column of a list that the client printed as JSON.
 fn column(list: &Value, name: &str) -> Vec<String> {
     let rows = list.as_array().into_iter().flatten();
@@ -407,7 +430,7 @@ fn picture(lab: &Lab) -> String {
     };
     let (network, compute) = (some(lab.spec().network_hosts, "net"), some(lab.spec().compute_hosts, "cmp"));
     let (wide, narrow) = (network.len().max(22), compute.len().max(22));
-    format!(
+    let picture = format!(
         "   controller            {network:<wide$}   {compute:<narrow$}
    API, identity         routers                  instances
        │                   │                        │
@@ -417,5 +440,6 @@ fn picture(lab: &Lab) -> String {
                                        outside (the provider's router)
                                           │
                                          web {WEB}"
-    )
+    );
+    picture.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }

@@ -58,9 +58,14 @@ impl Narrator {
         Ok(())
     }
 
-    /// Draws lines as they are.
+    /// Draws lines as they are, after an empty one.
     pub(crate) fn picture(&self, text: &str) {
-        self.line(&format!("\n{}", text.trim_end()));
+        self.line(&format!("\n{}", text.trim_end_matches(' ')));
+    }
+
+    /// Draws one line as it is.
+    pub(crate) fn picture_line(&self, text: &str) {
+        self.line(text.trim_end());
     }
 
     fn line(&self, text: &str) {

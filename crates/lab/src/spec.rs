@@ -200,7 +200,11 @@ impl Node {
     pub const fn sysctls(self) -> &'static str {
         match self {
             Self::Outside => "ipv4/ip_forward=1\n",
-            Self::Web | Self::Controller | Self::Network(_) | Self::Compute(_) => "",
+            Self::Web | Self::Controller => "",
+            // Bridged frames need not pass the host's own packet filter.
+            Self::Network(_) | Self::Compute(_) => {
+                "bridge/bridge-nf-call-iptables=0\nbridge/bridge-nf-call-ip6tables=0\nbridge/bridge-nf-call-arptables=0\n"
+            }
         }
     }
 }
