@@ -85,7 +85,7 @@ impl Compiler<'_> {
             alias: Some(format!("{OWNER_MARK} network {}", network.id)),
             up: true,
             mtu: Some(u32::from(network.mtu)),
-            mac: None,
+            mac: Some(bridge_mac(network.id)),
             master: None,
             port: None,
         };
@@ -228,6 +228,14 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+/// The address of a network's bridge. A bridge without one of its own takes its ports' lowest, and each
+/// time that changes the kernel forgets all of the bridge's neighbours, permanent ones included. The first
+/// byte is that of our taps: locally administered, and no prefix that Neutron gives to ports.
+fn bridge_mac(network: NetworkId) -> Mac {
+    let [a, b, c, d, e, ..] = *network.0.as_bytes();
+    Mac([0xfe, a, b, c, d, e])
 }
 
 fn object(network: NetworkId) -> String {
