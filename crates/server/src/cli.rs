@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use axum::middleware::from_fn_with_state;
 use evergate_config::{Config, Role, ServerSettings, Sources};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{ApiState, api_router};
@@ -70,6 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow::Result<()> {
+    let mut signals = Signals::watch()?;
     make_state_directory(&settings.state_path)?;
     let _lock = lock(&settings.database)?;
     let listener = listen(&settings.bind_host, settings.bind_port).await?;
@@ -97,7 +98,7 @@ async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow
     });
     let mut server = tokio::spawn(async move { server.await });
     tokio::select! {
-        told = until_told_to_stop() => told?,
+        () = signals.told_to_stop() => {}
         ended = &mut server => return ended.context("failed to serve")?.context("failed to serve"),
     }
     tracing::info!("server stops");
@@ -113,14 +114,25 @@ async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow
     }
 }
 
-async fn until_told_to_stop() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that mean stop, watched from the beginning so that none kills us halfway.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn watch() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
+        Ok(Self { terminate, interrupt })
     }
-    Ok(())
+
+    async fn told_to_stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 fn make_state_directory(path: &Path) -> anyhow::Result<()> {
@@ -272,8 +284,11 @@ fn options(settings: &ServerSettings) -> Options {
 mod tests {
     use evergate_config::{Config, Role, ServerSettings};
 
+    use serde_json::json;
+
     use super::*;
     use crate::private_file::tests::TempDir;
+    use crate::testing::Client;
 
     fn settings(dir: &TempDir, more: &str) -> ServerSettings {
         let text =
@@ -315,5 +330,56 @@ mod tests {
         let foreign = format!("[database]\nconnection = sqlite:///{}/no.sqlite\n", dir.path().display());
         let why = refused(serve(&settings(&dir, &foreign), None).await);
         assert!(why.contains("failed to use database") && why.contains("no.sqlite"), "{why}");
+    }
+
+    #[test]
+    fn a_server_answers_clients_and_hosts_and_stops_when_told() {
+        let dir = TempDir::new();
+        let settings = settings(&dir, "");
+        let address_file = dir.path().join("address");
+        let serving = std::thread::spawn({
+            let (settings, address_file) = (settings.clone(), address_file.clone());
+            move || tokio::runtime::Runtime::new().unwrap().block_on(serve(&settings, Some(&address_file)))
+        });
+        let address = wait_for("the address", || std::fs::read_to_string(&address_file).ok()?.trim().parse().ok());
+        let client = Client(address);
+
+        let versions = client.call("GET", "/", &[], None);
+        assert_eq!((versions.status, &versions.body["versions"][0]["id"]), (200, &json!("v2.0")));
+        assert_eq!(client.call("GET", "/v2.0/networks", &[], None).status, 401);
+        let token = client.log_in(&settings.clouds_file(), "admin");
+        let networks = client.call("GET", "/v2.0/networks", &[("x-auth-token", &token)], None);
+        assert_eq!((networks.status, networks.body), (200, json!({"networks": []})));
+
+        let host_token = std::fs::read_to_string(&settings.host_token_file).unwrap();
+        let bearer = format!("Bearer {}", host_token.trim());
+        let report = json!({
+            "host": "h1", "incarnation": 1, "sequence": 1, "applied_revision": null, "ha_states": {}, "ports_up": [],
+            "floating_ips_active": [], "warnings": [],
+            "agents": [{"kind": "l3", "availability_zone": "nova", "configurations": {"agent_mode": "legacy"}}],
+        });
+        let path = "/evergate/v1/hosts/h1/report";
+        assert_eq!(client.call("POST", path, &[("authorization", &bearer)], Some(&report)).status, 204);
+        let agents = client.call("GET", "/v2.0/agents?host=h1", &[("x-auth-token", &token)], None);
+        assert_eq!(
+            (&agents.body["agents"][0]["host"], &agents.body["agents"][0]["alive"]),
+            (&json!("h1"), &json!(true))
+        );
+
+        let kill = format!("kill -TERM {}", std::process::id());
+        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        wait_for("the end", || serving.is_finished().then_some(()));
+        serving.join().unwrap().unwrap();
+    }
+
+    fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(std::time::Instant::now() < deadline, "{what} did not come in time");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }

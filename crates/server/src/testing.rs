@@ -1,16 +1,36 @@
 //! What tests over real HTTP share: a listener on a free port of the loopback, and a client.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 /// Routes that are served until the value goes away.
 pub(crate) struct Served {
-    pub(crate) address: SocketAddr,
+    client: Client,
     /// Serving stops with it.
     _runtime: Runtime,
+}
+
+impl Served {
+    pub(crate) fn start(routes: axum::Router) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("the loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        runtime.spawn(async move { axum::serve(listener, routes).await });
+        Self { client: Client(address), _runtime: runtime }
+    }
+}
+
+impl std::ops::Deref for Served {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 /// An answer.
@@ -26,16 +46,10 @@ impl Answer {
     }
 }
 
-impl Served {
-    pub(crate) fn start(routes: axum::Router) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("the loopback has a free port");
-        let address = listener.local_addr().expect("a bound socket has an address");
-        runtime.spawn(async move { axum::serve(listener, routes).await });
-        Self { address, _runtime: runtime }
-    }
+/// Speaks to a server at an address.
+pub(crate) struct Client(pub(crate) SocketAddr);
 
+impl Client {
     pub(crate) fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
         self.send(method, path, headers, body.map(Value::to_string).unwrap_or_default().as_bytes())
     }
@@ -49,7 +63,7 @@ impl Served {
             .allow_non_standard_methods(true)
             .build()
             .into();
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.0));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -62,4 +76,25 @@ impl Served {
             body: serde_json::from_str(&text).unwrap_or(Value::Null),
         }
     }
+
+    /// Logs in with the password of a generated `clouds.yaml`; answers the token.
+    pub(crate) fn log_in(&self, clouds: &Path, user: &str) -> String {
+        let auth = json!({"auth": {
+            "identity": {"methods": ["password"], "password": {"user": {
+                "name": user, "domain": {"name": "Default"}, "password": password(clouds, user),
+            }}},
+            "scope": {"project": {"name": user, "domain": {"id": "default"}}},
+        }});
+        let answer = self.call("POST", "/identity/v3/auth/tokens", &[], Some(&auth));
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        answer.header("x-subject-token").to_owned()
+    }
+}
+
+/// The password of a user in a generated `clouds.yaml`.
+pub(crate) fn password(clouds: &Path, user: &str) -> String {
+    let clouds = std::fs::read_to_string(clouds).expect("the server made the file");
+    let of_user = clouds.split(&format!("username: {user}\n")).nth(1).expect("it has the user");
+    let line = of_user.lines().next().unwrap_or_default();
+    line.trim().strip_prefix("password: ").expect("the password follows the name").to_owned()
 }

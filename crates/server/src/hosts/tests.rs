@@ -45,7 +45,7 @@ impl Fixture {
     }
 
     fn follow(&self, host: &str) -> Lines {
-        let mut socket = TcpStream::connect(self.served.address).unwrap();
+        let mut socket = TcpStream::connect(self.served.0).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let request = format!(
             "GET /evergate/v1/hosts/{host}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::context::Context;
 use crate::private_file::tests::TempDir;
-use crate::testing::{Answer, Served};
+use crate::testing::{Answer, Served, password};
 
 /// A server's identity with its own directory, and a route behind the guard.
 struct Fixture {
@@ -33,9 +33,7 @@ impl Fixture {
     }
 
     fn password(&self, user: &str) -> String {
-        let clouds = std::fs::read_to_string(self.dir.path().join("clouds.yaml")).unwrap();
-        let of_user = clouds.split(&format!("username: {user}\n")).nth(1).unwrap();
-        of_user.lines().next().unwrap().trim().strip_prefix("password: ").unwrap().to_owned()
+        password(&self.dir.path().join("clouds.yaml"), user)
     }
 
     fn login(&self, user: &str, scope: Value) -> Answer {
@@ -54,9 +52,7 @@ impl Fixture {
 
     /// A token scoped to the user's own project.
     fn token(&self, user: &str) -> String {
-        let answer = self.login(user, project(user));
-        assert_eq!(answer.status, 201, "{}", answer.body);
-        answer.header("x-subject-token").to_owned()
+        self.served.log_in(&self.dir.path().join("clouds.yaml"), user)
     }
 
     fn get(&self, path: &str, token: &str) -> Answer {
@@ -77,7 +73,7 @@ async fn whoami(axum::Extension(context): axum::Extension<Context>) -> String {
 #[test]
 fn a_client_finds_the_version_and_its_url() {
     let f = Fixture::new();
-    let own = format!("http://{}/identity/v3/", f.served.address);
+    let own = format!("http://{}/identity/v3/", f.served.0);
     for (path, status, pointer) in [
         ("/identity", 300, "/versions/values/0"),
         ("/identity/", 300, "/versions/values/0"),
@@ -101,7 +97,7 @@ fn a_password_gives_a_token_with_roles_and_catalog() {
     let roles: Vec<&str> = token["roles"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
     assert_eq!(roles, ["admin", "manager", "member", "reader"]);
     let network = token["catalog"].as_array().unwrap().iter().find(|s| s["type"] == "network").unwrap();
-    assert_eq!(network["endpoints"][0]["url"], format!("http://{}", f.served.address));
+    assert_eq!(network["endpoints"][0]["url"], format!("http://{}", f.served.0));
     let hidden =
         f.served.call("GET", "/identity/v3/auth/tokens?nocatalog", &both(answer.header("x-subject-token")), None);
     assert_eq!((hidden.status, hidden.body["token"].get("catalog")), (200, None));
@@ -157,7 +153,7 @@ fn wrong_credentials_are_refused_without_saying_why() {
                 "code": 401, "title": "Unauthorized", "message": "The request you have made requires authentication.",
             }})
         );
-        assert_eq!(answer.header("www-authenticate"), format!("Keystone uri=\"http://{}/identity\"", f.served.address));
+        assert_eq!(answer.header("www-authenticate"), format!("Keystone uri=\"http://{}/identity\"", f.served.0));
     }
 }
 
