@@ -332,12 +332,27 @@ impl<'a> Run<'a> {
         if !self.is_same(netns, found, &link.kind)? {
             return Err(Cause::InTheWay("a link of this name exists that is not the same".to_owned()));
         }
-        let (name, master) = (found.name.clone(), self.master(netns, link)?);
-        self.send_all(number, netns, link::set(Target::Name(&name), &as_change(link), master)?);
-        if let (LinkKind::Veth { peer: Some((netns, name)) }, Some(peer_link)) = (&link.kind, peer_link) {
-            let master = self.master(netns, peer_link)?;
-            self.send_all(number, netns, link::set(Target::Name(name), &as_change(peer_link), master)?);
+        self.adjust(number, netns, found, link)?;
+        if let (LinkKind::Veth { peer: Some((netns, name)) }, Some(peer_link)) = (&link.kind, peer_link)
+            && let Some(found) = self.kernel.link(netns, name)?
+        {
+            self.adjust(number, netns, &found, peer_link)?;
         }
+        Ok(())
+    }
+
+    /// Sets what differs on a link, and that only: an address set again makes the kernel forget neighbours.
+    fn adjust(&mut self, number: usize, netns: &Netns, found: &RawLink, link: &Link) -> Result<(), Cause> {
+        let master = self.master(netns, link)?;
+        let change = LinkChange {
+            up: Some(link.up).filter(|up| *up != found.up),
+            mtu: link.mtu.filter(|_| link.mtu != found.mtu),
+            mac: link.mac.filter(|_| link.mac != found.mac),
+            master: Some(link.master.clone()).filter(|_| master != found.master),
+            alias: link.alias.clone().filter(|_| link.alias != found.alias),
+            port: link.port.filter(|_| link.port != found.port || master != found.master),
+        };
+        self.send_all(number, netns, link::set(Target::Index(found.index), &change, master)?);
         Ok(())
     }
 
@@ -411,18 +426,6 @@ fn check_sysctl(path: &str) -> Result<(), Cause> {
         return Err(Cause::Invalid(format!("'{path}' is not a path below /proc/sys/net")));
     }
     Ok(())
-}
-
-/// All of a link's settings as a change. A `None` master means "leave its bridge" here.
-fn as_change(link: &Link) -> LinkChange {
-    LinkChange {
-        up: Some(link.up),
-        mtu: link.mtu,
-        mac: link.mac,
-        master: Some(link.master.clone()),
-        alias: link.alias.clone(),
-        port: link.port,
-    }
 }
 
 /// The links that an op is about, or refers to.

@@ -133,9 +133,10 @@ fn other_end(data: Message, peer: &Peer<'_>) -> Message {
 
 /// What a link can be given as it is made. (An alias cannot.)
 fn identity(message: Message, name: &str, link: &Link) -> Message {
+    let mtu = link.mtu.filter(|_| link.kind != LinkKind::Bridge);
     message
         .attr_str(libc::IFLA_IFNAME, name)
-        .when(link.mtu, |m, mtu| m.attr_u32(libc::IFLA_MTU, mtu))
+        .when(mtu, |m, mtu| m.attr_u32(libc::IFLA_MTU, mtu))
         .when(link.mac, |m, mac| m.attr(libc::IFLA_ADDRESS, &mac.0))
 }
 
@@ -148,9 +149,11 @@ fn info(message: Message, kind: &str, data: impl FnOnce(Message) -> Message) -> 
 /// Sent together with [`create`] and by the index chosen there: when making the link fails, these find
 /// nothing, rather than somebody else's link of the same name; and nobody can kill us in between.
 pub(crate) fn settle(target: Target<'_>, link: &Link, master: Option<u32>) -> Result<Vec<Vec<u8>>, Cause> {
+    // A bridge follows the MTU of its ports until it is told one; being made with one does not count.
+    let mtu = link.mtu.filter(|_| link.kind == LinkKind::Bridge);
     let change = LinkChange {
         up: Some(link.up),
-        mtu: None,
+        mtu,
         mac: None,
         master: link.master.clone().map(Some),
         alias: link.alias.clone(),

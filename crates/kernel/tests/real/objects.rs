@@ -208,6 +208,7 @@ fn forwarding_entries_move_between_tunnel_and_tap() {
 #[test]
 fn learned_entries_are_not_ours_to_see() {
     let mut kernel = network();
+    wait_for("the tap's forwarding state", || run("bridge link show dev tap1").contains("state forwarding"));
     run("bridge fdb add fa:16:3e:00:00:77 dev tap1 master dynamic");
     run("bridge fdb append fa:16:3e:00:00:78 dev vxlan-7 dst 192.0.2.9 self dynamic");
     assert!(observe(&mut kernel, &HOST).fdb.is_empty());

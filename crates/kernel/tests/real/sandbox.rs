@@ -54,7 +54,7 @@ pub(crate) fn observe(kernel: &mut Kernel, netns: &Netns) -> NetnsState {
 
 /// Waits until the condition holds.
 pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
         assert!(Instant::now() < deadline, "{what} did not come");
         std::thread::yield_now();

@@ -6,7 +6,7 @@ use evergate_kernel::{HostWatch, LinkEvent};
 
 use crate::sandbox::*;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// The next event about the link.
 fn next(watch: &mut HostWatch, name: &str) -> LinkEvent {
