@@ -184,14 +184,31 @@ fn add_link(
                 .ok_or_else(|| Impossible::Invalid(format!("veth {name} is to be made without its other end")))?;
             let peer_ns = place(state, peer_netns)?;
             check_new_link(peer_ns, peer_name, peer_link)?;
-            peer_ns.links.insert(peer_name.clone(), made(peer_name, peer_link));
+            make_or_adjust(peer_ns, peer_name, peer_link)?;
         }
         LinkKind::Veth { peer: None } | LinkKind::Other | LinkKind::Loopback => {
             return Err(Impossible::Invalid(format!("{name} is of a kind that cannot be made")));
         }
     }
-    place(state, netns)?.links.insert(name.to_owned(), made(name, link));
-    Ok(())
+    make_or_adjust(place(state, netns)?, name, link)
+}
+
+/// A link that is there already is brought to what the new one would be.
+fn make_or_adjust(ns: &mut NetnsState, name: &str, link: &Link) -> Result<(), Impossible> {
+    let Some(present) = ns.links.get(name) else {
+        ns.links.insert(name.to_owned(), made(name, link));
+        return Ok(());
+    };
+    let moves = link.master != present.master;
+    let change = LinkChange {
+        up: Some(link.up).filter(|up| *up != present.up),
+        mtu: link.mtu,
+        mac: link.mac.filter(|_| link.mac != present.mac),
+        master: Some(link.master.clone()).filter(|_| moves),
+        alias: link.alias.clone(),
+        port: link.port.filter(|_| link.master.is_some()),
+    };
+    set_link(ns, name, &change)
 }
 
 fn check_new_link(ns: &NetnsState, name: &str, link: &Link) -> Result<(), Impossible> {
@@ -228,7 +245,6 @@ fn made(name: &str, link: &Link) -> Link {
 fn set_link(ns: &mut NetnsState, name: &str, change: &LinkChange) -> Result<(), Impossible> {
     let link = ns.links.get_mut(name).ok_or_else(|| Impossible::Missing(format!("link {name}")))?;
     link.mtu = change.mtu.or(link.mtu);
-    link.mac = change.mac.or(link.mac);
     link.alias = change.alias.clone().or_else(|| link.alias.clone());
     let left_bridge = change.master.as_ref().is_some_and(|master| *master != link.master);
     if let Some(master) = &change.master {
@@ -244,12 +260,17 @@ fn set_link(ns: &mut NetnsState, name: &str, change: &LinkChange) -> Result<(), 
         link.port = Some(port);
     }
     let went_down = link.up && change.up == Some(false);
+    let readdressed = change.mac.is_some();
+    link.mac = change.mac.or(link.mac);
     link.up = change.up.unwrap_or(link.up);
     if left_bridge {
         forget_fdb(ns, name, |entry| entry.table == FdbTable::Bridge);
     }
     if went_down {
         ns.routes.retain(|route| route.link.as_deref() != Some(name));
+    }
+    // The kernel forgets permanent neighbours, too, when a link goes down or its address is set.
+    if went_down || readdressed {
         forget_neighbours(ns, name);
     }
     Ok(())
