@@ -28,8 +28,8 @@ impl Pair {
         for (&n, control) in BOTH.iter().zip(&mut controls).rev() {
             control.tell(settings(n), &[lab.spec(n, &BOTH)], &[]);
         }
-        eventually("one copy has the virtual address", || lab.vip_holders(&BOTH) == [2]);
         controls[1].expect_transition(HaState::Active);
+        assert_eq!(lab.vip_holders(&BOTH), [2], "one copy has the virtual address: {:#?}", controls[0].heard());
         controls.iter().for_each(Control::forget);
         Self { lab, keepers, controls }
     }
@@ -92,9 +92,7 @@ fn a_killed_keeper_that_comes_back_adopts_without_a_flap() {
     assert_eq!(status.routers[0].vrrp_state, "active", "{status:?}");
     let transition = control.expect_transition(HaState::Active).1;
     assert!(transition.reason.contains("restarted"), "{transition:?}");
-    for_a_while("the virtual address is where it was", Duration::from_secs(4), || {
-        pair.lab.vip_holders(&BOTH) == [2]
-    });
+    for_a_while("the virtual address is where it was", Duration::from_secs(4), || pair.lab.vip_holders(&BOTH) == [2]);
     let transitions = pair.controls[0].heard().iter().any(|message| matches!(message, FromKeeper::Transition(_)));
     assert!(!transitions, "the backup did not notice");
     let _ = monitor.kill();

@@ -56,6 +56,14 @@ pub fn output(command: &str) -> String {
 
 impl Drop for Control {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let heard = self.heard();
+            // An answer may still come: how late the keeper's timers were tells whether the machine was to blame.
+            self.say(&ToKeeper::Status);
+            std::thread::sleep(Duration::from_millis(200));
+            let status = self.heard().into_iter().rev().find(|message| matches!(message, FromKeeper::Status(_)));
+            eprintln!("a keeper said {heard:#?}, and last {status:#?}");
+        }
         // The reader has another descriptor of the same connection.
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
@@ -375,7 +383,13 @@ impl Control {
     }
 
     pub fn heard(&self) -> Vec<FromKeeper> {
-        self.heard.messages.lock().expect("the reader does not panic").iter().map(|(_, message)| message.clone()).collect()
+        self.heard
+            .messages
+            .lock()
+            .expect("the reader does not panic")
+            .iter()
+            .map(|(_, message)| message.clone())
+            .collect()
     }
 
     pub fn status(&mut self) -> Status {
