@@ -40,5 +40,5 @@ pub fn matches(object: &Object, name: &str, wanted: &[String]) -> bool {
         Some(other) => other.to_string(),
         None => return false,
     };
-    wanted.iter().any(|wanted| *wanted == text)
+    wanted.contains(&text)
 }

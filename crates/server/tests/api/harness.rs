@@ -1,0 +1,281 @@
+//! A server without a socket, callers of several kinds, and short ways to say what tests do often.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::body::Body;
+use axum::http::Request;
+use evergate_model::host::{AgentKind, AgentReport, HaState, HaStateReport};
+use evergate_model::{HostConfig, RouterId};
+use evergate_server::api::{ApiState, api_router};
+use evergate_server::context::Context;
+use evergate_server::error::ApiError;
+use evergate_server::objects::agent;
+use evergate_server::options::Options;
+use evergate_server::store::Store;
+use evergate_server::{ha, hostview};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+/// The project of most tests.
+pub(crate) const PROJECT: &str = "cccccccccccccccccccccccccccccccc";
+/// Somebody else's.
+pub(crate) const OTHER: &str = "dddddddddddddddddddddddddddddddd";
+
+/// A server over a database of its own, removed with it.
+pub(crate) struct Server {
+    pub(crate) store: Arc<Store>,
+    pub(crate) options: Arc<Options>,
+    router: axum::Router,
+    runtime: tokio::runtime::Runtime,
+    dir: PathBuf,
+}
+
+/// An answer: its status and body (null where there is none).
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// The error's type, or nothing.
+    pub(crate) fn error(&self) -> &str {
+        self.body["NeutronError"]["type"].as_str().unwrap_or_default()
+    }
+
+    /// The error's text, or nothing.
+    pub(crate) fn message(&self) -> &str {
+        self.body["NeutronError"]["message"].as_str().unwrap_or_default()
+    }
+}
+
+fn caller(project: &str, role: &str) -> Context {
+    Context {
+        user_id: format!("{role}-of-{project}"),
+        user_name: role.to_owned(),
+        project_id: Some(project.to_owned()),
+        roles: BTreeSet::from([role.to_owned()]),
+        is_admin: role == "admin",
+        request_id: "req-test".to_owned(),
+    }
+}
+
+/// An admin of the usual project.
+pub(crate) fn admin() -> Context {
+    caller(PROJECT, "admin")
+}
+
+/// A member of a project.
+pub(crate) fn member(project: &str) -> Context {
+    caller(project, "member")
+}
+
+/// A reader of a project.
+pub(crate) fn reader(project: &str) -> Context {
+    caller(project, "reader")
+}
+
+impl Server {
+    /// Starts one with default settings.
+    pub(crate) fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    /// Starts one with settings.
+    pub(crate) fn with(options: Options) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("evergate-api-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let store = Arc::new(Store::open(&dir.join("evergate.sqlite")).unwrap());
+        let options = Arc::new(options);
+        let state = ApiState { store: Arc::clone(&store), options: Arc::clone(&options) };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        Self { store, options, router: api_router(state), runtime, dir }
+    }
+
+    /// Sends a request with a raw body and headers.
+    pub(crate) fn send(&self, who: &Context, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("host", "api.example:9696");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(Body::from(body.to_owned())).unwrap();
+        request.extensions_mut().insert(who.clone());
+        self.runtime.block_on(async {
+            let response = self.router.clone().oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
+        })
+    }
+
+    pub(crate) fn get(&self, who: &Context, path: &str) -> Answer {
+        self.send(who, "GET", path, &[], "")
+    }
+
+    pub(crate) fn post(&self, who: &Context, path: &str, body: Value) -> Answer {
+        self.send(who, "POST", path, &[], &body.to_string())
+    }
+
+    pub(crate) fn put(&self, who: &Context, path: &str, body: Value) -> Answer {
+        self.send(who, "PUT", path, &[], &body.to_string())
+    }
+
+    pub(crate) fn delete(&self, who: &Context, path: &str) -> Answer {
+        self.send(who, "DELETE", path, &[], "")
+    }
+
+    /// Makes an object that must come to be, and answers it unwrapped.
+    #[track_caller]
+    pub(crate) fn make(&self, who: &Context, singular: &str, attributes: Value) -> Value {
+        let answer = self.post(who, &format!("/v2.0/{singular}s"), json!({singular: attributes}));
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.body[singular].clone()
+    }
+
+    /// Reads an object as an admin sees it.
+    #[track_caller]
+    pub(crate) fn shown(&self, singular: &str, id: &str) -> Value {
+        let answer = self.get(&admin(), &format!("/v2.0/{singular}s/{id}"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body[singular].clone()
+    }
+
+    /// Lists objects as somebody sees them.
+    #[track_caller]
+    pub(crate) fn list(&self, who: &Context, collection: &str, query: &str) -> Vec<Value> {
+        let answer = self.get(who, &format!("/v2.0/{collection}{query}"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body[collection].as_array().unwrap().clone()
+    }
+
+    /// Makes a network with one IPv4 subnet; answers both.
+    #[track_caller]
+    pub(crate) fn make_network(&self, who: &Context, name: &str, cidr: &str) -> (Value, Value) {
+        let network = self.make(who, "network", json!({"name": name}));
+        let subnet = json!({"name": name, "network_id": network["id"], "ip_version": 4, "cidr": cidr});
+        let subnet = self.make(who, "subnet", subnet);
+        (network, subnet)
+    }
+
+    /// Makes the external network of the recorded deployment.
+    #[track_caller]
+    pub(crate) fn make_external(&self) -> (Value, Value) {
+        let network = json!({
+            "name": "ext", "router:external": true,
+            "provider:network_type": "flat", "provider:physical_network": "physnet1",
+        });
+        let network = self.make(&admin(), "network", network);
+        let subnet = json!({
+            "name": "ext", "network_id": network["id"], "ip_version": 4, "cidr": "203.0.113.0/24",
+            "gateway_ip": "203.0.113.254", "enable_dhcp": false,
+            "allocation_pools": [{"start": "203.0.113.10", "end": "203.0.113.240"}],
+        });
+        let subnet = self.make(&admin(), "subnet", subnet);
+        (network, subnet)
+    }
+
+    /// Lets a host report both of its roles.
+    pub(crate) fn host(&self, name: &str) {
+        let number: u32 = name.trim_start_matches('h').parse().unwrap();
+        let l2 = json!({"tunneling_ip": format!("10.60.0.{}", 10 + number), "tunnel_types": ["vxlan"]});
+        let l3 = json!({"agent_mode": "legacy", "interface_driver": "linuxbridge"});
+        let report = |kind, configurations: &Value, zone: Option<&str>| AgentReport {
+            kind,
+            availability_zone: zone.map(str::to_owned),
+            configurations: configurations.as_object().unwrap().clone(),
+        };
+        self.write(|tx| {
+            agent::upsert(tx, &self.options, name, &report(AgentKind::LinuxBridge, &l2, None), false)?;
+            let l3 = agent::upsert(tx, &self.options, name, &report(AgentKind::L3, &l3, Some("nova")), false)?;
+            if l3.is_new {
+                ha::schedule_missing(tx, &self.options)?;
+            }
+            Ok(())
+        });
+    }
+
+    /// Three network hosts.
+    pub(crate) fn hosts(&self) {
+        ["h1", "h2", "h3"].into_iter().for_each(|name| self.host(name));
+    }
+
+    /// Lets a host say what one of its copies is.
+    pub(crate) fn report_state(&self, host: &str, router: &Value, state: HaState, epoch: u64) {
+        let router: RouterId = router["id"].as_str().unwrap().parse().unwrap();
+        let states = BTreeMap::from([(router, HaStateReport { state, epoch })]);
+        self.write(|tx| ha::record_states(tx, host, &states));
+    }
+
+    /// Makes a host's agents look as if they had been silent for long.
+    pub(crate) fn silence(&self, host: &str) {
+        self.write(|tx| {
+            let sql = "UPDATE agents SET heartbeat_at = '2020-01-01T00:00:00Z' WHERE host = ?1";
+            tx.execute(sql, &evergate_server::values![host])?;
+            Ok(())
+        });
+    }
+
+    /// Writes past the API.
+    #[track_caller]
+    pub(crate) fn write<T>(&self, work: impl Fn(&evergate_server::store::Tx<'_>) -> Result<T, ApiError>) -> T {
+        self.store.write(work).unwrap()
+    }
+
+    /// What a host is told.
+    pub(crate) fn told(&self, host: &str) -> HostConfig {
+        self.store.read(|tx| hostview::host_config(tx, &self.options, host)).unwrap()
+    }
+
+    /// `ha_state` of every copy, by host.
+    #[track_caller]
+    pub(crate) fn ha_states(&self, router: &Value) -> BTreeMap<String, String> {
+        let path = format!("/v2.0/routers/{}/l3-agents", router["id"].as_str().unwrap());
+        let answer = self.get(&admin(), &path);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let word = |agent: &Value, key: &str| agent[key].as_str().unwrap_or("null").to_owned();
+        answer.body["agents"].as_array().unwrap().iter().map(|a| (word(a, "host"), word(a, "ha_state"))).collect()
+    }
+
+    /// Everything the database holds but its own history: for "nothing was changed".
+    pub(crate) fn dump(&self) -> String {
+        let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name";
+        let dump = |tx: &evergate_server::store::Tx<'_>| -> Result<String, ApiError> {
+            let mut text = String::new();
+            for table in tx.query(tables, &[], |row| row.text(0))? {
+                let columns = format!("SELECT group_concat(name, ', ') FROM pragma_table_info('{table}')");
+                let columns = tx.query(&columns, &[], |row| row.text(0))?.concat();
+                let rows = format!("SELECT json_array({columns}) FROM {table} ORDER BY 1");
+                text.push_str(&format!("== {table}\n{}\n", tx.query(&rows, &[], |row| row.text(0))?.join("\n")));
+            }
+            Ok(text)
+        };
+        self.store.read(dump).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// An object's id.
+#[track_caller]
+pub(crate) fn id(object: &Value) -> &str {
+    object["id"].as_str().unwrap()
+}
+
+/// Values of one attribute, sorted.
+pub(crate) fn pick(objects: &[Value], key: &str) -> Vec<String> {
+    let mut values: Vec<String> = objects
+        .iter()
+        .map(|object| object[key].as_str().map_or_else(|| object[key].to_string(), str::to_owned))
+        .collect();
+    values.sort();
+    values
+}

@@ -1,0 +1,20 @@
+//! The API over a real database file, request by request, as a client sees it.
+//!
+//! `harness.rs` makes a server without a socket and the callers; each other file is about one thing.
+
+#![expect(clippy::unwrap_used, reason = "a test that does not find what it expects has failed")]
+
+mod harness;
+
+mod bad_input;
+mod concurrency;
+mod durability;
+mod floating_ips;
+mod ha;
+mod hostview;
+mod lists;
+mod networks;
+mod policy;
+mod ports;
+mod routers;
+mod shapes;
