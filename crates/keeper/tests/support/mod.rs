@@ -111,6 +111,31 @@ impl Lab {
         lab
     }
 
+    /// One host, whose routers `k1`, `k2` … have interfaces on networks of their own that nobody else is on.
+    pub fn with_routers(host: u8, routers: u8) -> Self {
+        let mut lab = Self::new(host);
+        for k in 1..=routers {
+            let netns = lab.namespace(&format!("k{k}"));
+            let device = |name: &str, mac: &str, number: u8| {
+                format!(
+                    "link add {name} index {number} address {mac} type veth peer name {name}p\n\
+                     link set {name} up\nlink set {name}p up\n"
+                )
+            };
+            let batch = device("ha-1", &ha_mac(1).to_string(), 10) + &device("qr-1", &LAN_MAC.to_string(), 20);
+            sh(&format!("printf '{batch}addr add 169.254.192.1/18 dev ha-1\n' | ip -n {netns} -batch -"));
+        }
+        lab
+    }
+
+    /// The copy of a router that [`Self::with_routers`] made.
+    pub fn router_spec(&self, k: u8) -> RouterSpec {
+        let mut spec = self.spec_in(&format!("k{k}"), 1, &[]);
+        spec.router = RouterId::from_u128(k.into());
+        spec.ha_network = NetworkId::from_u128(k.into());
+        spec
+    }
+
     fn namespace(&mut self, role: &str) -> String {
         let name = self.name(role);
         sh(&format!("ip netns add {name} && ip -n {name} link set lo up"));
@@ -180,8 +205,11 @@ impl Lab {
 
     /// The router's copy on a host, as control would specify it.
     pub fn spec(&self, n: u8, hosts: &[u8]) -> RouterSpec {
-        let router = format!("r{n}");
-        let (ha, qr) = (self.ifindex(&router, "ha-1"), self.ifindex(&router, "qr-1"));
+        self.spec_in(&format!("r{n}"), n, hosts)
+    }
+
+    fn spec_in(&self, router: &str, n: u8, hosts: &[u8]) -> RouterSpec {
+        let (ha, qr) = (self.ifindex(router, "ha-1"), self.ifindex(router, "qr-1"));
         let address = |what: &str, link: u32, net: &str| Item {
             key: format!("address {net} on {what}"),
             place: Place::Router,
@@ -197,7 +225,7 @@ impl Lab {
         RouterSpec {
             router: ROUTER,
             ha_network: NetworkId::from_u128(1),
-            netns: self.name(&router),
+            netns: self.name(router),
             ha_link: "ha-1".to_owned(),
             ha_ifindex: ha,
             ha_mac: ha_mac(n),
@@ -267,6 +295,17 @@ impl Keeper {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// What the process keeps in memory for itself, without the program's own pages.
+    pub fn memory_kib(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("the kernel says so");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of KiB")
+    }
+
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
     }
 
     pub fn signal(&self, name: &str) {
@@ -390,6 +429,12 @@ impl Control {
             .iter()
             .map(|(_, message)| message.clone())
             .collect()
+    }
+
+    /// Everything wanted among what was heard, and when it came.
+    pub fn heard_at<T>(&self, wanted: impl Fn(&FromKeeper) -> Option<T>) -> Vec<(Instant, T)> {
+        let heard = self.heard.messages.lock().expect("the reader does not panic");
+        heard.iter().filter_map(|(at, message)| Some((*at, wanted(message)?))).collect()
     }
 
     pub fn status(&mut self) -> Status {
