@@ -51,7 +51,7 @@ fn vteps(tx: &Tx<'_>) -> Result<BTreeMap<String, IpAddr>, StoreError> {
 }
 
 /// Networks of the host's own ports, and of the routers that it has copies of.
-fn needed_networks(tx: &Tx<'_>, host: &str) -> Result<Vec<String>, StoreError> {
+pub(crate) fn needed_networks(tx: &Tx<'_>, host: &str) -> Result<Vec<String>, StoreError> {
     // Neutron empties an agent that an admin disables, and so do we.
     let sql = "SELECT network_id FROM ports WHERE host_id = ?1 AND device_owner NOT IN (?2, ?3, ?4) \
                UNION \

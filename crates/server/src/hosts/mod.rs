@@ -7,6 +7,7 @@
 //! Everything here is level-triggered: a lost line, report or connection costs a snapshot or the wait
 //! for the next report, never truth.
 
+mod relevance;
 mod report;
 mod stream;
 mod token;
@@ -22,7 +23,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use evergate_model::HostReport;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use token::{HostToken, TokenError};
 
@@ -59,6 +60,8 @@ pub struct Hosts {
     pace: Pace,
     /// Becomes true when the server stops, so that streams end.
     stopping: watch::Receiver<bool>,
+    /// As many hosts are looked after at once: the API's requests want the processor too.
+    turns: Semaphore,
     /// Last report of each host, to see cheaply that nothing changed. Losing it costs one full look.
     seen: Mutex<HashMap<String, Seen>>,
 }
@@ -86,7 +89,17 @@ impl Hosts {
         auto_schedule: bool,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        Self { store, options, token, auto_schedule, pace: Pace::default(), stopping, seen: Mutex::default() }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            store,
+            options,
+            token,
+            auto_schedule,
+            pace: Pace::default(),
+            stopping,
+            turns: Semaphore::new((processors / 2).max(1)),
+            seen: Mutex::default(),
+        }
     }
 
     /// Replaces the times of the streams.

@@ -20,6 +20,7 @@ use http_body::Frame;
 use tokio::sync::mpsc::{Permit, Receiver, Sender, channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::relevance::concerns;
 use super::{Hosts, refusal};
 use crate::error::ApiError;
 use crate::hostview::host_config;
@@ -72,11 +73,13 @@ async fn follow_until_end(hosts: &Arc<Hosts>, host: &str, first: HostConfig, sen
     let result: Result<Infallible, End> = async {
         let mut revisions = hosts.store.subscribe();
         let mut stopping = hosts.stopping.clone();
-        let mut sent = first;
-        room(hosts, sender).await?.send(line(&Downstream::Snapshot { config: sent.clone() }));
+        // The revision up to which all was looked at: the host may be at an older one that differs in nothing.
+        let mut seen = first.revision;
+        let mut sent = Arc::new(first);
+        room(hosts, sender).await?.send(line(&Downstream::Snapshot { config: (*sent).clone() }));
         let mut ping_at = Instant::now() + hosts.pace.ping;
         // What was committed between the first read and the subscription must be looked at too.
-        let mut newer = *revisions.borrow_and_update() > sent.revision;
+        let mut newer = *revisions.borrow_and_update() > seen;
         loop {
             if !newer {
                 newer = tokio::select! {
@@ -93,11 +96,12 @@ async fn follow_until_end(hosts: &Arc<Hosts>, host: &str, first: HostConfig, sen
             if newer {
                 newer = false;
                 revisions.mark_unchanged();
-                let now = read(hosts, host).await.map_err(End::Unreadable)?;
-                if let Some(change) = Change::between(&sent, &now) {
+                let (now, looked_at) = look(hosts, host, &sent, seen).await.map_err(End::Unreadable)?;
+                seen = looked_at;
+                if let Some((change, now)) = now.and_then(|now| Some((Change::between(&sent, &now)?, now))) {
                     tracing::debug!(host, revision = now.revision, "host is told of a change");
                     room.send(line(&Downstream::Change(change)));
-                    sent = now;
+                    sent = Arc::new(now);
                     ping_at = Instant::now() + hosts.pace.ping;
                     continue;
                 }
@@ -132,11 +136,43 @@ fn line(said: &Downstream) -> Bytes {
 }
 
 async fn read(hosts: &Arc<Hosts>, host: &str) -> Result<HostConfig, String> {
-    let (hosts, name) = (Arc::clone(hosts), host.to_owned());
-    let read = move || hosts.store.read(|tx| host_config(tx, &hosts.options, &name));
-    let result: Result<HostConfig, ApiError> =
-        tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| Err(ApiError::internal(e.to_string())));
-    result.map_err(|error| {
+    let (hosts_, host_) = (Arc::clone(hosts), host.to_owned());
+    in_store(hosts, host, move || hosts_.store.read(|tx| host_config(tx, &hosts_.options, &host_))).await
+}
+
+/// Reads what the host must know now, if anything since `seen` concerns it; and up to which revision
+/// this holds.
+async fn look(
+    hosts: &Arc<Hosts>,
+    host: &str,
+    sent: &Arc<HostConfig>,
+    seen: u64,
+) -> Result<(Option<HostConfig>, u64), String> {
+    let (hosts_, host_, sent) = (Arc::clone(hosts), host.to_owned(), Arc::clone(sent));
+    let look = move || {
+        hosts_.store.read(|tx| {
+            if concerns(tx, &host_, &sent, seen)? {
+                let now = host_config(tx, &hosts_.options, &host_)?;
+                let revision = now.revision;
+                Ok((Some(now), revision))
+            } else {
+                Ok((None, tx.revision()?))
+            }
+        })
+    };
+    in_store(hosts, host, look).await
+}
+
+/// Does blocking work on the store for a host, when it is its turn.
+async fn in_store<T: Send + 'static>(
+    hosts: &Hosts,
+    host: &str,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, String> {
+    // Closed it never is; and while a host waits for its turn, more changes come together.
+    let _turn = hosts.turns.acquire().await;
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|panic| Err(ApiError::internal(panic.to_string()))).map_err(|error| {
         tracing::error!(host, error = &error as &dyn std::error::Error, "failed to read what a host must know");
         "the server cannot read its store".to_owned()
     })

@@ -331,6 +331,11 @@ pub fn bind(tx: &Tx<'_>, ports: &[PortId], host: &str) -> Result<(), StoreError>
                    revision_number = revision_number + 1 WHERE id = ?1 AND host_id <> ?2";
         if tx.execute(sql, &values![port, host, tx.now_text()])? > 0 {
             tx.changed(Kind::Port, port);
+            let sql = "SELECT network_id FROM ports WHERE id = ?1";
+            // Where the port is decides which hosts its network reaches.
+            if let Some(network) = tx.query_opt(sql, &values![port], |row| row.text(0))? {
+                tx.changed(Kind::Network, network);
+            }
         }
     }
     Ok(())
