@@ -24,6 +24,9 @@ use crate::protocol::{Announce, FromKeeper, Place, RouterSpec, RouterStatus, Tra
 /// How long addresses that were found in the kernel are kept while the copy cannot take part: control
 /// that restarts together with the keeper has said by then that the router is in place.
 const KEEP_FOUND: Duration = Duration::from_secs(10);
+/// A new router's first advertisement may be faster than the server's word of its VRID. Advertisements of
+/// a VRID that is still unknown this long after the first are told of.
+const STRANGER: Duration = Duration::from_secs(10);
 /// Link events come in bunches (a veth's two ends, down and up): one repair serves them all.
 const REPAIR_DELAY: Duration = Duration::from_millis(20);
 /// New addresses are announced once more after this, as a single frame can be lost.
@@ -43,6 +46,8 @@ pub(super) struct RouterCopy {
     past: Past,
     /// Receives all VRIDs, because it has the lowest on its HA network here.
     pub(super) sentinel: bool,
+    /// When a sentinel first heard each unknown VRID.
+    strangers: BTreeMap<u8, Instant>,
     /// The epoch it last became active with.
     pub(super) epoch: u64,
     /// Another host claims the router while this copy is active.
@@ -115,6 +120,7 @@ impl RouterCopy {
             sockets: Sockets::None,
             past: Past::Unknown,
             sentinel: false,
+            strangers: BTreeMap::new(),
             epoch: 0,
             contest: None,
             prevailed_at: None,
@@ -143,6 +149,7 @@ impl RouterCopy {
         let config = spec::config(&spec)?;
         self.items = spec::prepare(&spec.items)?;
         let old = std::mem::replace(&mut self.spec, spec);
+        self.strangers.retain(|vrid, _| !self.spec.network_vrids.contains(vrid));
         if *self.vrrp.config() != config {
             self.vrrp.handle_config(config, now);
             self.drain(shared, now);
@@ -409,7 +416,13 @@ impl RouterCopy {
         let refused = match wire::peek(frame) {
             // Only a sentinel hears these. Neighbours' VRIDs are other routers of the network.
             Ok(seen) if seen.vrid.get() != own && self.spec.network_vrids.contains(&seen.vrid.get()) => return,
-            Ok(seen) if seen.vrid.get() != own => wire::Discard::UnknownVrid,
+            Ok(seen) if seen.vrid.get() != own => {
+                let first = *self.strangers.entry(seen.vrid.get()).or_insert(now);
+                if now.saturating_duration_since(first) < STRANGER {
+                    return shared.discards.bump(wire::Discard::UnknownVrid.name());
+                }
+                wire::Discard::UnknownVrid
+            }
             Ok(_) => match wire::parse_frame(frame, &self.vrrp.config().expectation()) {
                 Ok(received) => return self.handle_received(received, shared, now),
                 Err(reason) => reason,

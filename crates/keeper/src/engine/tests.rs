@@ -406,8 +406,24 @@ fn foreign_and_malformed_packets_are_counted_and_told_once() {
     let discards = host.engine.status().discards;
     let expected = [("checksum", 2), ("truncated", 1), ("ttl_not_255", 1), ("unknown_vrid", 1)];
     assert_eq!(discards, expected.map(|(reason, count)| (reason.to_owned(), count)).into());
-    assert_eq!(host.log.len(), 4, "{:?}", host.log);
+    // A VRID that is unknown only for now is counted, not told.
+    assert_eq!(host.log.len(), 3, "{:?}", host.log);
     assert_eq!(host.engine.status().routers[0].received, 0);
+}
+
+#[test]
+fn a_vrid_that_stays_unknown_is_told_once() {
+    let mut host = Host::with_router();
+    host.hear(advertisement_of(99, 200, 50));
+    host.log.clear();
+    host.advance(Duration::from_secs(11));
+    host.log.retain(|line| line.contains("unknown_vrid"));
+    assert!(host.log.is_empty());
+    for _ in 0..2 {
+        host.hear(advertisement_of(99, 200, 50));
+    }
+    host.log.retain(|line| line.contains("unknown_vrid"));
+    assert_eq!(host.log.len(), 1, "{:?}", host.log);
 }
 
 #[test]
