@@ -48,6 +48,12 @@ pub const INTRODUCTION_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest time between two rounds: how soon what somebody changed by hand is put right.
 pub const PERIOD: Duration = Duration::from_secs(30);
 
+/// Pause after a quick round that gives the next change the way; then the kernel is observed.
+const VERIFY_PAUSE: Duration = Duration::from_millis(300);
+
+/// Longest time that changes without pause put that off.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Time between two questions for the keeper's counters.
 const STATUS_PERIOD: Duration = Duration::from_secs(10);
 
@@ -101,6 +107,8 @@ pub enum Timer {
     Period,
     /// Try again what failed.
     Retry,
+    /// Observe what quick rounds did.
+    Verify,
     /// Tell the server that this host lives.
     Report,
     /// The keeper has not let go of a router in time.
@@ -154,6 +162,8 @@ struct Rounds {
     why: BTreeSet<Why>,
     period_at: Instant,
     retry_at: Option<Instant>,
+    /// Set after a quick round: when to observe, and when at the latest.
+    verify_at: Option<(Instant, Instant)>,
     backoff: Backoff,
     last: Option<LastRound>,
     applied_revision: Option<u64>,
@@ -378,13 +388,7 @@ impl Core {
 
     fn take_outcome(&mut self, outcome: Outcome, why: String) {
         self.rounds.log(&outcome, &why);
-        if outcome.failures.is_empty() {
-            self.rounds.backoff.reset();
-            self.rounds.retry_at = None;
-            self.rounds.applied_revision = Some(outcome.revision);
-        } else {
-            self.rounds.retry(self.now);
-        }
+        self.rounds.settle(&outcome, self.now);
         self.keeper.forget_released(&outcome);
         for router in &outcome.withheld {
             self.let_go(*router);
@@ -439,6 +443,10 @@ impl Core {
             self.rounds.retry_at = None;
             self.wake(Why::Retry);
         }
+        if self.rounds.running.is_none() && self.rounds.verify_at.is_some_and(|(at, _)| at <= now) {
+            self.rounds.verify_at = None;
+            self.wake(Why::Verify);
+        }
         if self.rounds.running.is_none() && self.rounds.period_at <= now {
             self.rounds.period_at = now + PERIOD;
             self.wake(Why::Period);
@@ -461,6 +469,7 @@ impl Core {
         if self.rounds.running.is_none() {
             deadlines.push((self.rounds.period_at, Timer::Period));
             deadlines.extend(self.rounds.retry_at.map(|at| (at, Timer::Retry)));
+            deadlines.extend(self.rounds.verify_at.map(|(at, _)| (at, Timer::Verify)));
         }
         deadlines.extend(self.keeper.removal_deadline().map(|at| (at, Timer::Removal)));
         deadlines.extend(self.keeper.status_deadline().map(|at| (at, Timer::Status)));
@@ -564,7 +573,8 @@ impl Core {
 
     fn round(&self, number: u64, why: BTreeSet<Why>, config: Arc<HostConfig>) -> Round {
         let (released, claims) = (self.keeper.released(), self.keeper.claims());
-        Round { number, why, config, live: !self.from_cache, vtep: self.vtep, released, claims }
+        let quick = self.rounds.may_be_quick(&why);
+        Round { number, why, config, live: !self.from_cache, vtep: self.vtep, released, quick, claims }
     }
 }
 
@@ -576,6 +586,7 @@ impl Rounds {
             why: BTreeSet::new(),
             period_at: now + PERIOD,
             retry_at: None,
+            verify_at: None,
             backoff: Backoff::new(Duration::from_millis(200), PERIOD),
             last: None,
             applied_revision: None,
@@ -597,6 +608,28 @@ impl Rounds {
         let why = std::mem::take(&mut self.why);
         self.running = Some(why.clone());
         Some((self.number, why))
+    }
+
+    fn settle(&mut self, outcome: &Outcome, now: Instant) {
+        if !outcome.failures.is_empty() {
+            self.retry(now);
+            return;
+        }
+        self.backoff.reset();
+        self.retry_at = None;
+        if outcome.withheld.is_empty() {
+            self.applied_revision = Some(outcome.revision);
+        }
+        self.verify_at = (!outcome.verified).then(|| {
+            let latest = self.verify_at.map_or(now + VERIFY_PATIENCE, |(_, latest)| latest);
+            (latest.min(now + VERIFY_PAUSE), latest)
+        });
+    }
+
+    /// A round may be quick if the last went well, and nothing but the server's word has changed since.
+    fn may_be_quick(&self, why: &BTreeSet<Why>) -> bool {
+        let went_well = |last: &LastRound| last.error.is_none() && last.outcome.failures.is_empty();
+        self.last.as_ref().is_some_and(went_well) && why.iter().all(Why::is_news_of_server)
     }
 
     fn retry(&mut self, now: Instant) {

@@ -26,12 +26,25 @@ pub enum Why {
     Link(String),
     /// The keeper let go of a router, or did not answer in time.
     Released(RouterId),
+    /// The last rounds were quick: is everything as it should be?
+    Verify,
     /// Something failed in the last round, or did not come out as it should.
     Retry,
     /// Nothing happened for a while: somebody may have changed something by hand.
     Period,
     /// The settings changed while running (the tunnel address became known).
     Settings,
+}
+
+impl Why {
+    /// Tells whether a round that runs for this reason alone may be quick: what the server says does not
+    /// make the kernel another.
+    pub const fn is_news_of_server(&self) -> bool {
+        match self {
+            Self::Snapshot(_) | Self::Change(_) | Self::Released(_) => true,
+            Self::Start | Self::Link(_) | Self::Verify | Self::Retry | Self::Period | Self::Settings => false,
+        }
+    }
 }
 
 impl fmt::Display for Why {
@@ -42,6 +55,7 @@ impl fmt::Display for Why {
             Self::Change(revision) => write!(f, "change {revision}"),
             Self::Link(name) => write!(f, "link {name}"),
             Self::Released(router) => write!(f, "router {router} released"),
+            Self::Verify => f.write_str("verify"),
             Self::Retry => f.write_str("retry"),
             Self::Period => f.write_str("period"),
             Self::Settings => f.write_str("settings"),
@@ -74,6 +88,8 @@ pub struct Round {
     pub vtep: Option<IpAddr>,
     /// Routers that the keeper let go of: they may be taken down.
     pub released: BTreeSet<RouterId>,
+    /// Whether it may start from what the last round left behind, see [`crate::worker`].
+    pub quick: bool,
     /// The newest claims that the keeper knows of.
     pub claims: BTreeMap<RouterId, ActiveCopy>,
 }
@@ -88,6 +104,7 @@ impl Round {
             live: false,
             vtep: None,
             released: BTreeSet::new(),
+            quick: false,
             claims: BTreeMap::new(),
         }
     }
@@ -104,6 +121,8 @@ pub struct Outcome {
     pub took: Duration,
     /// Ops applied, with or without success.
     pub ops: usize,
+    /// Whether the kernel was asked what came of them; otherwise it is to be asked soon.
+    pub verified: bool,
     /// What failed, in words: it is tried again.
     pub failures: Vec<String>,
     /// What cannot be done, and why: a foreign object in the way, a mapping that is missing.

@@ -2,6 +2,12 @@
 //!
 //! The worker owns the kernel. It decides nothing but how far a round may go: while the keeper holds on
 //! to a router that should go, nothing at all is removed.
+//!
+//! Observing a host takes longer the more routers it has, and a small change should not wait for that.
+//! A *quick* round starts from what the last one left behind and follows its own ops with
+//! [`effects`]; a round that observes comes after it, when the changes pause, and finds nothing to do or
+//! puts it right. A round is not quick where a name that is needed for the first time is taken: whose it
+//! is can only be seen.
 
 mod hindrance;
 mod prepare;
@@ -12,12 +18,11 @@ use std::time::Instant;
 use anyhow::Context;
 use evergate_config::HostSettings;
 use evergate_dataplane::keepalived::VrrpSettings;
-use evergate_dataplane::{Desired, KernelState, Netns, Op, Plan, Refusal, View, compile, diff};
+use evergate_dataplane::{Desired, KernelState, Netns, NetnsState, Op, Plan, Refusal, View, compile, diff, effects};
 use evergate_model::host::{HostConfig, Location};
 use evergate_model::{FloatingIpId, PortId, RouterId, names};
 
 use crate::round::{Outcome, Round};
-use hindrance::Sight;
 
 /// Differences that are named when a round did not come out as it should.
 const DIFFERENCES_NAMED: usize = 5;
@@ -26,6 +31,8 @@ const DIFFERENCES_NAMED: usize = 5;
 pub trait Machine {
     /// Sees what there is, whatever is wanted.
     fn view(&mut self) -> anyhow::Result<View>;
+    /// Tells whether there is a namespace of this name, whoever made it.
+    fn has_netns(&mut self, name: &str) -> bool;
     /// See `evergate_kernel::Kernel::observe`.
     fn observe(&mut self, desired: &KernelState) -> anyhow::Result<KernelState>;
     /// See `evergate_kernel::Kernel::apply`.
@@ -42,6 +49,8 @@ pub struct Worker<M> {
     machine: M,
     host: evergate_dataplane::HostSettings,
     vrrp: VrrpSettings,
+    /// What the last round left behind, if all went well.
+    known: Option<KernelState>,
 }
 
 /// What would be done.
@@ -66,7 +75,7 @@ pub struct Planned {
 impl<M: Machine> Worker<M> {
     /// Takes a machine, and what this host's own files say.
     pub fn new(machine: M, settings: &HostSettings) -> Self {
-        Self { machine, host: host_settings(settings), vrrp: vrrp_settings(settings) }
+        Self { machine, host: host_settings(settings), vrrp: vrrp_settings(settings), known: None }
     }
 
     /// Gives access to the machine.
@@ -76,64 +85,91 @@ impl<M: Machine> Worker<M> {
 
     /// Computes what a round would do now, and does nothing.
     pub fn plan(&mut self, round: &Round) -> anyhow::Result<Planned> {
+        let (view, desired) = self.look(round)?;
+        let observed = self.machine.observe(&desired.kernel).context("failed to observe the kernel")?;
+        Ok(planned(round, view, desired, observed))
+    }
+
+    /// Sees what can be seen at a glance, and compiles with it.
+    fn look(&mut self, round: &Round) -> anyhow::Result<(View, Desired)> {
         let mut view = self.machine.view().context("failed to look at the host")?;
         view.claims = round.claims.clone();
         self.host.local_ip = round.vtep;
         let desired = compile(&round.config, &self.host, &view);
-        let observed = self.machine.observe(&desired.kernel).context("failed to observe the kernel")?;
-        let (mut plan, refusals) = diff(&desired.kernel, &observed);
-        let leftover = leftover(&desired, &observed);
-        let withheld: BTreeSet<RouterId> = leftover.difference(&round.released).copied().collect();
-        if !withheld.is_empty() {
-            plan.remove.clear();
-        }
-        let problems = problems(&desired, &refusals);
-        Ok(Planned { view, desired, observed, plan, problems, leftover, withheld })
+        Ok((view, desired))
     }
 
     /// Runs a round.
     pub fn run(&mut self, round: &Round) -> anyhow::Result<Outcome> {
         let start = Instant::now();
-        let Planned { view, desired, mut observed, plan, mut problems, leftover, withheld } = self.plan(round)?;
-        let ops: Vec<Op> = plan.into_ops();
-        let mut failures = Vec::new();
-        let planned = start.elapsed();
-        let mut applied = planned;
-        if !ops.is_empty() {
-            let results = self.machine.apply(&ops);
-            failures.extend(results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
-            applied = start.elapsed();
-            observed = self.machine.observe(&desired.kernel).context("failed to observe what was applied")?;
-            let (mut rest, _) = diff(&desired.kernel, &observed);
-            if !withheld.is_empty() {
-                rest.remove.clear();
-            }
-            if failures.is_empty() {
-                failures.extend(rest.ops().take(DIFFERENCES_NAMED).map(|op| format!("did not take effect: {op}")));
-            }
-        }
-        let (prepared, unprepared) =
-            self.prepare_copies(round, &Sight { view: &view, desired: &desired, observed: &observed });
-        problems.extend(unprepared);
-        let followed = self.prepare_followed(&desired);
+        let (view, desired) = self.look(round)?;
+        let known = self.known.take().filter(|known| round.quick && !self.is_name_taken(&view, &desired, known));
+        let quick = known.is_some();
+        let before = match known {
+            Some(known) => known,
+            None => self.machine.observe(&desired.kernel).context("failed to observe the kernel")?,
+        };
+        let mut planned = planned(round, view, desired, before);
+        let after_planning = start.elapsed();
+        let ops = std::mem::take(&mut planned.plan).into_ops();
+        let mut done = self.apply(&mut planned, &ops, quick)?;
+        let (prepared, unprepared) = self.prepare_copies(round, &planned);
+        planned.problems.extend(unprepared);
         let mut outcome = Outcome {
             number: round.number,
             revision: round.config.revision,
             ops: ops.len(),
-            failures,
-            problems,
-            leftover,
-            withheld,
+            verified: done.verified,
+            failures: std::mem::take(&mut done.failures),
             prepared,
-            followed,
+            followed: self.prepare_followed(&planned.desired),
+            floating_ips: floating_ips(&round.config, &planned.observed),
             ..Outcome::default()
         };
-        note_links(&mut outcome, &round.config, &desired, &observed);
-        self.note_uplinks(&mut outcome, &view);
-        outcome.floating_ips = floating_ips(&round.config, &observed);
+        note_links(&mut outcome, &round.config, &planned.desired, &planned.observed);
+        self.note_uplinks(&mut outcome, &planned.view);
+        (outcome.problems, outcome.leftover, outcome.withheld) = (planned.problems, planned.leftover, planned.withheld);
+        self.known = outcome.failures.is_empty().then_some(planned.observed);
         outcome.took = start.elapsed();
-        tracing::debug!(planned = ?planned, applied = ?applied, done = ?outcome.took, ops = outcome.ops, "round");
+        tracing::debug!(quick, planned = ?after_planning, done = ?outcome.took, ops = outcome.ops, "round");
         Ok(outcome)
+    }
+
+    /// Applies a plan and finds out what came of it.
+    fn apply(&mut self, planned: &mut Planned, ops: &[Op], quick: bool) -> anyhow::Result<Applied> {
+        if ops.is_empty() {
+            return Ok(Applied { failures: Vec::new(), verified: !quick });
+        }
+        let results = self.machine.apply(ops);
+        let failed = |error: anyhow::Error| format!("{error:#}");
+        let mut failures: Vec<String> = results.into_iter().filter_map(Result::err).map(failed).collect();
+        let follow = |op| effects::apply(&mut planned.observed, op).is_ok();
+        if quick && failures.is_empty() && ops.iter().all(follow) {
+            return Ok(Applied { failures, verified: false });
+        }
+        planned.observed =
+            self.machine.observe(&planned.desired.kernel).context("failed to observe what was applied")?;
+        if failures.is_empty() {
+            let (mut rest, _) = diff(&planned.desired.kernel, &planned.observed);
+            if !planned.withheld.is_empty() {
+                rest.remove.clear();
+            }
+            failures.extend(rest.ops().take(DIFFERENCES_NAMED).map(|op| format!("did not take effect: {op}")));
+        }
+        Ok(Applied { failures, verified: true })
+    }
+
+    /// Tells whether something that was not known of has the name of something that is wanted now.
+    fn is_name_taken(&mut self, view: &View, desired: &Desired, known: &KernelState) -> bool {
+        let nothing = NetnsState::default();
+        desired.kernel.netns.iter().any(|(netns, wanted)| match (netns, known.netns.get(netns)) {
+            (Netns::Named(name), None) => self.machine.has_netns(name),
+            (Netns::Named(_), Some(_)) => false,
+            (Netns::Host, known) => {
+                let known = known.unwrap_or(&nothing);
+                wanted.links.keys().any(|name| !known.links.contains_key(name) && view.links.contains(name))
+            }
+        })
     }
 
     /// An uplink that is not there yet matters, and so does an operator's bridge, which is in no plan.
@@ -147,10 +183,28 @@ impl<M: Machine> Worker<M> {
     }
 }
 
+/// What came of applying a plan.
+struct Applied {
+    failures: Vec<String>,
+    /// Whether the kernel was asked.
+    verified: bool,
+}
+
+fn planned(round: &Round, view: View, desired: Desired, observed: KernelState) -> Planned {
+    let (mut plan, refusals) = diff(&desired.kernel, &observed);
+    let leftover = leftover(&desired, &observed);
+    let withheld: BTreeSet<RouterId> = leftover.difference(&round.released).copied().collect();
+    if !withheld.is_empty() {
+        plan.remove.clear();
+    }
+    let problems = problems(&desired, &refusals);
+    Planned { view, desired, observed, plan, problems, leftover, withheld }
+}
+
 /// Finds routers that stand in the kernel as HA routers and should not: the keeper may have sockets in
 /// their namespaces, and must say goodbye to the other copies.
 fn leftover(desired: &Desired, observed: &KernelState) -> BTreeSet<RouterId> {
-    let stands = |(netns, state): (&Netns, &evergate_dataplane::NetnsState)| {
+    let stands = |(netns, state): (&Netns, &NetnsState)| {
         let Netns::Named(name) = netns else { return None };
         let has_ha_link = state.owned && state.links.keys().any(|link| link.starts_with("ha-"));
         names::router_of_namespace(name).filter(|_| has_ha_link)

@@ -1,5 +1,6 @@
 //! Control on a virtual clock: the core and the worker as they are, a kernel in memory, and a test that
 //! plays the server and the keeper.
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod common;
 
@@ -31,6 +32,7 @@ struct FakeMachine {
     indexes: BTreeMap<(Netns, String), u32>,
     next_index: u32,
     broken: bool,
+    observations: usize,
 }
 
 impl FakeMachine {
@@ -56,7 +58,12 @@ impl Machine for FakeMachine {
         Ok(View { links: host.links.keys().cloned().collect(), has_ipv6: true, ..View::default() })
     }
 
+    fn has_netns(&mut self, name: &str) -> bool {
+        self.kernel.state().netns.contains_key(&Netns::Named(name.to_owned()))
+    }
+
     fn observe(&mut self, desired: &KernelState) -> anyhow::Result<KernelState> {
+        self.observations += 1;
         Ok(self.kernel.observe(desired))
     }
 
@@ -717,6 +724,60 @@ fn a_burst_of_changes_costs_one_round() {
     }
     sim.settle();
     assert_eq!(sim.rounds, rounds + 1);
+}
+
+#[test]
+fn a_change_is_applied_without_observing_and_verified_when_the_changes_pause() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(base(5));
+    let (rounds, observations) = (sim.rounds, sim.worker.machine_mut().observations);
+    sim.change(&with_router(6));
+    assert!(sim.has_netns() && sim.specs()[0].ready);
+    assert_eq!(sim.worker.machine_mut().observations, observations);
+    sim.pass(Duration::from_secs(1));
+    assert_eq!((sim.rounds, sim.worker.machine_mut().observations), (rounds + 2, observations + 1));
+    assert_eq!(sim.core.last_round().unwrap().outcome.ops, 0);
+}
+
+#[test]
+fn what_changed_by_hand_behind_a_quick_round_is_found_by_the_next() {
+    let mut sim = Sim::new(None);
+    sim.snapshot(base(5));
+    sim.kernel().remove_link("vxlan-1002");
+    sim.change(&with_router(6));
+    assert!(!sim.has_link("vxlan-1002"));
+    sim.pass(Duration::from_secs(1));
+    assert!(sim.has_link("vxlan-1002"));
+}
+
+#[test]
+fn changes_without_pause_are_verified_all_the_same() {
+    let mut sim = Sim::new(None);
+    sim.snapshot(base(5));
+    let observations = sim.worker.machine_mut().observations;
+    for revision in 6..46 {
+        let mut config = with_router(revision);
+        add_port(&mut config, PROJECT_NETWORK, port_id(0x70), port(revision as u8, &[], Location::Unbound));
+        sim.change(&config);
+        sim.pass(Duration::from_millis(100));
+    }
+    assert_eq!(sim.worker.machine_mut().observations, observations + 1);
+}
+
+#[test]
+fn a_quick_round_does_not_touch_what_has_the_name_of_something_new() {
+    let mut sim = Sim::new(None);
+    sim.snapshot(base(5));
+    sim.kernel().add_foreign_link("tap00100000-00");
+    let name = Netns::Named(names::qrouter_namespace(ROUTER));
+    sim.change(&with_router(6));
+    assert!(sim.report().warnings.iter().any(|w| w.contains("tap00100000-00")));
+    let mut sim = Sim::new(None);
+    sim.snapshot(base(5));
+    sim.kernel().state_mut().netns.insert(name.clone(), Default::default());
+    sim.change(&with_router(6));
+    assert_eq!(sim.kernel().state().netns[&name], Default::default());
 }
 
 #[test]

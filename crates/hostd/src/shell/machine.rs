@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use evergate_dataplane::{KernelState, Netns, Op, View};
@@ -12,12 +12,15 @@ use crate::worker::Machine;
 
 /// The kernel of this host.
 #[derive(Debug)]
-pub struct RealMachine(Kernel);
+pub struct RealMachine {
+    kernel: Kernel,
+    netns_path: PathBuf,
+}
 
 impl RealMachine {
     /// Opens it.
     pub fn open(netns_path: &Path) -> anyhow::Result<Self> {
-        Ok(Self(Kernel::open(netns_path)?))
+        Ok(Self { kernel: Kernel::open(netns_path)?, netns_path: netns_path.to_owned() })
     }
 }
 
@@ -36,20 +39,24 @@ impl Machine for RealMachine {
         })
     }
 
+    fn has_netns(&mut self, name: &str) -> bool {
+        self.netns_path.join(name).exists()
+    }
+
     fn observe(&mut self, desired: &KernelState) -> anyhow::Result<KernelState> {
-        Ok(self.0.observe(desired)?)
+        Ok(self.kernel.observe(desired)?)
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<anyhow::Result<()>> {
-        self.0.apply(ops).into_iter().map(|result| Ok(result?)).collect()
+        self.kernel.apply(ops).into_iter().map(|result| Ok(result?)).collect()
     }
 
     fn encode(&mut self, op: &Op) -> anyhow::Result<Vec<u8>> {
-        Ok(self.0.encode(op)?)
+        Ok(self.kernel.encode(op)?)
     }
 
     fn link_index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<Option<u32>> {
-        Ok(self.0.link_index(netns, link)?)
+        Ok(self.kernel.link_index(netns, link)?)
     }
 }
 

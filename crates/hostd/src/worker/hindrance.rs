@@ -4,19 +4,12 @@
 use std::collections::BTreeSet;
 
 use evergate_dataplane::state::{Link, LinkKind};
-use evergate_dataplane::{Desired, KernelState, Netns, Prepared, View};
+use evergate_dataplane::{Desired, KernelState, Netns, Prepared};
 use evergate_model::host::{HostConfig, Network, Router, Segment};
 use evergate_model::{NetworkId, PortId, names};
 
-use super::Worker;
+use super::{Planned, Worker};
 use crate::round::Round;
-
-/// All that is known of a host when copies are prepared.
-pub(super) struct Sight<'a> {
-    pub(super) view: &'a View,
-    pub(super) desired: &'a Desired,
-    pub(super) observed: &'a KernelState,
-}
 
 impl<M> Worker<M> {
     /// Says what keeps a copy from taking part, if anything does.
@@ -25,7 +18,7 @@ impl<M> Worker<M> {
         round: &Round,
         router: &Router,
         prepared: &Prepared,
-        sight: &Sight<'_>,
+        sight: &Planned,
     ) -> Option<String> {
         networks(router)
             .find_map(|network| self.cut_off(&round.config, network, sight))
@@ -34,13 +27,13 @@ impl<M> Worker<M> {
     }
 
     /// A network that has other hosts, but no way to them from here.
-    fn cut_off(&self, config: &HostConfig, network: NetworkId, sight: &Sight<'_>) -> Option<String> {
+    fn cut_off(&self, config: &HostConfig, network: NetworkId, sight: &Planned) -> Option<String> {
         let Some(network) = config.networks.get(&network) else {
             return Some(format!("the server has not told of its network {network}"));
         };
         match &network.segment {
             Segment::Vxlan { vni } => {
-                let has_tunnel = || host_link(sight.desired, &names::vxlan(*vni)).is_some();
+                let has_tunnel = || host_link(&sight.desired, &names::vxlan(*vni)).is_some();
                 (!network.peers.is_empty() && !has_tunnel()).then(|| {
                     format!("network {} has no tunnel here, for want of a tunnel address (local_ip)", network.id)
                 })
@@ -62,7 +55,7 @@ fn networks(router: &Router) -> impl Iterator<Item = NetworkId> {
 }
 
 /// A device that the router must have inside its namespace, and that could not even be planned.
-fn missing_device(config: &HostConfig, router: &Router, prepared: &Prepared, sight: &Sight<'_>) -> Option<String> {
+fn missing_device(config: &HostConfig, router: &Router, prepared: &Prepared, sight: &Planned) -> Option<String> {
     let inside = sight.desired.kernel.netns.get(&Netns::Named(prepared.netns.clone()))?;
     // A port that is administratively down is no interface of the router.
     let is_up = |port: PortId, network: NetworkId| {
@@ -78,11 +71,11 @@ fn missing_device(config: &HostConfig, router: &Router, prepared: &Prepared, sig
 }
 
 /// A planned link, inside the namespace or on the way to it, that is not as planned.
-fn missing_link(prepared: &Prepared, sight: &Sight<'_>) -> Option<String> {
+fn missing_link(prepared: &Prepared, sight: &Planned) -> Option<String> {
     let inside = Netns::Named(prepared.netns.clone());
     let own = sight.desired.kernel.netns.get(&inside)?.links.iter().map(|(name, link)| (&inside, name, link));
-    let outside = outside_links(&inside, sight.desired).into_iter().map(|(name, link)| (&Netns::Host, name, link));
-    own.chain(outside).find_map(|(netns, name, link)| differs(netns, name, link, sight.observed))
+    let outside = outside_links(&inside, &sight.desired).into_iter().map(|(name, link)| (&Netns::Host, name, link));
+    own.chain(outside).find_map(|(netns, name, link)| differs(netns, name, link, &sight.observed))
 }
 
 /// The host's links that frames of the router's networks pass: taps, their bridges, those bridges' tunnels

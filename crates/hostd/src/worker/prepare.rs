@@ -11,8 +11,7 @@ use evergate_keeper::protocol::{Announce, FollowEntry, FollowSpec, Item, Place, 
 use evergate_model::RouterId;
 use evergate_model::host::{HaCopy, Router};
 
-use super::hindrance::Sight;
-use super::{Machine, Worker};
+use super::{Machine, Planned, Worker};
 use crate::round::{PreparedCopy, Round};
 
 impl<M: Machine> Worker<M> {
@@ -20,7 +19,7 @@ impl<M: Machine> Worker<M> {
     pub(super) fn prepare_copies(
         &mut self,
         round: &Round,
-        sight: &Sight<'_>,
+        sight: &Planned,
     ) -> (BTreeMap<RouterId, PreparedCopy>, Vec<String>) {
         let (mut copies, mut problems) = (BTreeMap::new(), Vec::new());
         for (id, prepared) in &sight.desired.prepared {
