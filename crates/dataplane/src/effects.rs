@@ -70,7 +70,13 @@ pub fn apply(state: &mut KernelState, op: &Op) -> Result<(), Impossible> {
         Op::DeleteFdb { netns, entry } => done(place(state, netns)?.fdb.remove(entry)),
         Op::SetSysctl { netns, path, value } => {
             require_sysctl(state, netns, path)?;
-            done(place(state, netns)?.sysctls.insert(path.clone(), value.clone()))
+            let ns = place(state, netns)?;
+            ns.sysctls.insert(path.clone(), value.clone());
+            let link = sysctl_link(path);
+            if path.ends_with("/disable_ipv6") && value == "1" && (link.is_some() || path.contains("/all/")) {
+                forget_ipv6(ns, link);
+            }
+            Ok(())
         }
         Op::ReplaceNft { netns, table } => {
             let ns = place(state, netns)?;
@@ -268,6 +274,8 @@ fn set_link(ns: &mut NetnsState, name: &str, change: &LinkChange) -> Result<(), 
     }
     if went_down {
         ns.routes.retain(|route| route.link.as_deref() != Some(name));
+        // IPv4 addresses stay on a link that is down, IPv6 ones do not (unless keep_addr_on_down says so).
+        ns.addresses.retain(|address| address.link != name || address.net.addr().is_ipv4());
     }
     // The kernel forgets permanent neighbours, too, when a link goes down or its address is set.
     if went_down || readdressed {
@@ -320,6 +328,14 @@ fn forget_addresses(ns: &mut NetnsState, link: &str) {
     }
 }
 
+/// Switching IPv6 off on a link, or on all, takes away what is there of it.
+fn forget_ipv6(ns: &mut NetnsState, link: Option<&str>) {
+    let stays = |name: Option<&str>, is_ipv4: bool| is_ipv4 || link.is_some_and(|link| name != Some(link));
+    ns.addresses.retain(|address| stays(Some(&address.link), address.net.addr().is_ipv4()));
+    ns.routes.retain(|route| stays(route.link.as_deref(), route.destination.addr().is_ipv4()));
+    ns.neighbours.retain(|key, _| stays(Some(&key.link), key.ip.is_ipv4()));
+}
+
 fn forget_neighbours(ns: &mut NetnsState, link: &str) {
     let first = NeighbourKey { link: link.to_owned(), ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     let keys = ns.neighbours.range(first..).map(|(key, _)| key);
@@ -359,7 +375,7 @@ fn delete_address(ns: &mut NetnsState, address: &Address) -> Result<(), Impossib
 fn add_route(ns: &mut NetnsState, route: &Route) -> Result<(), Impossible> {
     let mut route = route.clone();
     if let Some(via) = route.via {
-        let found = on_link(ns, via, route.link.as_deref());
+        let found = on_link(ns, via, &route);
         let link = found.ok_or_else(|| Impossible::Invalid(format!("next hop {via} is not on any link")))?;
         // The kernel fills in the link that it finds.
         route.link = Some(link);
@@ -374,11 +390,11 @@ fn add_route(ns: &mut NetnsState, route: &Route) -> Result<(), Impossible> {
 }
 
 /// Finds the link that an address is reached on directly.
-fn on_link(ns: &NetnsState, ip: IpAddr, only: Option<&str>) -> Option<String> {
-    let wanted = |link: &str| only.is_none_or(|only| only == link);
+fn on_link(ns: &NetnsState, ip: IpAddr, route: &Route) -> Option<String> {
+    let wanted = |link: &str| route.link.as_deref().is_none_or(|only| only == link);
     let connected = ns.addresses.iter().find(|a| wanted(&a.link) && a.net.contains(&ip)).map(|a| a.link.clone());
     connected.or_else(|| {
-        let routes = ns.routes.iter().filter(|r| r.table == TABLE_MAIN && r.via.is_none());
+        let routes = ns.routes.iter().filter(|r| [TABLE_MAIN, route.table].contains(&r.table) && r.via.is_none());
         let mut links = routes.filter(|r| r.destination.contains(&ip)).filter_map(|r| r.link.clone());
         links.find(|link| wanted(link))
     })
