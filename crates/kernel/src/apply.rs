@@ -138,8 +138,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Tells whether the op is about a link that a gathered one makes or removes.
+    /// Tells whether the op is about a link that a gathered one makes or removes, or might remove the
+    /// bridge of one that is made.
     fn depends_on_batch(&self, op: &Op) -> bool {
+        if matches!(op, Op::DeleteLink { .. }) && !self.batch.created.is_empty() {
+            return true;
+        }
         !self.batch.unsettled.is_empty() && links_of(op).iter().any(|link| self.batch.unsettled.contains(link))
     }
 
