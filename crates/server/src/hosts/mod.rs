@@ -60,7 +60,7 @@ pub struct Hosts {
     pace: Pace,
     /// Becomes true when the server stops, so that streams end.
     stopping: watch::Receiver<bool>,
-    /// As many hosts are looked after at once: the API's requests want the processor too.
+    /// So many hosts are looked after at once: the API's requests want the processors too.
     turns: Semaphore,
     /// Last report of each host, to see cheaply that nothing changed. Losing it costs one full look.
     seen: Mutex<HashMap<String, Seen>>,
@@ -97,7 +97,7 @@ impl Hosts {
             auto_schedule,
             pace: Pace::default(),
             stopping,
-            turns: Semaphore::new((processors / 2).max(1)),
+            turns: Semaphore::new(processors.max(2)),
             seen: Mutex::default(),
         }
     }
