@@ -5,7 +5,7 @@
 //! cargo xtask fmt      formatting alone
 //! cargo xtask lint     lints alone
 //! cargo xtask test     every test; arguments go to `cargo test`
-//! cargo xtask bench    benchmarks of a release build; arguments go to `evergate lab bench`
+//! cargo xtask bench    benchmarks; arguments go to `cargo bench`
 //! ```
 
 use std::path::Path;
@@ -57,10 +57,7 @@ fn test(rest: &[String]) -> Result<()> {
 }
 
 fn bench(rest: &[String]) -> Result<()> {
-    step("release build", cargo().args(["build", "--locked", "--release", "--package", "evergate"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| root().join("target").into());
-    let evergate = Path::new(&target).join("release/evergate");
-    step("benchmarks", Command::new(evergate).args(["lab", "--name", "bench", "bench"]).args(rest))
+    step("benchmarks", cargo().args(["bench", "--locked", "--package", "evergate", "--benches"]).args(rest))
 }
 
 /// Runs one step, and says what it was and how long it took.

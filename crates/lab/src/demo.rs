@@ -151,7 +151,8 @@ impl Walk<'_> {
 
     fn copies(&mut self, router: RouterId) -> Result<()> {
         self.tell.chapter("One copy is active, the others stand by");
-        let active = self.lab.wait_active(router)?;
+        let wanted = usize::from(self.lab.spec().network_hosts.min(3));
+        let active = self.lab.wait_copies(router, wanted, &["ha-", "qr-", "qg-"])?;
         self.wait_states(router, Some(active))?;
         self.shown(User::Admin, "network agent list --router router1 --long -c Host -c Alive -c 'HA State'")?;
         self.tell.say("Each of these hosts has a namespace for the router. On the active one it has the addresses:");
@@ -163,7 +164,6 @@ impl Walk<'_> {
         };
         self.tell.say("On a standby it has the same devices, but none of the addresses that follow the active copy:");
         self.on(self.lab.machine(standby), &look)?;
-        let wanted = usize::from(self.lab.spec().network_hosts.min(3));
         self.tell.check(copies.len() == wanted, &format!("{wanted} hosts have a copy of the router"))?;
         let held = self.lab.machine(active).router_addresses(router)?.unwrap_or_default();
         let with = |prefix: &str| held.iter().any(|(link, list)| link.starts_with(prefix) && !list.is_empty());

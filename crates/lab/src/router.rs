@@ -104,4 +104,30 @@ impl Lab {
             }
         })
     }
+
+    /// Waits until the router has `copies` copies, each with devices of all the given prefixes (`qr-` and
+    /// the like), and exactly one of them active; returns that one.
+    ///
+    /// # Errors
+    ///
+    /// It is not so for too long.
+    pub fn wait_copies(&self, router: RouterId, copies: usize, prefixes: &[&str]) -> Result<Node> {
+        wait_for(&format!("{copies} copies of the router have all their devices"), Duration::from_secs(30), || {
+            let hosts = self.hosts_of(router);
+            for node in &hosts {
+                let addresses = self.machine(*node).router_addresses(router)?.unwrap_or_default();
+                if !prefixes.iter().all(|prefix| addresses.keys().any(|link| link.starts_with(prefix))) {
+                    return Ok(None);
+                }
+            }
+            Ok((hosts.len() == copies).then_some(()))
+        })?;
+        let active = self.wait_active(router)?;
+        let what = format!("{active} has the addresses of the active copy");
+        wait_for(&what, Duration::from_secs(30), || {
+            let addresses = self.machine(active).router_addresses(router)?.unwrap_or_default();
+            let moved = addresses.iter().filter(|(link, _)| !link.starts_with("ha-"));
+            Ok(moved.map(|(_, list)| list).all(|list| !list.is_empty()).then_some(active))
+        })
+    }
 }

@@ -1,0 +1,13 @@
+//! The whole product in a lab, from the stock client to the packets.
+//!
+//! Each test brings up a lab of its own (hosts as namespaces, the real daemons) under a name that
+//! carries the process id, and takes it down however it ends. When a test fails, the ends of the
+//! daemons' logs are printed with it. They need root, and the stock client in `.venv` (`make deps`).
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+mod bad_input;
+mod faults;
+mod keepalived;
+mod support;
+mod walk_through;
