@@ -25,6 +25,8 @@ pub(crate) fn all(config: &mut Config) {
             network_types(config);
             ha_network(config);
             mechanism_drivers(config);
+            extension_drivers(config);
+            scheduler(config);
             base_macs(config);
             database(config);
             page_limit(config);
@@ -111,6 +113,22 @@ fn mechanism_drivers(config: &mut Config) {
             let why = format!("mechanism driver '{driver}' has no effect: every host's L2 is the kernel bridge");
             config.complain(Level::Warning, "ml2", "mechanism_drivers", why);
         }
+    }
+}
+
+fn extension_drivers(config: &mut Config) {
+    for driver in list(config, "ml2", "extension_drivers") {
+        if driver != "port_security" {
+            let why = format!("extension driver '{driver}' has no effect");
+            config.complain(Level::Info, "ml2", "extension_drivers", why);
+        }
+    }
+}
+
+fn scheduler(config: &mut Config) {
+    if text(config, "DEFAULT", "router_scheduler_driver").ends_with("ChanceScheduler") {
+        let why = "routers go to the hosts with the fewest, not to any".to_owned();
+        config.complain(Level::Info, "DEFAULT", "router_scheduler_driver", why);
     }
 }
 

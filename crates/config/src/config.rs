@@ -146,9 +146,9 @@ impl Config {
             }
             out.push('\n');
         }
-        let inert: Vec<&Finding> = self.findings.iter().filter(|f| f.level == Level::Debug).collect();
+        let inert: Vec<&Finding> = self.findings.iter().filter(|f| f.level >= Level::Info).collect();
         if !inert.is_empty() {
-            let _ = writeln!(out, "# Given, but without effect on this daemon:");
+            let _ = writeln!(out, "# What else there is to say:");
         }
         for finding in inert {
             let _ = writeln!(out, "# {finding}");
@@ -344,6 +344,12 @@ impl Given<'_> {
         }
         match opt.user {
             User::Nobody(why) => say(Level::Debug, format!("{place} has no effect: {why}")),
+            // Whoever asks for it must learn that they do not get it; whoever repeats the default does.
+            User::NotYet(why) => {
+                let default = if let Default::Text(text) = opt.default { opt.kind.parse(text).ok() } else { None };
+                let asked = opt.kind.parse(self.value).ok() != default;
+                say(if asked { Level::Info } else { Level::Debug }, format!("{place} has no effect: {why}"));
+            }
             User::Server if role == Role::Host => say(Level::Debug, format!("{place} concerns the server")),
             User::Host if role == Role::Server => say(Level::Debug, format!("{place} concerns the hosts")),
             User::Server | User::Host | User::Both => {}

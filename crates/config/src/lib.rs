@@ -18,6 +18,7 @@
 
 mod check;
 pub mod config;
+pub mod document;
 pub mod finding;
 mod load;
 pub mod options;

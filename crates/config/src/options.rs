@@ -1,9 +1,10 @@
 //! Every option that is known: its place, kind, default and meaning, and who uses it.
 //!
 //! One table, so that an option is data: reading, checking, `--check-config` and the documentation all
-//! come from its row. Three kinds of row:
+//! come from its row. Four kinds of row:
 //!
 //! - used by the server, the hosts or both;
+//! - checked, but without effect until a later version;
 //! - Neutron's, without effect here: accepted, with the reason, because deployments have it in their
 //!   files and should not have to edit them;
 //! - Evergate's own, in section `[evergate]`.
@@ -52,6 +53,8 @@ pub enum User {
     Host,
     /// Both.
     Both,
+    /// Nobody yet, for this reason; values are checked, so that they can be relied on later.
+    NotYet(&'static str),
     /// Nobody, for this reason.
     Nobody(&'static str),
 }
@@ -72,7 +75,7 @@ impl Opt {
             User::Both => true,
             User::Server => role == Role::Server,
             User::Host => role == Role::Host,
-            User::Nobody(_) => false,
+            User::NotYet(_) | User::Nobody(_) => false,
         }
     }
 }
@@ -122,7 +125,7 @@ const fn inert_secret(section: &'static str, name: &'static str, why: &'static s
 use Kind::{
     Bool, Choice, Int, Ip, Ipv4Cidr, List, ListOf, Mac, Mapping, Mtus, Path, Seconds, Secret, Text, Url, VniRanges,
 };
-use User::{Both, Host, Server};
+use User::{Both, Host, NotYet, Server};
 
 const MAX_U16: i64 = u16::MAX as i64;
 const MAX_U32: i64 = u32::MAX as i64;
@@ -157,6 +160,8 @@ const NO_MULTICAST: &str = "flooding is replicated at the sending host";
 const BUILT_IN_AUTH: &str = "identity is built in";
 const NO_OVN: &str = "there is no OVN here";
 const LATER_NDP: &str = "there is no NDP proxy";
+const NO_DVR_YET: User = NotYet("routers are not distributed yet");
+const NO_QUOTAS_YET: User = NotYet("quotas are not enforced yet");
 const ONE_DEFAULT_ROUTE: &str = "a router has one default route per IP version";
 
 /// The table.
@@ -172,7 +177,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("evergate", "claim_port", Int(1, MAX_U16), "3796", Host, "UDP port, at the tunnel addresses, on which a new active copy tells the other hosts."),
     opt("evergate", "ha_vrrp_preempt", Bool, "false", Host, "Whether a copy with a higher priority takes over from a living one."),
     opt("evergate", "ha_vrrp_preempt_delay", Int(0, 1000), "0", Host, "Seconds that a copy waits after its start before it preempts."),
-    opt("evergate", "ha_vrrp_priority", Int(1, 254), "50", Both, "VRRP priority of the copies."),
+    opt("evergate", "ha_vrrp_priority", Int(1, 254), "50", Server, "VRRP priority of the copies."),
     unset("evergate", "public_url", Url, Server, "Root URL that clients reach the server at. Unset: the one that each client used."),
     opt("evergate", "identity_file", Path, "$state_path/identity.json", Server, "Users, projects and roles. Made on first start."),
     opt("evergate", "token_expiration", Seconds(1), "3600", Server, "Seconds that an API token is good for."),
@@ -180,23 +185,23 @@ pub static OPTIONS: &[Opt] = &[
     // neutron.conf: both daemons.
     Opt { default: Default::Hostname, ..unset("DEFAULT", "host", Text, Both, "Name of this host, in the API and towards the server.") },
     opt("DEFAULT", "state_path", Path, "/var/lib/evergate", Both, "Directory for what must outlive a restart."),
-    opt("DEFAULT", "global_physnet_mtu", Int(MIN_MTU, MAX_U16), "1500", Both, "Largest IP packet of the physical network, in bytes."),
+    opt("DEFAULT", "global_physnet_mtu", Int(MIN_MTU, MAX_U16), "1500", Server, "Largest IP packet of the physical network, in bytes."),
 
     // neutron.conf: the server.
     opt("DEFAULT", "bind_host", Text, "0.0.0.0", Server, "Name or address to listen on."),
     opt("DEFAULT", "bind_port", Int(0, MAX_U16), "9696", Server, "TCP port to listen on; 0 takes any free one."),
     opt("DEFAULT", "l3_ha", Bool, "false", Server, "Whether routers are highly available unless an admin says otherwise."),
-    opt("DEFAULT", "router_distributed", Bool, "false", Server, "Whether routers are distributed unless an admin says otherwise."),
-    opt("DEFAULT", "enable_dvr", Bool, "true", Server, "Whether distributed routers are offered at all."),
+    opt("DEFAULT", "router_distributed", Bool, "false", NO_DVR_YET, "Whether routers are distributed unless an admin says otherwise."),
+    opt("DEFAULT", "enable_dvr", Bool, "true", NO_DVR_YET, "Whether distributed routers are offered at all."),
     opt("DEFAULT", "max_l3_agents_per_router", Int(0, MAX_U32), "3", Server, "Copies of an HA router; 0 is one on every eligible host."),
     opt("DEFAULT", "l3_ha_net_cidr", Ipv4Cidr, "169.254.192.0/18", Server, "Subnet of the hidden HA networks."),
     opt("DEFAULT", "l3_ha_network_type", Choice(&["", "local", "flat", "vlan", "gre", "vxlan", "geneve"]), "", Server, "Type of HA networks; empty is the default project network type."),
     opt("DEFAULT", "l3_ha_network_physical_name", Text, "", Server, "Physical network of HA networks, where their type needs one."),
     opt("DEFAULT", "base_mac", Mac, "fa:16:3e:00:00:00", Server, "MAC addresses begin with its first three bytes, or four if the fourth is not 00."),
-    opt("DEFAULT", "dvr_base_mac", Mac, "fa:16:3f:00:00:00", Server, "As base_mac, for distributed hosts; must differ from it."),
+    opt("DEFAULT", "dvr_base_mac", Mac, "fa:16:3f:00:00:00", NO_DVR_YET, "As base_mac, for distributed hosts; must differ from it."),
     opt("DEFAULT", "router_scheduler_driver", Choice(SCHEDULERS), "neutron.scheduler.l3_agent_scheduler.LeastRoutersScheduler", Server, "How hosts are chosen for routers."),
     opt("DEFAULT", "router_auto_schedule", Bool, "true", Server, "Whether a new host is given copies of routers that have too few."),
-    opt("DEFAULT", "allow_automatic_l3agent_failover", Bool, "false", Server, "Whether routers move away from hosts that stay dead."),
+    opt("DEFAULT", "allow_automatic_l3agent_failover", Bool, "false", NotYet("routers stay on dead hosts until an admin moves them"), "Whether routers move away from hosts that stay dead."),
     opt("DEFAULT", "agent_down_time", Seconds(1), "75", Server, "Seconds of silence after which a host counts as dead."),
     opt("DEFAULT", "enable_new_agents", Bool, "true", Server, "Whether a host that appears is eligible at once."),
     opt("DEFAULT", "enable_snat_by_default", Bool, "true", Server, "enable_snat of gateways, when the request does not say."),
@@ -207,26 +212,26 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "max_fixed_ips_per_port", Int(1, MAX_U32), "16", Server, "Addresses that one request can allocate for a port, at most."),
     opt("DEFAULT", "default_availability_zones", List, "", Server, "Availability zone hints of networks and routers, when the request has none."),
     opt("DEFAULT", "pagination_max_limit", Text, "-1", Server, "Largest page of a list; -1 or infinite is no limit."),
-    opt("DEFAULT", "dns_domain", Text, "openstacklocal", Server, "Domain of the names that ports are given."),
+    opt("DEFAULT", "dns_domain", Text, "openstacklocal", NotYet("ports have no names in the DNS"), "Domain of the names that ports are given."),
     opt("database", "connection", Url, "sqlite:///$state_path/evergate.sqlite", Server, "Where the server keeps its state: sqlite:/// and the path of a file."),
-    opt("quotas", "default_quota", Int(-1, MAX_U32), "-1", Server, "Objects per project of a kind without an option of its own; -1 is any number."),
-    opt("quotas", "quota_network", Int(-1, MAX_U32), "100", Server, "Networks per project; -1 is any number."),
-    opt("quotas", "quota_subnet", Int(-1, MAX_U32), "100", Server, "Subnets per project; -1 is any number."),
-    opt("quotas", "quota_port", Int(-1, MAX_U32), "500", Server, "Ports per project; -1 is any number."),
-    opt("quotas", "quota_router", Int(-1, MAX_U32), "10", Server, "Routers per project; -1 is any number."),
-    opt("quotas", "quota_floatingip", Int(-1, MAX_U32), "50", Server, "Floating IPs per project; -1 is any number."),
-    opt("quotas", "quota_security_group", Int(-1, MAX_U32), "10", Server, "Security groups per project; -1 is any number."),
-    opt("quotas", "quota_security_group_rule", Int(-1, MAX_U32), "100", Server, "Security group rules per project; -1 is any number."),
-    opt("quotas", "quota_rbac_policy", Int(-1, MAX_U32), "10", Server, "RBAC policies per project; -1 is any number."),
+    opt("quotas", "default_quota", Int(-1, MAX_U32), "-1", NO_QUOTAS_YET, "Objects per project of a kind without an option of its own; -1 is any number."),
+    opt("quotas", "quota_network", Int(-1, MAX_U32), "100", NO_QUOTAS_YET, "Networks per project; -1 is any number."),
+    opt("quotas", "quota_subnet", Int(-1, MAX_U32), "100", NO_QUOTAS_YET, "Subnets per project; -1 is any number."),
+    opt("quotas", "quota_port", Int(-1, MAX_U32), "500", NO_QUOTAS_YET, "Ports per project; -1 is any number."),
+    opt("quotas", "quota_router", Int(-1, MAX_U32), "10", NO_QUOTAS_YET, "Routers per project; -1 is any number."),
+    opt("quotas", "quota_floatingip", Int(-1, MAX_U32), "50", NO_QUOTAS_YET, "Floating IPs per project; -1 is any number."),
+    opt("quotas", "quota_security_group", Int(-1, MAX_U32), "10", NO_QUOTAS_YET, "Security groups per project; -1 is any number."),
+    opt("quotas", "quota_security_group_rule", Int(-1, MAX_U32), "100", NO_QUOTAS_YET, "Security group rules per project; -1 is any number."),
+    opt("quotas", "quota_rbac_policy", Int(-1, MAX_U32), "10", NO_QUOTAS_YET, "RBAC policies per project; -1 is any number."),
 
     // ml2_conf.ini.
     opt("ml2", "type_drivers", ListOf(NETWORK_TYPES), "local,flat,vxlan", Server, "Network types that exist. Of them vxlan, flat and local are carried."),
     Opt { older: &["tenant_network_types"], ..opt("ml2", "project_network_types", ListOf(NETWORK_TYPES), "vxlan", Server, "Types that a project's network gets, in order of trial.") },
     opt("ml2", "mechanism_drivers", List, "", Server, "Accepted as it stands: every host's L2 is the same."),
-    opt("ml2", "extension_drivers", List, "", Server, "Extensions of ports and networks that the files ask for."),
+    opt("ml2", "extension_drivers", List, "", Server, "Accepted as it stands: port_security is always there."),
     opt("ml2", "path_mtu", Int(0, MAX_U16), "0", Server, "Largest IP packet of the network under the tunnels, in bytes; 0 is global_physnet_mtu."),
     opt("ml2", "physical_network_mtus", Mtus, "", Server, "Largest IP packet of a physical network, in bytes, where it differs from global_physnet_mtu, as physnet1:9000."),
-    opt("ml2", "overlay_ip_version", Int(4, 6), "4", Server, "IP version of the network under the tunnels."),
+    opt("ml2", "overlay_ip_version", Int(4, 6), "4", NotYet("the MTU of tunnels is reckoned for IPv4"), "IP version of the network under the tunnels."),
     opt("ml2_type_flat", "flat_networks", List, "*", Server, "Physical networks that may be flat; * is any, empty is none."),
     opt("ml2_type_vxlan", "vni_ranges", VniRanges, "1:65535", Server, "VXLAN identifiers for networks whose maker does not name one."),
 
@@ -240,7 +245,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "ha_vrrp_advert_int", Int(1, 255), "2", Host, "Seconds between two VRRP advertisements."),
     opt("DEFAULT", "ha_vrrp_auth_type", Choice(&["AH", "PASS"]), "PASS", Host, "How advertisements are authenticated when there is a password."),
     unset("DEFAULT", "ha_vrrp_auth_password", Secret, Host, "Password of VRRP advertisements; its first eight bytes count."),
-    opt("DEFAULT", "ha_vrrp_health_check_interval", Int(0, MAX_U32), "0", Host, "Seconds between two checks of the gateway by the active copy; 0 is no checks."),
+    opt("DEFAULT", "ha_vrrp_health_check_interval", Int(0, MAX_U32), "0", NotYet("gateways are not checked yet"), "Seconds between two checks of the gateway by the active copy; 0 is no checks."),
     opt("DEFAULT", "handle_internal_only_routers", Bool, "true", Host, "Whether routers without an external gateway are served."),
     opt("DEFAULT", "cleanup_on_shutdown", Bool, "false", Host, "Whether a clean stop also removes the routers' namespaces."),
 

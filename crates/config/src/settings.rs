@@ -79,16 +79,12 @@ pub struct HostSettings {
     pub ha_vrrp_preempt: bool,
     /// Seconds that a copy waits after its start before it preempts.
     pub ha_vrrp_preempt_delay: u32,
-    /// Priority of this host's copies, where the server does not say otherwise.
-    pub ha_vrrp_priority: u8,
     /// Longest pause between two reports to the server.
     pub report_interval: Duration,
     /// Availability zone shown for this host's L3 agent.
     pub availability_zone: String,
     /// UDP port that claims are exchanged on, at the tunnel addresses.
     pub claim_port: u16,
-    /// Largest IP packet that the physical network carries, in bytes.
-    pub global_physnet_mtu: u16,
     /// Whether routers without an external gateway are served; shown in the API.
     pub handle_internal_only_routers: bool,
     /// Whether a clean stop also removes the namespaces.
@@ -130,11 +126,9 @@ impl HostSettings {
             ha_vrrp_health_check_interval: config.int("DEFAULT", "ha_vrrp_health_check_interval"),
             ha_vrrp_preempt: config.bool("evergate", "ha_vrrp_preempt"),
             ha_vrrp_preempt_delay: config.int("evergate", "ha_vrrp_preempt_delay"),
-            ha_vrrp_priority: config.int("evergate", "ha_vrrp_priority"),
             report_interval: config.seconds("agent", "report_interval"),
             availability_zone: config.text("agent", "availability_zone"),
             claim_port: config.int("evergate", "claim_port"),
-            global_physnet_mtu: config.int("DEFAULT", "global_physnet_mtu"),
             handle_internal_only_routers: config.bool("DEFAULT", "handle_internal_only_routers"),
             cleanup_on_shutdown: config.bool("DEFAULT", "cleanup_on_shutdown"),
         }

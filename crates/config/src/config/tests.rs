@@ -28,7 +28,7 @@ fn without_any_file_the_defaults_run() {
     let host = HostSettings::from_config(&read(Role::Host, &[]).unwrap());
     assert_eq!(host.host, "h1");
     assert!(host.roles.l2 && host.roles.l3);
-    assert_eq!((host.ha_vrrp_advert_int, host.ha_vrrp_priority), (2, 50));
+    assert_eq!((host.ha_vrrp_advert_int, server.ha_vrrp_priority), (2, 50));
     assert_eq!(host.tunnel_types, ["vxlan"]);
 }
 
@@ -182,4 +182,19 @@ fn files_of_a_directory_come_sorted_and_a_missing_file_is_named() {
     let refused = Config::load(&missing, Role::Server).unwrap_err();
     assert_eq!(refused.errors().count(), 2);
     assert!(refused.to_string().contains("absent.conf: No such file"), "{refused}");
+}
+
+#[test]
+fn what_is_asked_for_and_not_there_yet_is_said() {
+    let said = |text: &str| {
+        let config = read(Role::Server, &[("x.conf", text)]).unwrap();
+        let infos = config.findings.iter().filter(|f| f.level == Level::Info);
+        infos.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        said("[DEFAULT]\nrouter_distributed = True\n"),
+        ["x.conf:2: option 'router_distributed' in section [DEFAULT] has no effect: routers are not distributed yet"]
+    );
+    assert_eq!(said("[DEFAULT]\nrouter_distributed = False\n"), Vec::<String>::new());
+    assert!(read(Role::Server, &[("x.conf", "[DEFAULT]\nrouter_distributed = x\n")]).is_err());
 }
