@@ -43,6 +43,12 @@ pub fn page() -> String {
             );
         }
     }
+    page.push_str("\n## Checked, but without effect yet\n\n| section | option | default | why |\n|---|---|---|---|\n");
+    for opt in OPTIONS {
+        if let User::NotYet(why) = opt.user {
+            let _ = writeln!(page, "| `[{}]` | {} | {} | {}. |", opt.section, names(opt), default(opt), capital(why));
+        }
+    }
     page.push_str(
         "\n## Accepted without effect\n\nDeployments have these in their files; here they change nothing.\n\n",
     );
