@@ -178,7 +178,7 @@ impl Core {
     /// Starts with what the cache held, if it held anything.
     pub fn new(settings: HostSettings, incarnation: u64, cached: Option<HostConfig>, now: Instant) -> Self {
         let mut core = Self {
-            vtep: settings.local_ip,
+            vtep: settings.local_ip.filter(|_| !settings.tunnel_types.is_empty()),
             reporter: Reporter::new(&settings, incarnation, now),
             keeper: KeeperSide::new(now),
             from_cache: cached.is_some(),
@@ -240,7 +240,6 @@ impl Core {
         }
         self.refused = Some(refused);
         self.reporter.wake();
-        self.outputs.push_back(Output::Resync);
     }
 
     /// Takes a change.
@@ -251,6 +250,13 @@ impl Core {
             return;
         };
         let revision = change.revision;
+        if self.refused.is_some() {
+            // It changes a state that was refused. Once the server has a newer one, it can say all of it.
+            if revision > config.revision {
+                self.outputs.push_back(Output::Resync);
+            }
+            return;
+        }
         let needs_round = concerns_kernel(&change, config);
         if let Err(stale) = change.apply(Arc::make_mut(config)) {
             tracing::warn!(error = %stale, "refused a change; asking for the whole state");
@@ -269,7 +275,7 @@ impl Core {
         let Some(config) = self.config.clone() else { return };
         let wanted = wanted_copies(&config);
         for router in self.keeper.retain(&wanted) {
-            self.let_go(router);
+            self.keeper.let_go(router);
         }
         let before = self.rounds.confs.len();
         self.rounds.confs.retain(|router, _| wanted.contains(router));
@@ -306,6 +312,7 @@ impl Core {
             FromKeeper::Removed { router } => {
                 if self.keeper.removed(router) {
                     self.wake(Why::Released(router));
+                    self.talk_to_keeper();
                 }
             }
             FromKeeper::Status(status) => {
@@ -391,7 +398,7 @@ impl Core {
         self.rounds.settle(&outcome, self.now);
         self.keeper.forget_released(&outcome);
         for router in &outcome.withheld {
-            self.let_go(*router);
+            self.keeper.let_go(*router);
         }
         if let Some(config) = self.config.clone() {
             let wanted = wanted_copies(&config);
@@ -414,13 +421,6 @@ impl Core {
                 let text = copy.keepalived_conf.clone();
                 self.outputs.push_back(Output::Write(FileJob::KeepalivedConf { router: *router, text }));
             }
-        }
-    }
-
-    /// Asks the keeper to let go of a router, once.
-    fn let_go(&mut self, router: RouterId) {
-        if let Some(message) = self.keeper.let_go(router, self.now) {
-            self.outputs.push_back(Output::SendToKeeper(Box::new(message)));
         }
     }
 
@@ -454,6 +454,7 @@ impl Core {
         for router in self.keeper.overdue(now) {
             tracing::warn!(router = %router, "the keeper has not let go of the router in time; removing it all the same");
             self.wake(Why::Released(router));
+            self.talk_to_keeper();
         }
         if self.keeper.status_due(now) {
             self.outputs.push_back(Output::SendToKeeper(Box::new(ToKeeper::Status)));
@@ -617,7 +618,9 @@ impl Rounds {
         }
         self.backoff.reset();
         self.retry_at = None;
-        if outcome.withheld.is_empty() {
+        if outcome.unfinished {
+            self.why.insert(Why::Unfinished);
+        } else if outcome.withheld.is_empty() {
             self.applied_revision = Some(outcome.revision);
         }
         self.verify_at = (!outcome.verified).then(|| {
@@ -626,10 +629,10 @@ impl Rounds {
         });
     }
 
-    /// A round may be quick if the last went well, and nothing but the server's word has changed since.
+    /// A round may be quick if the last went well, and nothing is new that only the kernel could tell.
     fn may_be_quick(&self, why: &BTreeSet<Why>) -> bool {
         let went_well = |last: &LastRound| last.error.is_none() && last.outcome.failures.is_empty();
-        self.last.as_ref().is_some_and(went_well) && why.iter().all(Why::is_news_of_server)
+        self.last.as_ref().is_some_and(went_well) && why.iter().all(Why::allows_quick)
     }
 
     fn retry(&mut self, now: Instant) {

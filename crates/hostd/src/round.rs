@@ -26,6 +26,8 @@ pub enum Why {
     Link(String),
     /// The keeper let go of a router, or did not answer in time.
     Released(RouterId),
+    /// The last round did not remove all that is to go.
+    Unfinished,
     /// The last rounds were quick: is everything as it should be?
     Verify,
     /// Something failed in the last round, or did not come out as it should.
@@ -37,11 +39,11 @@ pub enum Why {
 }
 
 impl Why {
-    /// Tells whether a round that runs for this reason alone may be quick: what the server says does not
-    /// make the kernel another.
-    pub const fn is_news_of_server(&self) -> bool {
+    /// Tells whether a round that runs for this reason alone may be quick: what the server says, and our
+    /// own work, do not make the kernel another than we know.
+    pub const fn allows_quick(&self) -> bool {
         match self {
-            Self::Snapshot(_) | Self::Change(_) | Self::Released(_) => true,
+            Self::Snapshot(_) | Self::Change(_) | Self::Released(_) | Self::Unfinished => true,
             Self::Start | Self::Link(_) | Self::Verify | Self::Retry | Self::Period | Self::Settings => false,
         }
     }
@@ -55,6 +57,7 @@ impl fmt::Display for Why {
             Self::Change(revision) => write!(f, "change {revision}"),
             Self::Link(name) => write!(f, "link {name}"),
             Self::Released(router) => write!(f, "router {router} released"),
+            Self::Unfinished => f.write_str("more to remove"),
             Self::Verify => f.write_str("verify"),
             Self::Retry => f.write_str("retry"),
             Self::Period => f.write_str("period"),
@@ -121,6 +124,8 @@ pub struct Outcome {
     pub took: Duration,
     /// Ops applied, with or without success.
     pub ops: usize,
+    /// Whether there is more to remove than one round does.
+    pub unfinished: bool,
     /// Whether the kernel was asked what came of them; otherwise it is to be asked soon.
     pub verified: bool,
     /// What failed, in words: it is tried again.

@@ -71,6 +71,8 @@ pub enum Event {
         /// Where the answer goes.
         reply: Sender<Answer>,
     },
+    /// A thread has ended that should not: nothing works without it.
+    ThreadEnded(&'static str),
     /// The process is to end.
     Stop {
         /// Whether all that Evergate made is to be removed first.
@@ -135,7 +137,7 @@ pub fn run(settings: HostSettings, sender: Sender<Event>, events: &Receiver<Even
     let incarnation = timestamp::now_ms();
     let seed = incarnation ^ (u64::from(std::process::id()) << 32);
     let access = http::Access::new(&settings);
-    let poster = Poster::start(access.clone(), seed)?;
+    let poster = Poster::start(access.clone(), sender.clone(), seed)?;
     let closer = stream::start(access.clone(), poster.clone(), sender, seed ^ 1)?;
     let now = Instant::now();
     let wants_address = settings.local_ip.is_none() && !settings.tunnel_types.is_empty();
@@ -227,6 +229,7 @@ impl Shell {
             Event::FileProblems(problems) => self.file_problems = problems,
             Event::Notes(notes) => self.notes.extend(notes),
             Event::Asked { verb, reply } => self.answer(verb, reply)?,
+            Event::ThreadEnded(name) => anyhow::bail!("the thread '{name}' has ended: starting anew is all that helps"),
             // Taken by the loop.
             Event::Stop { .. } => {}
         }
@@ -327,29 +330,55 @@ impl Shell {
     }
 }
 
+/// Starts a thread that the process cannot do without: if it panics, the process ends, and its successor
+/// adopts what it finds.
+fn spawn(name: &'static str, events: &Sender<Event>, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let end = EndOfThread { name, events: events.clone() };
+    let body = move || {
+        let _end = end;
+        body();
+    };
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .with_context(|| format!("failed to start the thread '{name}'"))?;
+    Ok(())
+}
+
+/// Tells the loop when it is dropped.
+struct EndOfThread {
+    name: &'static str,
+    events: Sender<Event>,
+}
+
+impl Drop for EndOfThread {
+    fn drop(&mut self) {
+        // Nobody listens when the process ends anyway.
+        let _ = self.events.send(Event::ThreadEnded(self.name));
+    }
+}
+
 /// Writes files; the receiver hears when all are written, after the sender was dropped.
 fn start_files(settings: &HostSettings, events: Sender<Event>) -> anyhow::Result<(Sender<FileJob>, Receiver<()>)> {
     let (sender, jobs) = channel::<FileJob>();
     let (done, finished) = channel();
     let mut files = Files::new(&settings.ha_confs_path, &settings.state_path, &settings.host);
-    thread::Builder::new()
-        .name("files".into())
-        .spawn(move || {
-            let mut said = Vec::new();
-            while let Ok(job) = jobs.recv() {
-                for job in coalesce(std::iter::once(job).chain(jobs.try_iter()).collect()) {
-                    files.run(&job);
-                }
-                let problems = files.problems();
-                if problems != said {
-                    said.clone_from(&problems);
-                    // The loop may have ended.
-                    let _ = events.send(Event::FileProblems(problems));
-                }
+    let told = events.clone();
+    spawn("files", &events, move || {
+        let mut said = Vec::new();
+        while let Ok(job) = jobs.recv() {
+            for job in coalesce(std::iter::once(job).chain(jobs.try_iter()).collect()) {
+                files.run(&job);
             }
-            let _ = done.send(());
-        })
-        .context("failed to start the files' thread")?;
+            let problems = files.problems();
+            if problems != said {
+                said.clone_from(&problems);
+                // The loop may have ended.
+                let _ = told.send(Event::FileProblems(problems));
+            }
+        }
+        let _ = done.send(());
+    })?;
     Ok((sender, finished))
 }
 
@@ -372,10 +401,8 @@ fn start_worker(settings: &HostSettings, events: Sender<Event>) -> anyhow::Resul
     // Opened here, so that a host without the permission says so at once.
     let machine = RealMachine::open(&settings.netns_path).context("failed to open the kernel")?;
     let mut worker = Worker::new(machine, &settings);
-    thread::Builder::new()
-        .name("worker".into())
-        .spawn(move || work(&mut worker, &jobs, &events))
-        .context("failed to start the worker's thread")?;
+    let told = events.clone();
+    spawn("worker", &events, move || work(&mut worker, &jobs, &told))?;
     Ok(sender)
 }
 
@@ -453,25 +480,22 @@ pub fn plan_text(planned: &Planned) -> PlanText {
 fn start_watch(events: Sender<Event>) -> anyhow::Result<()> {
     const WAIT: Duration = Duration::from_secs(60);
     let mut watch = HostWatch::open().context("failed to watch the host's links")?;
-    thread::Builder::new()
-        .name("links".into())
-        .spawn(move || {
-            loop {
-                match watch.wait(WAIT) {
-                    Ok(Some(event)) => {
-                        if events.send(Event::Link(event)).is_err() {
-                            return;
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        // The periodic round still finds what changed.
-                        tracing::warn!("failed to watch links: {}", error.full());
-                        thread::sleep(Duration::from_secs(1));
+    let told = events.clone();
+    spawn("links", &events, move || {
+        loop {
+            match watch.wait(WAIT) {
+                Ok(Some(event)) => {
+                    if told.send(Event::Link(event)).is_err() {
+                        return;
                     }
                 }
+                Ok(None) => {}
+                Err(error) => {
+                    // The periodic round still finds what changed.
+                    tracing::warn!("failed to watch links: {}", error.full());
+                    thread::sleep(Duration::from_secs(1));
+                }
             }
-        })
-        .context("failed to start the link watch's thread")?;
-    Ok(())
+        }
+    })
 }

@@ -27,6 +27,10 @@ use crate::round::{Outcome, Round};
 /// Differences that are named when a round did not come out as it should.
 const DIFFERENCES_NAMED: usize = 5;
 
+/// Removals in one round. Taking a link away can cost the kernel a hundred times what making one does;
+/// what the server wants next must not wait until all of many are gone.
+pub const MOST_REMOVALS: usize = 32;
+
 /// A kernel: the real one, or a test's.
 pub trait Machine {
     /// Sees what there is, whatever is wanted.
@@ -111,8 +115,12 @@ impl<M: Machine> Worker<M> {
         };
         let mut planned = planned(round, view, desired, before);
         let after_planning = start.elapsed();
-        let ops = std::mem::take(&mut planned.plan).into_ops();
-        let mut done = self.apply(&mut planned, &ops, quick)?;
+        let mut plan = std::mem::take(&mut planned.plan);
+        let unfinished = plan.remove.len() > MOST_REMOVALS;
+        plan.remove.truncate(MOST_REMOVALS);
+        let ops = plan.into_ops();
+        let removes = planned.withheld.is_empty() && !unfinished;
+        let mut done = self.apply(&mut planned, &ops, Manner { quick, removes })?;
         let (prepared, unprepared) = self.prepare_copies(round, &planned);
         planned.problems.extend(unprepared);
         let mut outcome = Outcome {
@@ -120,6 +128,7 @@ impl<M: Machine> Worker<M> {
             revision: round.config.revision,
             ops: ops.len(),
             verified: done.verified,
+            unfinished,
             failures: std::mem::take(&mut done.failures),
             prepared,
             followed: self.prepare_followed(&planned.desired),
@@ -136,22 +145,22 @@ impl<M: Machine> Worker<M> {
     }
 
     /// Applies a plan and finds out what came of it.
-    fn apply(&mut self, planned: &mut Planned, ops: &[Op], quick: bool) -> anyhow::Result<Applied> {
+    fn apply(&mut self, planned: &mut Planned, ops: &[Op], manner: Manner) -> anyhow::Result<Applied> {
         if ops.is_empty() {
-            return Ok(Applied { failures: Vec::new(), verified: !quick });
+            return Ok(Applied { failures: Vec::new(), verified: !manner.quick });
         }
         let results = self.machine.apply(ops);
         let failed = |error: anyhow::Error| format!("{error:#}");
         let mut failures: Vec<String> = results.into_iter().filter_map(Result::err).map(failed).collect();
         let follow = |op| effects::apply(&mut planned.observed, op).is_ok();
-        if quick && failures.is_empty() && ops.iter().all(follow) {
+        if manner.quick && failures.is_empty() && ops.iter().all(follow) {
             return Ok(Applied { failures, verified: false });
         }
         planned.observed =
             self.machine.observe(&planned.desired.kernel).context("failed to observe what was applied")?;
         if failures.is_empty() {
             let (mut rest, _) = diff(&planned.desired.kernel, &planned.observed);
-            if !planned.withheld.is_empty() {
+            if !manner.removes {
                 rest.remove.clear();
             }
             failures.extend(rest.ops().take(DIFFERENCES_NAMED).map(|op| format!("did not take effect: {op}")));
@@ -181,6 +190,14 @@ impl<M: Machine> Worker<M> {
             }
         }
     }
+}
+
+/// How a plan is applied.
+#[derive(Clone, Copy)]
+struct Manner {
+    quick: bool,
+    /// Whether nothing is left to be removed afterwards.
+    removes: bool,
 }
 
 /// What came of applying a plan.

@@ -9,7 +9,7 @@ mod server;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use common::{PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, port, port_id, remove_router};
+use common::{PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, many_routers, port, port_id, remove_router};
 use evergate_hostd::view::HostView;
 use evergate_kernel::sys::{self, Signal};
 use evergate_model::host::{HaStateReport, HostConfig, Location};
@@ -184,6 +184,26 @@ fn a_tap_that_appears_is_plugged_in_at_once() {
         assert!(start.elapsed().as_secs() < 10, "not by the periodic round");
         let link = host.run(&["ip", "-o", "link", "show", "tap00600000-00"]);
         assert!(link.contains(&format!("master {}", names::bridge(PROJECT_NETWORK))), "{link}");
+    });
+}
+
+#[test]
+fn many_routers_come_and_go() {
+    on_a_host("many", |host| {
+        let active = |host: &Host| {
+            let is_active = |s: &&HaStateReport| s.state == HaState::Active;
+            host.server.last_report().map_or(0, |r| r.ha_states.values().filter(is_active).count())
+        };
+        host.server.set_config(many_routers(12, 5));
+        host.start();
+        host.wait("all are active", |host| active(host) == 12);
+        host.server.set_config(many_routers(13, 6));
+        host.wait("one more is active", |host| active(host) == 13);
+        host.server.set_config(base(7));
+        host.wait("all are gone", |host| host.server.last_report().unwrap().applied_revision == Some(7));
+        assert_eq!(std::fs::read_dir(host.netns_path().parent().unwrap()).unwrap().count(), 0);
+        assert!(!host.run(&["ip", "-o", "link"]).contains("tap"));
+        assert!(!host.log().contains("WARN"), "{}", host.log());
     });
 }
 

@@ -321,9 +321,14 @@ fn an_older_state_is_refused_and_said_to_be() {
     sim.snapshot(with_router(5));
     let rounds = sim.rounds;
     sim.snapshot(base(4));
-    assert_eq!((sim.rounds, sim.resyncs), (rounds, 1));
+    assert_eq!((sim.rounds, sim.resyncs), (rounds, 0), "to ask again would bring the same answer");
     assert!(sim.has_netns());
     assert!(sim.report().warnings.iter().any(|w| w.contains("revision 4")));
+    for (revision, resyncs) in [(5, 0), (6, 1)] {
+        sim.core.handle_change(Change { revision, routers_removed: [ROUTER].into(), ..Change::default() }, sim.now);
+        sim.settle();
+        assert_eq!((sim.rounds, sim.resyncs), (rounds, resyncs), "changes to what was refused mean nothing");
+    }
     sim.snapshot(with_router(6));
     assert_eq!(sim.report().warnings, Vec::<String>::new());
 }
@@ -388,6 +393,34 @@ fn removal_waits_for_the_keeper() {
     sim.keeper_says(FromKeeper::Removed { router: ROUTER });
     assert!(!sim.has_netns() && !sim.has_link("tap00100000-00"));
     assert_eq!(sim.removals(), 1, "asked once");
+    assert_eq!(sim.report().applied_revision, Some(6));
+}
+
+#[test]
+fn routers_that_go_together_are_let_go_one_by_one() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    let mut config = with_router(5);
+    let second = RouterId::from_u128(0xc000_0000_0000_0000_0000_0000_0000_0002);
+    let mut router = config.routers[&ROUTER].clone();
+    router.id = second;
+    router.gateway = None;
+    router.interfaces.clear();
+    router.ha.as_mut().unwrap().port_id = port_id(0x12);
+    config.routers.insert(second, router);
+    sim.snapshot(config);
+    assert_eq!(sim.specs().len(), 2);
+    sim.to_keeper.clear();
+    sim.change(&base(6));
+    for router in [ROUTER, second] {
+        assert!(sim.has_netns());
+        // It takes its time, but gets on with it.
+        sim.pass(REMOVAL_PATIENCE * 2 / 3);
+        sim.keeper_says(FromKeeper::Removed { router });
+    }
+    assert!(!sim.has_netns());
+    let asked = sim.to_keeper.iter().filter(|m| matches!(m, ToKeeper::RemoveRouter { .. })).count();
+    assert_eq!(asked, 2, "each once");
     assert_eq!(sim.report().applied_revision, Some(6));
 }
 
@@ -763,6 +796,24 @@ fn changes_without_pause_are_verified_all_the_same() {
         sim.pass(Duration::from_millis(100));
     }
     assert_eq!(sim.worker.machine_mut().observations, observations + 1);
+}
+
+#[test]
+fn many_removals_let_the_next_change_pass() {
+    let mut sim = Sim::new(None);
+    let mut config = base(5);
+    for n in 0..80 {
+        let mut network = config.networks[&PROJECT_NETWORK].clone();
+        network.id = common::network_id(0x20 + n);
+        network.segment = evergate_model::host::Segment::Vxlan { vni: 2000 + n as u32 };
+        config.networks.insert(network.id, network);
+    }
+    sim.snapshot(config);
+    let rounds = sim.rounds;
+    sim.change(&base(6));
+    assert!(sim.rounds > rounds + 1, "in several rounds");
+    let links = sim.kernel().state().netns[&Netns::Host].links.keys().filter(|l| l.starts_with("vxlan-")).count();
+    assert_eq!((links, sim.report().applied_revision), (2, Some(6)));
 }
 
 #[test]

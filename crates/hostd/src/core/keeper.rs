@@ -20,6 +20,10 @@ use crate::round::{Outcome, PreparedCopy};
 /// The keeper's last words that are kept for `show`.
 const WARNINGS_KEPT: usize = 20;
 
+/// Routers that the keeper is asked to let go of at a time. It closes their sockets, which may take the
+/// kernel tens of milliseconds each; meanwhile it must find time for its other routers.
+const REMOVALS_AT_ONCE: usize = 4;
+
 /// A keeper that is away for longer than its supervisor needs to start another one is worth a warning.
 const AWAY_WORTH_SAYING: Duration = Duration::from_secs(2);
 
@@ -85,7 +89,8 @@ pub struct KeeperSide {
     told_settings: Option<Settings>,
     told: BTreeMap<RouterId, RouterSpec>,
     told_followed: BTreeMap<RouterId, FollowSpec>,
-    leaving: BTreeMap<RouterId, Instant>,
+    /// Routers to be let go of; with a deadline once the keeper was asked.
+    leaving: BTreeMap<RouterId, Option<Instant>>,
     released: BTreeSet<RouterId>,
     roles: BTreeMap<RouterId, Role>,
     claims: BTreeMap<RouterId, ActiveCopy>,
@@ -116,6 +121,8 @@ impl KeeperSide {
         self.told_settings = None;
         self.told.clear();
         self.told_followed.clear();
+        // What was asked for on the old connection may have got lost with it.
+        self.leaving.values_mut().for_each(|deadline| *deadline = None);
     }
 
     pub(super) fn gone(&mut self, now: Instant) {
@@ -148,14 +155,26 @@ impl KeeperSide {
     }
 
     /// Begins the removal of a router, unless it has begun or is over.
-    pub(super) fn let_go(&mut self, router: RouterId, now: Instant) -> Option<ToKeeper> {
-        if self.leaving.contains_key(&router) || self.released.contains(&router) {
-            return None;
+    pub(super) fn let_go(&mut self, router: RouterId) {
+        if !self.released.contains(&router) {
+            self.leaving.entry(router).or_insert(None);
+            self.told.remove(&router);
         }
-        self.leaving.insert(router, now + REMOVAL_PATIENCE);
-        self.told.remove(&router);
-        // Before the greeting nothing else may be said; it is said right after.
-        matches!(self.connection, Connection::Up { greeted: true, .. }).then_some(ToKeeper::RemoveRouter { router })
+    }
+
+    /// Asks the keeper to let go of routers, a few at a time.
+    fn ask_removals(&mut self, now: Instant, messages: &mut Vec<ToKeeper>) {
+        // Where nobody can be asked, nobody need be spared.
+        let greeted = matches!(self.connection, Connection::Up { greeted: true, .. });
+        let most = if greeted { REMOVALS_AT_ONCE } else { usize::MAX };
+        let asked = self.leaving.values().flatten().count();
+        let next = self.leaving.iter_mut().filter(|(_, deadline)| deadline.is_none());
+        for (router, deadline) in next.take(most.saturating_sub(asked)) {
+            *deadline = Some(now + REMOVAL_PATIENCE);
+            if greeted {
+                messages.push(ToKeeper::RemoveRouter { router: *router });
+            }
+        }
     }
 
     /// Takes [`evergate_keeper::protocol::FromKeeper::Removed`]; tells whether that was waited for.
@@ -169,7 +188,8 @@ impl KeeperSide {
 
     /// Gives up waiting for the keeper to let go, where the time is over.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<RouterId> {
-        let late: Vec<RouterId> = self.leaving.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        let is_late = |at: &Option<Instant>| at.is_some_and(|at| at <= now);
+        let late: Vec<RouterId> = self.leaving.iter().filter(|(_, at)| is_late(at)).map(|(id, _)| *id).collect();
         for router in &late {
             self.removed(*router);
         }
@@ -178,10 +198,10 @@ impl KeeperSide {
 
     /// Forgets routers that were let go of and are gone from the kernel now.
     pub(super) fn forget_released(&mut self, outcome: &Outcome) {
-        // What was left over when the round began is gone now if all went well, unless it was withheld:
-        // released while the round ran, it goes in the next.
-        let all_went_well = outcome.failures.is_empty();
-        self.released.retain(|id| outcome.leftover.contains(id) && (!all_went_well || outcome.withheld.contains(id)));
+        // What was left over when the round began is gone now, if all went well and nothing is left for
+        // later: while one router is withheld, all stay.
+        let gone = outcome.failures.is_empty() && outcome.withheld.is_empty() && !outcome.unfinished;
+        self.released.retain(|id| outcome.leftover.contains(id) && !gone);
     }
 
     pub(super) fn take_prepared(
@@ -197,17 +217,20 @@ impl KeeperSide {
 
     /// Says what the keeper has not been told yet.
     pub(super) fn sync(&mut self, settings: &Settings, config: &HostConfig, now: Instant) -> Vec<ToKeeper> {
-        let Connection::Up { since, greeted, introduced, complete } = self.connection else { return Vec::new() };
         let mut messages = Vec::new();
+        let Connection::Up { since, greeted, introduced, complete } = self.connection else {
+            self.ask_removals(now, &mut messages);
+            return messages;
+        };
         if !greeted {
             messages.push(ToKeeper::Hello { version: PROTOCOL_VERSION, settings: settings.clone() });
-            // Asked for while nobody listened, or on a connection that broke.
-            messages.extend(self.leaving.keys().map(|router| ToKeeper::RemoveRouter { router: *router }));
             messages.push(ToKeeper::Status);
+            self.connection = Connection::Up { since, greeted: true, introduced, complete };
         } else if self.told_settings.as_ref() != Some(settings) {
             messages.push(ToKeeper::Settings { settings: settings.clone() });
         }
         self.told_settings = Some(settings.clone());
+        self.ask_removals(now, &mut messages);
         let mut finished = complete;
         if self.prepared_once && introduced {
             self.tell_copies(config, &mut messages);
@@ -341,7 +364,7 @@ impl KeeperSide {
     }
 
     pub(super) fn removal_deadline(&self) -> Option<Instant> {
-        self.leaving.values().min().copied()
+        self.leaving.values().flatten().min().copied()
     }
 
     /// Until when something unsaid waits for the keeper, or for copies that cannot be prepared.

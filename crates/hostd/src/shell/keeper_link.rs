@@ -18,11 +18,8 @@ use crate::backoff::Backoff;
 /// Starts the thread.
 pub fn start(run_path: &Path, events: Sender<Event>) -> anyhow::Result<()> {
     let socket = run_path.join(SOCKET_NAME);
-    thread::Builder::new()
-        .name("keeper".into())
-        .spawn(move || run(&socket, &events))
-        .context("failed to start the keeper connection's thread")?;
-    Ok(())
+    let told = events.clone();
+    super::spawn("keeper", &events, move || run(&socket, &told))
 }
 
 fn run(socket: &PathBuf, events: &Sender<Event>) {

@@ -1,5 +1,6 @@
 //! Posts reports: a thread that always has the newest one, and tries until it is through.
 
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use anyhow::Context;
 use evergate_model::HostReport;
 use ureq::Agent;
 
+use super::Event;
 use super::http::{self, Access};
 use crate::backoff::{Backoff, jitter};
 
@@ -28,13 +30,10 @@ struct Mailbox {
 
 impl Poster {
     /// Makes the mailbox and starts the thread.
-    pub fn start(access: Access, seed: u64) -> anyhow::Result<Self> {
+    pub fn start(access: Access, events: Sender<Event>, seed: u64) -> anyhow::Result<Self> {
         let poster = Self::default();
         let handle = poster.clone();
-        thread::Builder::new()
-            .name("report".into())
-            .spawn(move || handle.run(&access, seed))
-            .context("failed to start the reports' thread")?;
+        super::spawn("report", &events, move || handle.run(&access, seed))?;
         Ok(poster)
     }
 

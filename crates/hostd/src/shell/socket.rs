@@ -57,11 +57,8 @@ pub enum Answer {
 pub fn listen(run_path: &Path, events: Sender<Event>) -> anyhow::Result<()> {
     let path = run_path.join(SOCKET_NAME);
     let listener = bind(&path).with_context(|| format!("failed to listen on {}", path.display()))?;
-    thread::Builder::new()
-        .name("socket".into())
-        .spawn(move || accept(&listener, &events))
-        .context("failed to start the control socket's thread")?;
-    Ok(())
+    let told = events.clone();
+    super::spawn("socket", &events, move || accept(&listener, &told))
 }
 
 /// Binds beside and renames, so that the socket is never open to others and never absent.

@@ -45,10 +45,8 @@ impl Closer {
 pub fn start(access: Access, poster: Poster, events: Sender<Event>, seed: u64) -> anyhow::Result<Closer> {
     let closer = Closer::default();
     let handle = closer.clone();
-    thread::Builder::new()
-        .name("stream".into())
-        .spawn(move || run(&access, &poster, &events, &handle, seed))
-        .context("failed to start the stream's thread")?;
+    let told = events.clone();
+    super::spawn("stream", &events, move || run(&access, &poster, &told, &handle, seed))?;
     Ok(closer)
 }
 

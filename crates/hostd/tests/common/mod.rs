@@ -140,3 +140,59 @@ pub fn remove_router(config: &mut HostConfig) {
         }
     }
 }
+
+/// A deployment with `count` HA routers whose only copies are here, each with a network of its own.
+pub fn many_routers(count: u32, revision: u64) -> HostConfig {
+    let mut config = base(revision);
+    (1..=count).for_each(|n| add_numbered_router(&mut config, n));
+    config
+}
+
+/// Device names hold an id's first eleven characters: the kind is in the first, the number after it.
+const fn numbered(kind: u128, n: u32) -> u128 {
+    kind << 124 | (n as u128) << 100
+}
+
+fn add_numbered_router(config: &mut HostConfig, n: u32) {
+    let [.., high, low] = n.to_be_bytes();
+    let id = RouterId::from_u128(numbered(0xa, n));
+    let port_id = |kind| PortId::from_u128(numbered(kind, n));
+    let (ha_ip, external_ip) = (format!("169.254.193.{low}"), format!("203.0.114.{low}"));
+    let port = |kind, ip: &str, location| {
+        let port = NetworkPort { mac: Mac([0xfa, 0x16, 0x3e, kind, high, low]), ..port(0, &[ip], location) };
+        (port_id(u128::from(kind)), port)
+    };
+    let network = NetworkId::from_u128(numbered(0xb, n));
+    let segment = Segment::Vxlan { vni: 5000 + n };
+    add_network(config, network, segment, 1450, BTreeSet::from([ip(COMPUTE_VTEP)]));
+    let active = Location::Active { router: id };
+    let [ha, internal, external] = [
+        (HA_NETWORK, port(1, &ha_ip, Location::Local)),
+        (network, port(2, "10.0.0.1", active.clone())),
+        (EXTERNAL_NETWORK, port(3, &external_ip, active)),
+    ]
+    .map(|(network, (id, port))| {
+        add_port(config, network, id, port.clone());
+        (id, port.mac)
+    });
+    let copy = HaCopy {
+        port_id: ha.0,
+        network_id: HA_NETWORK,
+        mac: ha.1,
+        address: format!("{ha_ip}/18").parse().unwrap(),
+        vrid: low,
+        virtual_address: format!("169.254.0.{low}/24").parse().unwrap(),
+        priority: 50,
+        peers: BTreeMap::new(),
+        epoch: 0,
+        network_vrids: BTreeSet::from([low]),
+    };
+    let mut router = Router { id, floating_ips: BTreeMap::new(), ..router(Some(copy)) };
+    if let Some(gateway) = &mut router.gateway {
+        (gateway.port_id, gateway.mac) = external;
+        gateway.addresses = vec![format!("{external_ip}/16").parse().unwrap()];
+    }
+    let addresses = vec!["10.0.0.1/24".parse().unwrap()];
+    router.interfaces = BTreeMap::from([(internal.0, Interface { network_id: network, mac: internal.1, addresses })]);
+    config.routers.insert(id, router);
+}
