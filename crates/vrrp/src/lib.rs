@@ -11,5 +11,6 @@
 #![warn(missing_docs)]
 
 pub mod announce;
+pub mod bfd;
 pub mod router;
 pub mod wire;

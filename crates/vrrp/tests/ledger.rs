@@ -1,22 +1,29 @@
-//! `conformance/vrrp-rules.md` is complete, and speaks of tests that exist.
+//! `conformance/vrrp-rules.md` and `conformance/bfd-rules.md` are complete, and speak of tests that exist.
 
 use std::collections::BTreeSet;
 
-const LEDGER: &str = include_str!("../../../conformance/vrrp-rules.md");
+const VRRP: &str = include_str!("../../../conformance/vrrp-rules.md");
+const BFD: &str = include_str!("../../../conformance/bfd-rules.md");
 
 /// Where this crate's tests are.
-const SOURCES: [&str; 3] =
-    [include_str!("../src/router/tests.rs"), include_str!("../src/wire/tests.rs"), include_str!("explore.rs")];
+const SOURCES: [&str; 4] = [
+    include_str!("../src/router/tests.rs"),
+    include_str!("../src/wire/tests.rs"),
+    include_str!("explore.rs"),
+    include_str!("../src/bfd/tests.rs"),
+];
 
 #[test]
-fn the_ledger_has_all_sixty_statements_in_order() {
-    let numbers: Vec<u32> = rows().filter_map(|row| row[0].parse().ok()).collect();
-    assert_eq!(numbers, Vec::from_iter(1..=60));
+fn the_ledgers_have_all_statements_in_order() {
+    for (ledger, count) in [(VRRP, 60), (BFD, 44)] {
+        let numbers: Vec<u32> = rows(ledger).filter_map(|row| row[0].parse().ok()).collect();
+        assert_eq!(numbers, Vec::from_iter(1..=count));
+    }
 }
 
 #[test]
 fn every_statement_has_a_test_or_a_stated_exception() {
-    for row in rows() {
+    for row in rows(VRRP).chain(rows(BFD)) {
         let kept_by = row[2];
         let excepted = ["elsewhere:", "departs:", "open:"].iter().any(|word| kept_by.contains(word));
         assert!(excepted || tests_named_in(kept_by).next().is_some(), "statement {}: {kept_by}", row[0]);
@@ -26,7 +33,7 @@ fn every_statement_has_a_test_or_a_stated_exception() {
 #[test]
 fn every_test_that_the_ledger_names_exists() {
     let existing: BTreeSet<&str> = SOURCES.iter().flat_map(|source| tests_in(source)).collect();
-    for row in rows() {
+    for row in rows(VRRP).chain(rows(BFD)) {
         for name in tests_named_in(row[2]) {
             assert!(existing.contains(name), "'{}' names {name}, which is no test", row[0]);
         }
@@ -34,8 +41,8 @@ fn every_test_that_the_ledger_names_exists() {
 }
 
 /// The cells of every table row that says something.
-fn rows() -> impl Iterator<Item = [&'static str; 3]> {
-    LEDGER.lines().filter_map(|line| {
+fn rows(ledger: &'static str) -> impl Iterator<Item = [&'static str; 3]> {
+    ledger.lines().filter_map(|line| {
         let cells: Vec<&str> = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
         let row = <[&str; 3]>::try_from(cells).expect("a row has three cells");
         (!row[0].starts_with("--") && row[2] != "Kept by").then_some(row)
