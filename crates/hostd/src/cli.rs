@@ -14,7 +14,7 @@ use evergate_kernel::sys::{Signal, SignalFd, set_umask};
 use crate::round::Round;
 use crate::shell::machine::RealMachine;
 use crate::shell::socket::{self, PlanText, Verb};
-use crate::shell::{self, Event};
+use crate::shell::{self, Event, work};
 use crate::supervisor::{self, CONTROL_LOCK_NAME, Recipe};
 use crate::view::HostView;
 use crate::worker::Worker;
@@ -199,7 +199,7 @@ fn plan_alone(settings: &HostSettings) -> anyhow::Result<PlanText> {
     let mut round = Round::towards(config);
     round.vtep = settings.local_ip.or_else(|| startup::address_towards(&settings.server_url).ok());
     let planned = Worker::new(machine, settings).plan(&round)?;
-    Ok(shell::plan_text(&planned))
+    Ok(work::plan_text(&planned))
 }
 
 fn nobody(settings: &HostSettings) -> String {

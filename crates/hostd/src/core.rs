@@ -18,6 +18,7 @@
 
 pub mod keeper;
 pub mod report;
+mod rounds;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -30,10 +31,11 @@ use evergate_model::host::{ActiveCopy, HostConfig, HostReport};
 use evergate_model::stream::Change;
 use evergate_model::{HaState, RouterId};
 
-use crate::backoff::Backoff;
 use crate::round::{Outcome, PreparedCopy, Round, Why, reasons};
 use keeper::KeeperSide;
 use report::Reporter;
+pub use rounds::LastRound;
+use rounds::Rounds;
 
 /// How long a router's removal waits for the keeper. A resignation takes milliseconds; a keeper that is
 /// not there for longer than this is not coming back for it.
@@ -47,12 +49,6 @@ pub const INTRODUCTION_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Longest time between two rounds: how soon what somebody changed by hand is put right.
 pub const PERIOD: Duration = Duration::from_secs(30);
-
-/// Pause after a quick round that gives the next change the way; then the kernel is observed.
-const VERIFY_PAUSE: Duration = Duration::from_millis(300);
-
-/// Longest time that changes without pause put that off.
-const VERIFY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Time between two questions for the keeper's counters.
 const STATUS_PERIOD: Duration = Duration::from_secs(10);
@@ -128,17 +124,6 @@ pub struct Refused {
     pub current: u64,
 }
 
-/// What is known of the last round, for `show`.
-#[derive(Clone, Debug, Default)]
-pub struct LastRound {
-    /// What came of it.
-    pub outcome: Outcome,
-    /// Why it ran.
-    pub why: String,
-    /// Set when not even the kernel's state could be read.
-    pub error: Option<String>,
-}
-
 /// The pure half of control.
 #[derive(Debug)]
 pub struct Core {
@@ -152,26 +137,6 @@ pub struct Core {
     reporter: Reporter,
     outputs: VecDeque<Output>,
     now: Instant,
-}
-
-/// When the next round runs, and what came of the last.
-#[derive(Debug)]
-struct Rounds {
-    number: u64,
-    running: Option<BTreeSet<Why>>,
-    why: BTreeSet<Why>,
-    period_at: Instant,
-    retry_at: Option<Instant>,
-    /// Set after a quick round: when to observe, and when at the latest.
-    verify_at: Option<(Instant, Instant)>,
-    backoff: Backoff,
-    last: Option<LastRound>,
-    applied_revision: Option<u64>,
-    /// Last state of the links that changed while the round runs; `None` for one that went.
-    links_meanwhile: BTreeMap<String, Option<bool>>,
-    /// Problems that were logged already.
-    said: BTreeSet<String>,
-    confs: BTreeMap<RouterId, String>,
 }
 
 impl Core {
@@ -576,84 +541,6 @@ impl Core {
         let (released, claims) = (self.keeper.released(), self.keeper.claims());
         let quick = self.rounds.may_be_quick(&why);
         Round { number, why, config, live: !self.from_cache, vtep: self.vtep, released, quick, claims }
-    }
-}
-
-impl Rounds {
-    fn new(now: Instant) -> Self {
-        Self {
-            number: 0,
-            running: None,
-            why: BTreeSet::new(),
-            period_at: now + PERIOD,
-            retry_at: None,
-            verify_at: None,
-            backoff: Backoff::new(Duration::from_millis(200), PERIOD),
-            last: None,
-            applied_revision: None,
-            links_meanwhile: BTreeMap::new(),
-            said: BTreeSet::new(),
-            confs: BTreeMap::new(),
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.running.is_none() && self.why.is_empty() && self.retry_at.is_none() && self.applied_revision.is_some()
-    }
-
-    fn begin(&mut self) -> Option<(u64, BTreeSet<Why>)> {
-        if self.running.is_some() || self.why.is_empty() {
-            return None;
-        }
-        self.number += 1;
-        let why = std::mem::take(&mut self.why);
-        self.running = Some(why.clone());
-        Some((self.number, why))
-    }
-
-    fn settle(&mut self, outcome: &Outcome, now: Instant) {
-        if !outcome.failures.is_empty() {
-            self.retry(now);
-            return;
-        }
-        self.backoff.reset();
-        self.retry_at = None;
-        if outcome.unfinished {
-            self.why.insert(Why::Unfinished);
-        } else if outcome.withheld.is_empty() {
-            self.applied_revision = Some(outcome.revision);
-        }
-        self.verify_at = (!outcome.verified).then(|| {
-            let latest = self.verify_at.map_or(now + VERIFY_PATIENCE, |(_, latest)| latest);
-            (latest.min(now + VERIFY_PAUSE), latest)
-        });
-    }
-
-    /// A round may be quick if the last went well, and nothing is new that only the kernel could tell.
-    fn may_be_quick(&self, why: &BTreeSet<Why>) -> bool {
-        let went_well = |last: &LastRound| last.error.is_none() && last.outcome.failures.is_empty();
-        self.last.as_ref().is_some_and(went_well) && why.iter().all(Why::allows_quick)
-    }
-
-    fn retry(&mut self, now: Instant) {
-        self.retry_at = Some(now + self.backoff.next_wait());
-    }
-
-    fn log(&mut self, outcome: &Outcome, why: &str) {
-        let took_ms = outcome.took.as_secs_f64() * 1e3;
-        if outcome.ops > 0 {
-            tracing::info!(revision = outcome.revision, why, ops = outcome.ops, took_ms, "reconciled");
-        } else {
-            tracing::debug!(revision = outcome.revision, why, took_ms, "nothing to do");
-        }
-        let now: BTreeSet<String> = outcome.problems.iter().chain(&outcome.failures).cloned().collect();
-        for text in now.difference(&self.said) {
-            tracing::warn!("{text}");
-        }
-        for text in self.said.difference(&now) {
-            tracing::info!("no longer: {text}");
-        }
-        self.said = now;
     }
 }
 
