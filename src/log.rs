@@ -27,7 +27,7 @@ pub(crate) fn init(never_wait: bool) {
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal()).with_target(false);
     if never_wait {
-        builder.with_writer(QUEUE.get_or_init(Queue::start).clone()).init();
+        builder.with_writer(Queued).init();
     } else {
         builder.with_writer(io::stderr).init();
     }
@@ -98,10 +98,14 @@ impl Write for Queue {
     }
 }
 
-impl<'a> MakeWriter<'a> for Queue {
-    type Writer = Self;
+/// Starts the queue's thread with the first line, not before: a thread that is older than the keeper's
+/// signal mask would take SIGTERM for the keeper, and end it without handing its routers over.
+struct Queued;
 
-    fn make_writer(&'a self) -> Self {
-        self.clone()
+impl<'a> MakeWriter<'a> for Queued {
+    type Writer = Queue;
+
+    fn make_writer(&'a self) -> Queue {
+        QUEUE.get_or_init(Queue::start).clone()
     }
 }
