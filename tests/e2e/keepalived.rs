@@ -35,8 +35,13 @@ fn a_stock_keepalived_joins_takes_over_and_gives_way() {
     cloud.lab.fail(spare, term.clone()).unwrap();
     wait_stopped(&cloud.lab.machine(spare));
     cloud.lab.fail(active, term.clone()).unwrap();
-    wait_for("keepalived has taken over", PATIENCE, || Ok((cloud.lab.active_hosts(router)? == [stock]).then_some(())))
-        .unwrap();
+    wait_for("keepalived has taken over", PATIENCE, || {
+        let log = machine.shell("tail -n 5 /run/keepalived-test.log")?;
+        let active = cloud.lab.active_hosts(router)?;
+        anyhow::ensure!(active == [stock], "{active:?} are active; keepalived says: {log}");
+        Ok(Some(()))
+    })
+    .unwrap();
     let addresses = machine.router_addresses(router).unwrap().unwrap();
     let held = |prefix: &str| addresses.iter().any(|(link, list)| link.starts_with(prefix) && !list.is_empty());
     assert!(held("qr-") && held("qg-"), "{addresses:?}");
@@ -54,7 +59,7 @@ fn a_stock_keepalived_joins_takes_over_and_gives_way() {
     let spare = cloud.lab.machine(spare);
     wait_for("Evergate's copy follows keepalived", PATIENCE, || {
         let shown: serde_json::Value = serde_json::from_str(&spare.shell("evergate show --json")?)?;
-        Ok((shown["routers"][router.to_string()]["state"] == "standby").then_some(()))
+        Ok((shown["routers"][router.to_string()]["role"] == "standby").then_some(()))
     })
     .unwrap();
     let heard = capture(&spare, router, 5);

@@ -29,12 +29,13 @@ impl Machine<'_> {
             return Ok(None);
         }
         let mut command = self.command("ip")?;
-        let text = tools::output(command.args(["-n", &names::qrouter_namespace(router), "-j", "-4", "address"]))?;
+        let text = tools::output(command.args(["-n", &names::qrouter_namespace(router), "-j", "address"]))?;
         let links: Value = serde_json::from_str(&text).context("failed to understand what 'ip' printed")?;
         let mut addresses = Addresses::new();
         for link in links.as_array().into_iter().flatten().filter(|link| link["ifname"] != "lo") {
             let name = link["ifname"].as_str().unwrap_or_default().to_owned();
-            let of_link = link["addr_info"].as_array().into_iter().flatten();
+            // Not "ip -4": it leaves out links without an address.
+            let of_link = link["addr_info"].as_array().into_iter().flatten().filter(|a| a["family"] == "inet");
             let shown = of_link.map(|a| format!("{}/{}", a["local"].as_str().unwrap_or_default(), a["prefixlen"]));
             addresses.insert(name, shown.collect());
         }
