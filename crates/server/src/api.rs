@@ -21,7 +21,7 @@ use crate::options::Options;
 use crate::resources::{
     self, Call, Resource, availability_zones, extensions, interfaces, routers, scheduling, tags, versions,
 };
-use crate::store::{Store, Tx};
+use crate::store::{Store, Tx, TxError as _};
 
 /// Largest body that is read. A bulk request of a few thousand ports fits.
 const MAX_BODY: usize = 4 << 20;
@@ -91,7 +91,12 @@ async fn handle(State(state): State<ApiState>, request: Request) -> Response {
 fn failure(error: &ApiError) -> Response {
     if let ApiError::Store(cause) = error {
         let chain = std::error::Error::source(cause).map(ToString::to_string);
-        tracing::error!(error = %cause, cause = chain, "a request failed in the store");
+        if error.is_constraint() {
+            // The schema had the last word over a request that lost a race, or that a check above it missed.
+            tracing::warn!(error = %cause, "the schema refused a request");
+        } else {
+            tracing::error!(error = %cause, cause = chain, "a request failed in the store");
+        }
     }
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     json(status, &error.body())

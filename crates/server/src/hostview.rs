@@ -39,7 +39,7 @@ pub fn host_config(tx: &Tx<'_>, options: &Options, host: &str) -> Result<HostCon
         revision: tx.revision()?,
         cluster: ClusterConfig { claim_key: tx.setting(CLAIM_KEY)?.unwrap_or_default() },
         networks,
-        routers: routers.build(tx, options, host, &vteps)?,
+        routers: routers.build(options, host, &vteps)?,
         active_copies: active_copies(tx, &ha_routers, &vteps)?,
     })
 }
@@ -53,13 +53,13 @@ fn vteps(tx: &Tx<'_>) -> Result<BTreeMap<String, IpAddr>, StoreError> {
 /// Networks of the host's own ports, and of the routers that it has copies of.
 pub(crate) fn needed_networks(tx: &Tx<'_>, host: &str) -> Result<Vec<String>, StoreError> {
     // Neutron empties an agent that an admin disables, and so do we.
-    let sql = "SELECT network_id FROM ports WHERE host_id = ?1 AND device_owner NOT IN (?2, ?3, ?4) \
+    let sql = "SELECT p.network_id FROM ports p WHERE p.host_id = ?1 \
+               AND NOT EXISTS (SELECT 1 FROM router_ports rp WHERE rp.port_id = p.id) \
                UNION \
                SELECT rp.network_id FROM router_ports rp \
                JOIN router_bindings b ON b.router_id = rp.router_id \
                JOIN agents a ON a.id = b.agent_id WHERE a.host = ?1 AND a.admin_state_up = 1";
-    let router_owners = values![host, owner::HA, owner::GATEWAY, owner::HA_REPLICATED];
-    tx.query(sql, &router_owners, |row| row.text(0))
+    tx.query(sql, &values![host], |row| row.text(0))
 }
 
 struct PortRow {
@@ -149,7 +149,8 @@ fn addresses(tx: &Tx<'_>, networks: &[String]) -> Result<BTreeMap<PortId, Vec<Ip
 
 /// Which hosts have which of the networks: by a port of their own, or by a router's copy.
 fn network_hosts(tx: &Tx<'_>, networks: &[String]) -> Result<Vec<(NetworkId, String)>, StoreError> {
-    let by_port = "SELECT DISTINCT network_id, host_id FROM ports WHERE network_id IN ({}) AND host_id <> ''";
+    let by_port = "SELECT DISTINCT p.network_id, p.host_id FROM ports p WHERE p.network_id IN ({}) \
+                   AND p.host_id <> '' AND NOT EXISTS (SELECT 1 FROM router_ports rp WHERE rp.port_id = p.id)";
     let by_copy = "SELECT DISTINCT rp.network_id, a.host FROM router_ports rp \
                    JOIN router_bindings b ON b.router_id = rp.router_id \
                    JOIN agents a ON a.id = b.agent_id WHERE rp.network_id IN ({}) AND a.admin_state_up = 1";
@@ -230,7 +231,6 @@ impl Routers {
 
     fn build(
         &self,
-        _tx: &Tx<'_>,
         options: &Options,
         host: &str,
         vteps: &BTreeMap<String, IpAddr>,

@@ -293,8 +293,13 @@ fn is_taken(tx: &Tx<'_>, subnet: &Subnet, ip: IpAddr) -> Result<bool, ApiError> 
 fn choose(tx: &Tx<'_>, wanted: Wanted<'_>, subnet: &Subnet, chosen: &[FixedIp]) -> Result<Option<IpAddr>, ApiError> {
     let own = |ip: IpAddr| chosen.iter().any(|fixed| fixed.subnet_id == subnet.id && fixed.ip_address == ip);
     if subnet.is_auto_address() {
+        // There is one such address per MAC: asked for twice, it is taken.
         let ip = eui64(subnet.cidr, wanted.mac);
-        return Ok((!own(ip)).then_some(ip));
+        if own(ip) || is_taken(tx, subnet, ip)? {
+            let (ip, subnet) = (ip.to_string(), subnet.id.to_string());
+            return Err(ApiError::IpAddressAlreadyAllocated { ip, subnet });
+        }
+        return Ok(Some(ip));
     }
     let sizes: Vec<u128> =
         subnet.allocation_pools.iter().map(|pool| to_number(pool.end) - to_number(pool.start) + 1).collect();

@@ -2,7 +2,9 @@
 
 use super::kind::Refusal;
 use super::{Attribute, Filter, Table};
+use crate::context::Context;
 use crate::error::ApiError;
+use crate::policy::Rule;
 use crate::store::Value;
 
 /// A list's query, checked against the resource's table.
@@ -62,15 +64,21 @@ pub fn fields(pairs: &[(String, String)]) -> Vec<String> {
 }
 
 impl ListQuery {
-    /// Reads a list's query. What is no attribute of the resource is ignored, as Neutron does.
+    /// Reads a list's query. What is no attribute of the resource is ignored, as Neutron does, and so is
+    /// what the caller does not see: otherwise one could find it out by asking.
     ///
     /// # Errors
     ///
     /// When a value cannot be what its attribute is, or sorting and paging make no sense.
-    pub fn parse(table: &Table, pairs: &[(String, String)], max_limit: Option<usize>) -> Result<Self, ApiError> {
+    pub fn parse(
+        table: &Table,
+        ctx: &Context,
+        pairs: &[(String, String)],
+        max_limit: Option<usize>,
+    ) -> Result<Self, ApiError> {
         let mut query = Self {
             fields: fields(pairs),
-            sort: sort_keys(table, pairs)?,
+            sort: sort_keys(table, ctx, pairs)?,
             limit: limit(pairs, max_limit)?,
             marker: all(pairs, "marker").last().filter(|id| !id.is_empty()).map(|id| (*id).to_owned()),
             page_reverse: all(pairs, "page_reverse").last().is_some_and(|text| text.eq_ignore_ascii_case("true")),
@@ -82,12 +90,12 @@ impl ListQuery {
                 continue;
             }
             seen.push(name);
-            query.add_filter(table, name, &all(pairs, name))?;
+            query.add_filter(table, ctx, name, &all(pairs, name))?;
         }
         Ok(query)
     }
 
-    fn add_filter(&mut self, table: &Table, name: &str, wanted: &[&str]) -> Result<(), ApiError> {
+    fn add_filter(&mut self, table: &Table, ctx: &Context, name: &str, wanted: &[&str]) -> Result<(), ApiError> {
         if table.tagged
             && let Some(condition) = tag_condition(name, wanted)
         {
@@ -98,7 +106,7 @@ impl ListQuery {
             self.conditions.extend(fixed_ip_condition(wanted)?);
             return Ok(());
         }
-        let Some(attribute) = table.attribute(name) else { return Ok(()) };
+        let Some(attribute) = usable(table, ctx, name) else { return Ok(()) };
         let values = || filter_values(attribute, wanted);
         match attribute.filter {
             Filter::No => {}
@@ -115,6 +123,11 @@ impl ListQuery {
         }
         Ok(())
     }
+}
+
+/// Finds an attribute that the caller may ask by. What nobody is shown may be there just for that.
+fn usable(table: &Table, ctx: &Context, name: &str) -> Option<&'static Attribute> {
+    table.attribute(name).filter(|attribute| attribute.see == Rule::Nobody || attribute.see.shows(ctx))
 }
 
 fn filter_values(attribute: &Attribute, wanted: &[&str]) -> Result<Vec<Value>, ApiError> {
@@ -170,12 +183,12 @@ fn canonical_address(text: &str) -> String {
     text.parse::<std::net::IpAddr>().map_or_else(|_| text.to_owned(), |ip| ip.to_string())
 }
 
-fn sort_keys(table: &Table, pairs: &[(String, String)]) -> Result<Vec<(&'static str, bool)>, ApiError> {
+fn sort_keys(table: &Table, ctx: &Context, pairs: &[(String, String)]) -> Result<Vec<(&'static str, bool)>, ApiError> {
     let (keys, directions) = (all(pairs, "sort_key"), all(pairs, "sort_dir"));
     if keys.len() != directions.len() {
         return Err(ApiError::bad_request("The number of sort_keys and sort_dirs must be same"));
     }
-    let sortable = |key: &&str| table.attribute(key).and_then(|attribute| attribute.sort);
+    let sortable = |key: &&str| usable(table, ctx, key).and_then(|attribute| attribute.sort);
     let invalid: Vec<_> = keys.iter().filter(|key| sortable(key).is_none()).map(|key| format!("'{key}'")).collect();
     if !invalid.is_empty() {
         return Err(ApiError::bad_request(format!("[{}] is invalid attribute for sort_keys", invalid.join(", "))));

@@ -3,11 +3,12 @@
 use evergate_model::{PortId, SubnetId};
 use serde_json::{Value as Json, json};
 
-use super::{Call, parse_id, routers, subnets, visible, writable};
+use super::{Call, parse_id, ports, routers, subnets, visible, writable};
 use crate::attributes::{Kind, Object};
 use crate::error::ApiError;
 use crate::ha;
 use crate::ipam::FixedIpRequest;
+use crate::objects::network::Network;
 use crate::objects::port::{NewPort, Port};
 use crate::objects::router::{self, Role, Router, RouterPort};
 use crate::objects::subnet::Subnet;
@@ -72,6 +73,8 @@ fn add_subnet(call: Call<'_>, router: &Router, id: SubnetId) -> Result<Json, Api
         );
         return Err(ApiError::bad_router(reason));
     }
+    // Everybody sees an external subnet, but an interface there would take the outside router's address.
+    ports::refuse_plain_external(call, &Network::get(call.tx, subnet.network_id)?)?;
     refuse_overlaps(call, router, std::slice::from_ref(&subnet))?;
     let request = FixedIpRequest { subnet_id: Some(id), ip_address: Some(gateway) };
     // Neutron keeps all IPv6 prefixes of a network on one port of the router.

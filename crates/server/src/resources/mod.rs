@@ -123,7 +123,7 @@ pub const COLLECTIONS: [&str; 6] = ["networks", "subnets", "ports", "routers", "
 /// When the query makes no sense, or its marker is not there.
 pub fn list(call: Call<'_>, resource: &dyn Resource, pairs: &[(String, String)], url: &str) -> Result<Json, ApiError> {
     let table = resource.table();
-    let query = ListQuery::parse(table, pairs, call.options.pagination_max_limit)?;
+    let query = ListQuery::parse(table, call.ctx, pairs, call.options.pagination_max_limit)?;
     let (mut objects, mut previous, mut next) = (Vec::new(), None, None);
     if table.get.shows(call.ctx) {
         let page = if query.shown.is_empty() {

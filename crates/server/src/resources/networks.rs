@@ -1,5 +1,7 @@
 //! Networks.
 
+use std::collections::BTreeMap;
+
 use evergate_model::NetworkId;
 use serde_json::{Value as Json, json};
 
@@ -93,10 +95,12 @@ impl Resource for Networks {
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
         let mut tags = tags::of_many(call.tx, ids)?;
         let sql = "SELECT network_id, id FROM subnets WHERE network_id IN ({}) ORDER BY network_id, created_at, id";
-        let subnets = query_in(call.tx, sql, ids, |row| Ok((row.parse::<NetworkId>(0)?, row.text(1)?)))?;
+        let mut subnets: BTreeMap<NetworkId, Vec<String>> = BTreeMap::new();
+        for (network, subnet) in query_in(call.tx, sql, ids, |row| Ok((row.parse(0)?, row.text(1)?)))? {
+            subnets.entry(network).or_default().push(subnet);
+        }
         let networks = Network::many(call.tx, ids)?.into_iter().map(|network| {
-            let own = subnets.iter().filter(|(id, _)| *id == network.id).map(|(_, subnet)| subnet.clone());
-            let mut shown = show(&network, own.collect());
+            let mut shown = show(&network, subnets.remove(&network.id).unwrap_or_default());
             standard(&mut shown, &network.standard, tags.remove(&network.id.to_string()));
             shown
         });

@@ -228,7 +228,7 @@ fn show(port: &Port, l2_hosts: &BTreeSet<String>) -> Object {
 }
 
 /// Members use an external network through routers and floating IPs, not with ports of their own.
-fn refuse_plain_external(call: Call<'_>, network: &Network) -> Result<(), ApiError> {
+pub(super) fn refuse_plain_external(call: Call<'_>, network: &Network) -> Result<(), ApiError> {
     let owns = call.ctx.project_id.as_deref() == Some(network.project_id.as_str());
     if network.external && !network.shared && !call.ctx.is_admin && !owns {
         let message = "It is not allowed to create ports on external network".to_owned();

@@ -200,9 +200,10 @@ fn check_gateway_policy(call: Call<'_>, info: Option<&GatewayInfo>, action: &str
 }
 
 fn zone_hints(call: Call<'_>, body: &Body) -> Result<Vec<String>, ApiError> {
-    let mut hints: Vec<String> = body.need("availability_zone_hints")?;
+    let hints: Vec<String> = body.need("availability_zone_hints")?;
     if hints.is_empty() {
-        hints.clone_from(&call.options.default_availability_zones);
+        // The operator's own choice: the zone's agents may still be to come.
+        return Ok(call.options.default_availability_zones.clone());
     }
     let zones = Agent::all_l3(call.tx)?.into_iter().filter_map(|agent| agent.availability_zone);
     let zones: std::collections::BTreeSet<String> = zones.collect();

@@ -309,6 +309,7 @@ fn what_is_not_there_is_not_found_by_any_verb() {
             refused.delete(&path, 404, error);
         }
     }
+    refused.put("/v2.0/routers/x/add_external_gateways", &json!({"router": {}}), 404, "HTTPNotFound");
     refused.raw("PATCH", "/v2.0/networks", "{}", 405, "HTTPMethodNotAllowed");
     refused.raw("POST", "/v2.0/networks/x", "{}", 405, "HTTPMethodNotAllowed");
     refused.raw("GET", "/v2.0/networks/x/y/z", "", 404, "HTTPNotFound");

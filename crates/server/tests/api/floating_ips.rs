@@ -105,6 +105,11 @@ fn what_floating_ips_need_stays() {
     let router = format!("/v2.0/routers/{}", id(&w.router));
     let cleared = w.server.put(&member(PROJECT), &router, json!({"router": {"external_gateway_info": null}}));
     assert_eq!((cleared.status, cleared.error()), (409, "RouterExternalGatewayInUseByFloatingIp"));
+    let other = json!({"router:external": true, "provider:network_type": "flat", "provider:physical_network": "two"});
+    let other = w.server.make(&admin(), "network", other);
+    let info = json!({"router": {"external_gateway_info": {"network_id": other["id"]}}});
+    let second = w.server.put(&member(PROJECT), &router, info);
+    assert_eq!((second.status, second.error()), (409, "RouterExternalGatewayInUseByFloatingIp"));
     let remove = format!("{router}/remove_router_interface");
     let removed = w.server.put(&member(PROJECT), &remove, json!({"subnet_id": w.subnet["id"]}));
     assert_eq!((removed.status, removed.error()), (409, "RouterInterfaceInUseByFloatingIP"));

@@ -166,6 +166,10 @@ fn a_disabled_agent_is_emptied_and_its_host_left_out() {
     assert!(w.server.told("h1").routers.is_empty());
     let network = network_of(&w.server.told("h4"), &w.network).clone();
     assert_eq!(Vec::from_iter(network.peers), [vtep(2), vtep(3)]);
+    assert!(w.server.told("h1").networks.is_empty());
+    let config = w.server.told("h2");
+    let ha = config.routers[&router_id(&w.router)].ha.as_ref().unwrap();
+    assert_eq!(Vec::from_iter(config.networks[&ha.network_id].peers.clone()), [vtep(3)]);
 }
 
 #[test]

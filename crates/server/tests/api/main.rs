@@ -18,3 +18,4 @@ mod policy;
 mod ports;
 mod routers;
 mod shapes;
+mod speed;

@@ -81,6 +81,9 @@ fn an_ipv6_subnet_with_slaac_gives_ports_the_address_that_they_make_themselves()
     assert_eq!(late["fixed_ips"], json!([{"subnet_id": subnet["id"], "ip_address": "2001:db8::f816:3eff:fe00:2"}]));
     let early = server.shown("port", id(&early));
     assert_eq!(early["fixed_ips"][0]["ip_address"], "2001:db8::f816:3eff:fe00:1");
+    let again = json!({"port": {"fixed_ips": [{"subnet_id": subnet["id"]}, {"subnet_id": subnet["id"]}]}});
+    let refused = server.put(&admin(), &format!("/v2.0/ports/{}", id(&late)), again);
+    assert_eq!((refused.status, refused.error()), (409, "IpAddressAlreadyAllocated"));
     // Such addresses do not keep their subnet.
     assert_eq!(server.delete(&admin(), &format!("/v2.0/subnets/{}", id(&subnet))).status, 204);
 }

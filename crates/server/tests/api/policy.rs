@@ -166,3 +166,25 @@ fn only_an_admin_makes_objects_for_other_projects() {
     let both = json!({"network": {"tenant_id": OTHER, "project_id": PROJECT}});
     assert_eq!(server.post(&admin(), "/v2.0/networks", both).status, 400);
 }
+
+#[test]
+fn what_is_hidden_cannot_be_found_out_by_asking() {
+    let server = Server::new();
+    server.hosts();
+    server.make(&admin(), "router", json!({"ha": true, "project_id": OTHER}));
+    let who = member(OTHER);
+    assert_eq!(server.list(&who, "routers", "?ha=True").len(), 1);
+    assert_eq!(server.list(&who, "routers", "?ha=False").len(), 1, "ignored as if there were no such thing");
+    assert_eq!(server.get(&who, "/v2.0/routers?sort_key=ha&sort_dir=asc").status, 400);
+    assert_eq!(server.list(&admin(), "routers", "?ha=False").len(), 0);
+}
+
+#[test]
+fn a_strangers_router_does_not_take_the_outside_gateways_address() {
+    let server = Server::new();
+    let (_, subnet) = server.make_external();
+    let router = server.make(&member(OTHER), "router", json!({}));
+    let path = format!("/v2.0/routers/{}/add_router_interface", id(&router));
+    let refused = server.put(&member(OTHER), &path, json!({"subnet_id": subnet["id"]}));
+    assert_eq!((refused.status, refused.error()), (403, "HTTPForbidden"));
+}
