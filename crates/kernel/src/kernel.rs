@@ -172,30 +172,6 @@ impl Kernel {
         }
     }
 
-    /// Removes a namespace that carries our mark, with our links in it.
-    pub(crate) fn delete_netns(&mut self, name: &str) -> Result<(), Cause> {
-        let netns = Netns::Named(name.to_owned());
-        match self.is_owned(&netns) {
-            Ok(true) => {}
-            Ok(false) => return Err(Cause::InTheWay("Evergate did not make it".to_owned())),
-            // Nothing, or the file that an interrupted creation left.
-            Err(Cause::NoNetns(_)) => return self.directory.delete(name),
-            Err(cause) => return Err(cause),
-        }
-        // The namespace itself lives until the last socket and process in it are gone, perhaps the
-        // keeper's. Our links must not: their other ends are in the host's bridges.
-        let links = self.links(&netns)?;
-        let mut messages: Vec<_> = links
-            .iter()
-            .filter(|link| is_ours(link) && !link.is_loopback)
-            .map(|link| link::delete(&link.name))
-            .collect();
-        // Whatever cannot be deleted here goes with the namespace.
-        self.space(&netns)?.route.exchange(&mut messages);
-        self.close(&netns);
-        self.directory.delete(name)
-    }
-
     /// Tells whether a namespace carries our mark.
     pub(crate) fn is_owned(&mut self, netns: &Netns) -> Result<bool, Cause> {
         Ok(self.link(netns, LOOPBACK)?.is_some_and(|link| is_ours(&link)))

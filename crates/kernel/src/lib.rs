@@ -14,11 +14,13 @@
 #![allow(unsafe_code, reason = "system calls are made here, so that they are made nowhere else")]
 
 mod apply;
+pub mod conntrack;
 pub mod error;
 pub mod kernel;
 mod netns;
 mod nft;
 mod observe;
+mod removal;
 mod route;
 pub mod rt;
 mod socket;

@@ -80,6 +80,12 @@ impl Socket {
         netns.inside(|| Self::open(protocol))?
     }
 
+    /// Lets more wait to be received; as much as is permitted, where that is less.
+    pub(crate) fn set_receive_buffer(&self, bytes: libc::c_int) -> io::Result<()> {
+        self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+            .or_else(|_| self.set_option(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
+    }
+
     /// Subscribes to a group of notifications.
     pub(crate) fn join(&self, group: u32) -> io::Result<()> {
         self.bind()?;

@@ -7,7 +7,7 @@ use evergate_dataplane::Netns;
 use super::Raw;
 use crate::error::Cause;
 use crate::kernel::Kernel;
-use crate::route::link::{self, RawLink};
+use crate::route::link::RawLink;
 
 /// Where the other ends of veths are.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ fn is_end_in(
     if let Some(known) = numbers.get(&key) {
         return Ok(*known == Some(number));
     }
-    let asked = ask_number(kernel, netns, other);
+    let asked = kernel.netns_number(netns, other);
     let known = match asked {
         Ok(known) => known,
         Err(Cause::NoNetns(_)) => None,
@@ -72,10 +72,4 @@ fn is_end_in(
     };
     numbers.insert(key, known);
     Ok(known == Some(number))
-}
-
-fn ask_number(kernel: &mut Kernel, netns: &Netns, other: &Netns) -> Result<Option<i32>, Cause> {
-    let request = link::get_netns_number(&kernel.space(other)?.netns);
-    let answer = kernel.space(netns)?.route.get(request)?;
-    Ok(answer.as_deref().and_then(link::read_netns_number))
 }

@@ -195,8 +195,18 @@ pub(crate) fn set(target: Target<'_>, change: &LinkChange, master: Option<u32>) 
 }
 
 /// Removes a link.
-pub(crate) fn delete(name: &str) -> Vec<u8> {
-    Target::Name(name).request(libc::RTM_DELLINK, 0, None).finish()
+pub(crate) fn delete(target: Target<'_>) -> Vec<u8> {
+    target.request(libc::RTM_DELLINK, 0, None).finish()
+}
+
+/// Puts a link into a group.
+pub(crate) fn set_group(target: Target<'_>, group: u32) -> Vec<u8> {
+    target.request(libc::RTM_SETLINK, 0, None).attr_u32(libc::IFLA_GROUP, group).finish()
+}
+
+/// Removes all links of a group.
+pub(crate) fn delete_group(group: u32) -> Vec<u8> {
+    Message::request(libc::RTM_DELLINK, 0).body(&body(0, 0, None)).attr_u32(libc::IFLA_GROUP, group).finish()
 }
 
 /// Lists all links, without their statistics.

@@ -84,9 +84,10 @@ fn veths_within_a_namespace_and_between_two_are_paired_rightly() {
         run(&format!("for l in p r; do ip -n {netns} link set $l alias 'evergate: test' || true; done 2>/dev/null"));
     }
     let state = kernel.observe(&KernelState::default()).unwrap();
-    let peer = |netns: &Netns, name: &str| match &state.netns[netns].links[name].kind {
-        LinkKind::Veth { peer } => peer.clone(),
-        other => panic!("{name} is {other:?}"),
+    let peer = |netns: &Netns, name: &str| {
+        let kind = &state.netns[netns].links[name].kind;
+        let LinkKind::Veth { peer } = kind else { panic!("{name} is {kind:?}") };
+        peer.clone()
     };
     for netns in [HOST, named("n1"), named("n2")] {
         assert_eq!(peer(&netns, "a"), Some((netns.clone(), "b".to_owned())));
@@ -239,7 +240,7 @@ fn impossible_links_are_refused_in_words() {
         (add_link(&HOST, "a-name-too-long!", link(LinkKind::Bridge)), "cannot be the name of a link"),
         (add_link(&HOST, "x", link(LinkKind::Other)), "somebody else's to make"),
         (add_link(&HOST, "x", as_port(vxlan(7), "nowhere")), "there is no link nowhere"),
-        (add_link(&HOST, "x", link(LinkKind::Veth { peer: None })), "a veth needs another end"),
+        (add_link(&HOST, "x", link(LinkKind::Veth { peer: None })), "the veth's other end is not described"),
         (veth("tap1", &named("nowhere"), "qr-1"), "there is no network namespace nowhere"),
         (set_link("x", LinkChange { up: Some(true), ..LinkChange::default() }), "No such device"),
         (add_link(&HOST, "x", Link { alias: Some("x".repeat(256)), ..link(LinkKind::Bridge) }), "at most 255 bytes"),
@@ -268,4 +269,22 @@ fn hundreds_of_links_fit_one_call() {
     let ops: Vec<Op> = (0..300).map(|i| bridge(&HOST, &format!("br{i}"))).collect();
     apply(&mut kernel, &ops);
     assert_eq!(observe(&mut kernel, &HOST).links.len(), 300);
+}
+
+#[test]
+fn links_are_deleted_together_and_what_cannot_be_deleted_stays() {
+    let mut kernel = host();
+    let mut ops: Vec<Op> = (0..50).map(|i| bridge(&HOST, &format!("br{i}"))).collect();
+    apply(&mut kernel, &ops);
+    ops = (0..50).map(|i| delete_link(&format!("br{i}"))).collect();
+    ops.insert(7, delete_link("never"));
+    apply(&mut kernel, &ops);
+    assert!(observe(&mut kernel, &HOST).links.is_empty());
+    // The loopback device is in nobody's power.
+    apply(&mut kernel, &[bridge(&HOST, "a"), bridge(&HOST, "b")]);
+    let results = kernel.apply(&[delete_link("a"), delete_link("lo"), delete_link("b")]);
+    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+    assert!(results[1].as_ref().unwrap_err().full().starts_with("failed to delete link lo in host: "));
+    assert!(observe(&mut kernel, &HOST).links.is_empty());
+    assert!(run("ip -d link show lo").contains("group default"));
 }

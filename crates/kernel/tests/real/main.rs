@@ -3,6 +3,8 @@
 //! Each test thread moves into network and mount namespaces of its own, with an empty `/run/netns`: tests
 //! do not meet, and all that they make goes with the thread, however it ends.
 
+#![expect(clippy::unwrap_used, reason = "a test ends there, and says where")]
+
 mod differential;
 mod keeper;
 mod links;

@@ -149,3 +149,22 @@ fn code_runs_inside_a_namespace_and_the_caller_stays_outside() {
     assert!(copy.run(devices).unwrap().contains("br:"));
     assert!(NetnsFd::open(Path::new("/etc/hostname")).unwrap_err().full().ends_with("is a file, not a namespace"));
 }
+
+#[test]
+fn namespaces_are_deleted_together_with_both_ends_of_their_links() {
+    let mut kernel = host();
+    let names: Vec<String> = (0..10).map(|i| format!("n{i}")).collect();
+    for (i, name) in names.iter().enumerate() {
+        apply(&mut kernel, &[add_netns(name), veth(&format!("tap{i}"), &named(name), "qr-1")]);
+    }
+    run("ip netns add foreign");
+    let mut ops: Vec<Op> = names.iter().map(|name| Op::DeleteNetns { name: name.clone() }).collect();
+    ops.insert(3, Op::DeleteNetns { name: "foreign".to_owned() });
+    ops.insert(5, Op::DeleteNetns { name: "never".to_owned() });
+    let results = kernel.apply(&ops);
+    let failed: Vec<_> = results.iter().enumerate().filter(|(_, result)| result.is_err()).map(|(i, _)| i).collect();
+    assert_eq!(failed, [3]);
+    let state = kernel.observe(&KernelState::default()).unwrap();
+    assert!(state.netns.len() == 1 && state.netns[&Netns::Host].links.is_empty());
+    assert_eq!(run("ip netns list").trim(), "foreign");
+}

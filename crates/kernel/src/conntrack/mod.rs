@@ -1,0 +1,164 @@
+//! Connection tracking of one namespace: what happens to its flows, which there are, and new ones put in.
+//!
+//! Three sockets with one job each: [`FlowWatch`] hears of changes, [`FlowTable`] lists and changes.
+//! Subscribe before listing, or what happens between is missed. A watch that was too slow says
+//! [`FlowEvent::Lost`]; whoever gets that lists anew.
+
+mod codec;
+mod numbers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use evergate_model::{Flow, FlowKey};
+
+use crate::error::{Cause, Error};
+use crate::netns::NetnsFd;
+use crate::socket::{Protocol, Socket};
+use crate::wire::Frames;
+pub use codec::Seen;
+
+/// Notifications that wait for the reader: a limit, not an allocation. About 250,000 of them.
+const WATCH_BUFFER: libc::c_int = 64 << 20;
+
+/// Receives are of one notification each, 232 bytes on average; none is near this.
+const EVENT_BYTES: usize = 8 << 10;
+
+/// Something happened to a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowEvent {
+    /// It appeared or changed.
+    Changed(Seen),
+    /// It is gone.
+    Gone(FlowKey),
+    /// Notifications were lost: only a listing tells what there is now.
+    Lost,
+}
+
+/// Hears of a namespace's flows. Nothing is told of flows that were there before and do not change.
+#[derive(Debug)]
+pub struct FlowWatch {
+    socket: Socket,
+    buffer: Vec<u8>,
+    queue: VecDeque<FlowEvent>,
+}
+
+impl FlowWatch {
+    /// Subscribes.
+    pub fn open(netns: &NetnsFd) -> Result<Self, Error> {
+        let open = || -> Result<Socket, Cause> {
+            let socket = Socket::open_in(netns, Protocol::Netfilter)?;
+            socket.set_receive_buffer(WATCH_BUFFER)?;
+            for group in [numbers::GROUP_NEW, numbers::GROUP_UPDATE, numbers::GROUP_DESTROY] {
+                socket.join(group)?;
+            }
+            Ok(socket)
+        };
+        let socket = open().map_err(|cause| Error::new("watch tracked connections", cause))?;
+        Ok(Self { socket, buffer: vec![0; EVENT_BYTES], queue: VecDeque::new() })
+    }
+
+    /// The next event, if there is one now.
+    pub fn next_event(&mut self) -> Result<Option<FlowEvent>, Error> {
+        while self.queue.is_empty() {
+            match self.socket.receive(&mut self.buffer) {
+                Ok(Some(length)) => self.queue.extend(events(&self.buffer[..length])),
+                Ok(None) => return Ok(None),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.queue.push_back(FlowEvent::Lost),
+                Err(error) => return Err(Error::new("watch tracked connections", error)),
+            }
+        }
+        Ok(self.queue.pop_front())
+    }
+}
+
+impl AsRawFd for FlowWatch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+fn events(bytes: &[u8]) -> impl Iterator<Item = FlowEvent> {
+    Frames(bytes).filter_map(|frame| {
+        let seen = codec::read(frame.payload)?;
+        match frame.kind {
+            NEW => Some(FlowEvent::Changed(seen)),
+            DELETE => Some(FlowEvent::Gone(seen.flow.key())),
+            _ => None,
+        }
+    })
+}
+
+const NEW: u16 = numbers::SUBSYSTEM << 8 | numbers::MSG_NEW;
+const DELETE: u16 = numbers::SUBSYSTEM << 8 | numbers::MSG_DELETE;
+
+/// One change of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowOp {
+    /// Makes an entry; refused with `EEXIST` if there is one.
+    Create(Flow),
+    /// Changes an entry: status, timeout, TCP state, mark. Refused with `ENOENT` if there is none.
+    Update(Flow),
+    /// Changes when it is forgotten, in seconds.
+    SetTimeout(FlowKey, u32),
+    /// Removes an entry; that it is gone already is fine.
+    Delete(FlowKey),
+}
+
+/// Lists and changes a namespace's flows.
+#[derive(Debug)]
+pub struct FlowTable(Socket);
+
+impl FlowTable {
+    /// Opens a socket in the namespace.
+    pub fn open(netns: &NetnsFd) -> Result<Self, Error> {
+        let socket = Socket::open_in(netns, Protocol::Netfilter);
+        socket.map(Self).map_err(|error| Error::new("open a conntrack socket", error))
+    }
+
+    /// All flows that there are. What changes while they are listed is told by a watch opened before.
+    pub fn list(&mut self) -> Result<Vec<Flow>, Error> {
+        let found = self.0.dump(codec::dump()).map_err(|cause| Error::new("list tracked connections", cause))?;
+        let flows = Frames(&found).filter(|frame| frame.kind == NEW).filter_map(|frame| codec::read(frame.payload));
+        Ok(flows.map(|seen| seen.flow).collect())
+    }
+
+    /// Attempts each; result i belongs to op i, with the error number of a refusal.
+    pub fn apply(&mut self, ops: &[FlowOp]) -> Vec<Result<(), i32>> {
+        let mut messages: Vec<Vec<u8>> = ops.iter().map(encode).collect();
+        let results = self.0.exchange(&mut messages);
+        let judge = |(result, op): (Result<(), Cause>, &FlowOp)| match result {
+            Ok(()) => Ok(()),
+            Err(Cause::Kernel(refusal)) if matches!(op, FlowOp::Delete(_)) && refusal.errno == libc::ENOENT => Ok(()),
+            Err(Cause::Kernel(refusal)) => Err(refusal.errno),
+            Err(Cause::Io(error)) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(Cause::NoLink(_) | Cause::NoNetns(_) | Cause::InTheWay(_) | Cause::Invalid(_)) => Err(libc::EINVAL),
+        };
+        results.into_iter().zip(ops).map(judge).collect()
+    }
+}
+
+fn encode(op: &FlowOp) -> Vec<u8> {
+    match op {
+        FlowOp::Create(flow) => codec::create(flow),
+        FlowOp::Update(flow) => codec::update(flow),
+        FlowOp::SetTimeout(key, timeout_s) => codec::set_timeout(key, *timeout_s),
+        FlowOp::Delete(key) => codec::delete(key),
+    }
+}
+
+/// Error number of an entry that is not there.
+pub const ENOENT: i32 = libc::ENOENT;
+/// Error number of an entry that is there already.
+pub const EEXIST: i32 = libc::EEXIST;
+/// Error number of a change that the entry's state forbids.
+pub const EBUSY: i32 = libc::EBUSY;
+
+/// Words for an error number.
+pub fn describe(errno: i32) -> String {
+    match errno {
+        libc::ENOMEM | libc::ENFILE | libc::ENOSPC => "the connection tracking table is full".to_owned(),
+        other => io::Error::from_raw_os_error(other).to_string(),
+    }
+}
