@@ -4,12 +4,14 @@
 mod epoll;
 mod packet;
 mod schedule;
+mod udp;
 
 pub use crate::netns::NetnsFd;
 pub use crate::watch::LinkEvent;
 pub use epoll::Epoll;
 pub use packet::{Filter, PacketSocket};
 pub use schedule::{lock_memory, set_fifo_priority};
+pub use udp::{Datagram, HopSocket};
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, RawFd};
