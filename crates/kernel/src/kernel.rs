@@ -162,6 +162,8 @@ impl Kernel {
         match self.directory.create(name, setup)? {
             Created::New(fd, (route, nft)) => {
                 self.close(&netns);
+                // Identities are used again.
+                self.foreign.remove(name);
                 self.keep(netns, Space { id: fd.id()?, netns: fd, route, nft });
                 Ok(())
             }

@@ -88,8 +88,15 @@ impl Socket {
 
     /// Subscribes to a group of notifications.
     pub(crate) fn join(&self, group: u32) -> io::Result<()> {
+        self.join_all(&[group])
+    }
+
+    /// Subscribes to groups of notifications.
+    pub(crate) fn join_all(&self, groups: &[u32]) -> io::Result<()> {
         self.bind()?;
-        self.set_option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as libc::c_int)
+        groups.iter().try_for_each(|group| {
+            self.set_option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, *group as libc::c_int)
+        })
     }
 
     /// Gives the socket a port. Sending does the same; but a socket that only listens would keep port 0,
@@ -145,7 +152,9 @@ impl Socket {
         if bytes > BATCH_BYTES {
             // One transaction must be one send, however large. SO_SNDBUF counts overhead, hence twice.
             let buffer = libc::c_int::try_from(2 * bytes).unwrap_or(libc::c_int::MAX);
-            self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, buffer).map_err(|error| (0, error.into()))?;
+            self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, buffer)
+                .or_else(|_| self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUF, buffer))
+                .map_err(|error| (0, error.into()))?;
         }
         let first = self.send(messages).map_err(|error| (0, error.into()))?;
         let mut answers: Vec<Option<Result<(), Refusal>>> = messages.iter().map(|_| None).collect();
@@ -341,5 +350,41 @@ pub(crate) fn is_already_so(message: &[u8], errno: i32) -> bool {
         // EOPNOTSUPP: the link is no bridge port any more, so the bridge has no entries for it.
         Some(libc::RTM_DELNEIGH) => matches!(errno, libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_read_with_the_kernels_words() {
+        // `ip route add 10.9.0.0/16 via 192.0.2.9`, answered without the request (NETLINK_CAP_ACK).
+        let mut answer_bytes = Vec::new();
+        answer_bytes.extend_from_slice(&[68, 0, 0, 0, 2, 0, 0, 3, 7, 0, 0, 0, 0, 0, 0, 0]);
+        answer_bytes.extend_from_slice(&(-libc::ENETUNREACH).to_ne_bytes());
+        answer_bytes.extend_from_slice(&[44, 0, 0, 0, 24, 0, 5, 4, 7, 0, 0, 0, 0, 0, 0, 0, 32, 0, 1, 0]);
+        answer_bytes.extend_from_slice(b"Nexthop has invalid gateway\0");
+        let frame = Frames(&answer_bytes).next().unwrap();
+        assert_eq!(frame.sequence, 7);
+        let refusal = answer(&frame).unwrap_err();
+        assert_eq!(refusal.text, "Nexthop has invalid gateway (Network is unreachable)");
+        // Cut anywhere, it is still a refusal.
+        for length in 20..answer_bytes.len() {
+            let cut = Frame { payload: &answer_bytes[HEADER_LEN..length], ..frame };
+            assert_eq!(answer(&cut).unwrap_err().errno, libc::ENETUNREACH);
+        }
+    }
+
+    #[test]
+    fn only_what_was_asked_for_counts_as_already_so() {
+        let message = |kind| Message::request(kind, 0).finish();
+        assert!(is_already_so(&message(libc::RTM_NEWADDR), libc::EEXIST));
+        assert!(is_already_so(&message(libc::RTM_DELADDR), libc::EADDRNOTAVAIL));
+        assert!(is_already_so(&message(libc::RTM_DELROUTE), libc::ESRCH));
+        assert!(!is_already_so(&message(libc::RTM_NEWADDR), libc::ENODEV));
+        assert!(!is_already_so(&message(libc::RTM_NEWLINK), libc::EEXIST));
+        assert!(!is_already_so(&message(libc::RTM_DELROUTE), libc::EPERM));
+        assert!(!is_already_so(&[], libc::EEXIST));
     }
 }

@@ -132,3 +132,61 @@ fn comment(mut data: &[u8]) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<u8> = hex.bytes().filter_map(|c| char::from(c).to_digit(16)).map(|digit| digit as u8).collect();
+        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    }
+
+    /// `nft add chain ip evergate prerouting '{ type nat hook prerouting priority -100; policy accept; }'`
+    const CHAIN: &str = "020000050d0001006576657267617465000000000f000300707265726f7574696e6700000c0002000000000000000002 \
+     14000400080001000000000008000200ffffff9c0800050000000001080007006e61740008000a000000000108000600 \
+     00000001";
+
+    /// `nft add rule ip evergate prerouting dnat to ip daddr map @floating comment '"floating to fixed"'`
+    const RULE: &str = "020000050d0001006576657267617465000000000f000200707265726f7574696e6700000c0003000000000000000003 \
+     ac000400340001000c0001007061796c6f61640024000200080001000000000108000200000000010800030000000010 \
+     08000400000000043c0001000b0001006c6f6f6b757000002c0002000d000100666c6f6174696e670000000008000200 \
+     000000010800030000000001080005000000000038000100080001006e6174002c000200080001000000000108000200 \
+     00000002080003000000000108000400000000010800070000000001180007000012666c6f6174696e6720746f206669 \
+     78656400";
+
+    /// `nft add element ip evergate floating '{ 192.0.2.5 : 10.0.0.5 }'`
+    const ELEMENTS: &str = "020000050d0001006576657267617465000000000d000200666c6f6174696e6700000000200003001c0001000c000100 \
+     08000100c00002050c000200080001000a000005";
+
+    #[test]
+    fn what_nft_made_is_read() {
+        let (name, chain) = read_chain(&bytes(CHAIN)).unwrap();
+        let expected = NftChain {
+            kind: NftChainKind::Nat,
+            hook: NftHook::Prerouting,
+            priority: -100,
+            drop_by_default: false,
+            rules: vec![],
+        };
+        assert_eq!((name.as_str(), chain), ("prerouting", expected));
+        let expected = ("prerouting".to_owned(), observed("floating to fixed".to_owned()));
+        assert_eq!(read_rule(&bytes(RULE)), Some(expected));
+        let payload = bytes(ELEMENTS);
+        let list = Attrs::after(&payload, BODY).inside(NFTA_SET_ELEM_LIST_ELEMENTS);
+        let elements: Vec<_> = list.filter_map(|(_, element)| read_element(Attrs(element))).collect();
+        assert_eq!(elements, [(Ipv4Addr::new(192, 0, 2, 5), Ipv4Addr::new(10, 0, 0, 5))]);
+    }
+
+    #[test]
+    fn what_is_cut_short_is_no_panic() {
+        for hex in [CHAIN, RULE, ELEMENTS] {
+            let whole = bytes(hex);
+            for length in 0..whole.len() {
+                let _ = (read_chain(&whole[..length]), read_rule(&whole[..length]));
+            }
+        }
+        assert_eq!(comment(&[0, 9, b'x', 0]), None);
+        assert_eq!(comment(&[7, 1, b'x', 0, 2, b'y', 0]).as_deref(), Some("y"));
+    }
+}

@@ -8,6 +8,8 @@ pub(crate) mod link;
 pub(crate) mod neighbour;
 pub(crate) mod routes;
 pub(crate) mod rule;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
