@@ -8,12 +8,14 @@
 
 #![warn(missing_docs)]
 
+pub mod flow;
 pub mod host;
 pub mod id;
 pub mod mac;
 pub mod names;
 pub mod stream;
 
+pub use flow::{Flow, FlowKey};
 pub use host::{HaState, HostConfig, HostReport};
 pub use id::{AgentId, FloatingIpId, NetworkId, PortId, RouterId, SubnetId};
 pub use mac::Mac;

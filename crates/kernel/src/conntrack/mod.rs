@@ -50,9 +50,7 @@ impl FlowWatch {
         let open = || -> Result<Socket, Cause> {
             let socket = Socket::open_in(netns, Protocol::Netfilter)?;
             socket.set_receive_buffer(WATCH_BUFFER)?;
-            for group in [numbers::GROUP_NEW, numbers::GROUP_UPDATE, numbers::GROUP_DESTROY] {
-                socket.join(group)?;
-            }
+            socket.join_all(&[numbers::GROUP_NEW, numbers::GROUP_UPDATE, numbers::GROUP_DESTROY])?;
             Ok(socket)
         };
         let socket = open().map_err(|cause| Error::new("watch tracked connections", cause))?;

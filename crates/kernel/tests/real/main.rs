@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends there, and says where")]
 
+mod conntrack;
 mod differential;
 mod keeper;
 mod links;
