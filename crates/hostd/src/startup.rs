@@ -39,7 +39,8 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
 pub fn notes(settings: &HostSettings) -> Vec<String> {
     let mut notes = Vec::new();
     if settings.interface_driver == InterfaceDriver::OpenVSwitch {
-        notes.push(format!("the networks are carried by the {}", view::driver(settings.interface_driver)));
+        // `show` has a line of its own for it.
+        tracing::info!("the networks are carried by the {}", view::driver(settings.interface_driver));
     }
     match settings.agent_mode {
         AgentMode::Legacy => {}

@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod common;
+mod machine;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,74 +14,18 @@ use common::{
     remove_router, settings,
 };
 use evergate_dataplane::fake::FakeKernel;
-use evergate_dataplane::{KernelState, Netns, Op, View};
+use evergate_dataplane::{Netns, Op};
 use evergate_hostd::core::{Core, DESCRIBE_PATIENCE, FileJob, INTRODUCTION_PATIENCE, Output, PERIOD, REMOVAL_PATIENCE};
-use evergate_hostd::worker::{Machine, Worker};
+use evergate_hostd::worker::Worker;
 use evergate_keeper::protocol::{
     FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, RouterStatus, Status, ToKeeper, Transition,
 };
 use evergate_model::host::{ActiveCopy, HaStateReport, HostConfig, HostReport, Location};
 use evergate_model::stream::Change;
 use evergate_model::{FloatingIpId, HaState, RouterId, names};
+use machine::FakeMachine;
 
 const MOMENT: Duration = Duration::from_millis(1);
-
-/// The kernel in memory, with indexes of links.
-#[derive(Default)]
-struct FakeMachine {
-    kernel: FakeKernel,
-    indexes: BTreeMap<(Netns, String), u32>,
-    next_index: u32,
-    broken: bool,
-    observations: usize,
-}
-
-impl FakeMachine {
-    fn links(&self) -> impl Iterator<Item = (Netns, String)> {
-        self.kernel.state().netns.iter().flat_map(|(n, s)| s.links.keys().map(|l| (n.clone(), l.clone())))
-    }
-
-    fn number_links(&mut self) {
-        let links: BTreeSet<_> = self.links().collect();
-        self.indexes.retain(|link, _| links.contains(link));
-        for link in links {
-            self.next_index += 1;
-            self.indexes.entry(link).or_insert(self.next_index);
-        }
-    }
-}
-
-impl Machine for FakeMachine {
-    fn view(&mut self) -> anyhow::Result<View> {
-        anyhow::ensure!(!self.broken, "out of memory");
-        self.number_links();
-        let host = &self.kernel.state().netns[&Netns::Host];
-        Ok(View { links: host.links.keys().cloned().collect(), has_ipv6: true, ..View::default() })
-    }
-
-    fn has_netns(&mut self, name: &str) -> bool {
-        self.kernel.state().netns.contains_key(&Netns::Named(name.to_owned()))
-    }
-
-    fn observe(&mut self, desired: &KernelState) -> anyhow::Result<KernelState> {
-        self.observations += 1;
-        Ok(self.kernel.observe(desired))
-    }
-
-    fn apply(&mut self, ops: &[Op]) -> Vec<anyhow::Result<()>> {
-        let results = self.kernel.apply(ops).into_iter().map(|r| Ok(r?)).collect();
-        self.number_links();
-        results
-    }
-
-    fn encode(&mut self, op: &Op) -> anyhow::Result<Vec<u8>> {
-        Ok(op.to_string().into_bytes())
-    }
-
-    fn link_index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<Option<u32>> {
-        Ok(self.indexes.get(&(netns.clone(), link.to_owned())).copied())
-    }
-}
 
 /// A host, and all that came out of its control process.
 struct Sim {

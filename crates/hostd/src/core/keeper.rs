@@ -137,7 +137,7 @@ impl KeeperSide {
     }
 
     pub(super) fn warn(&mut self, text: String) {
-        tracing::warn!("keeper: {text}");
+        // The keeper has logged it.
         self.words.warnings.push_back(text);
         if self.words.warnings.len() > WARNINGS_KEPT {
             self.words.warnings.pop_front();

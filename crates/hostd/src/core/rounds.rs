@@ -108,7 +108,7 @@ impl Rounds {
     }
 
     pub(super) fn log(&mut self, outcome: &Outcome, why: &str) {
-        let took_ms = outcome.took.as_secs_f64() * 1e3;
+        let took_ms = outcome.took.as_millis();
         if outcome.ops > 0 {
             tracing::info!(revision = outcome.revision, why, ops = outcome.ops, took_ms, "reconciled");
         } else {

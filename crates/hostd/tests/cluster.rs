@@ -1,0 +1,454 @@
+//! Three hosts on a virtual clock: control and keeper as they are, kernels in memory, and a test that plays
+//! the networks between them and the server.
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod common;
+mod machine;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{HA_NETWORK, ROUTER, add_ha_router, add_port, base, ip, mac, port, port_id, remove_router, settings};
+use evergate_dataplane::Netns;
+use evergate_hostd::core::{Core, FileJob, Output};
+use evergate_hostd::worker::Worker;
+use evergate_keeper::engine::effect::{Batch, Effect, Opened, Purpose, SocketRequest};
+use evergate_keeper::engine::{Engine, Start};
+use evergate_keeper::protocol::FromKeeper;
+use evergate_model::host::{ActiveCopy, HaPeer, HostConfig, HostReport, Location};
+use evergate_model::{HaState, names};
+use machine::FakeMachine;
+
+/// Active_Down_Timer at Neutron's 2 s and priority 50, and a little.
+const TAKEOVER: Duration = Duration::from_millis(6900);
+
+/// What host `n` (from 1) of three is told.
+fn config_of(n: u8, revision: u64, active: Option<ActiveCopy>) -> HostConfig {
+    let mut config = base(revision);
+    add_ha_router(&mut config);
+    let ports = &mut config.networks.get_mut(&HA_NETWORK).unwrap().ports;
+    ports.retain(|id, _| ![port_id(0x10), port_id(0x11)].contains(id));
+    for other in 1..=3 {
+        let location = if other == n { Location::Local } else { Location::Remote { vtep: vtep(other) } };
+        let ha_port = port(0x80 + other, &[&ha_address(other)], location);
+        add_port(&mut config, HA_NETWORK, ha_port_id(other), ha_port);
+    }
+    for network in config.networks.values_mut().filter(|network| !network.peers.is_empty()) {
+        network.peers = (1..=3).filter(|other| *other != n).map(vtep).collect();
+    }
+    let copy = config.routers.get_mut(&ROUTER).unwrap().ha.as_mut().unwrap();
+    copy.port_id = ha_port_id(n);
+    copy.mac = mac(0x80 + n);
+    copy.address = format!("{}/18", ha_address(n)).parse().unwrap();
+    copy.epoch = active.map_or(0, |active| active.epoch);
+    copy.peers = (1..=3)
+        .filter(|other| *other != n)
+        .map(|other| {
+            let address = ha_address(other).parse().unwrap();
+            (format!("network{other}"), HaPeer { address, vtep: Some(vtep(other)) })
+        })
+        .collect();
+    config.active_copies.extend(active.map(|active| (ROUTER, active)));
+    config
+}
+
+fn ha_address(n: u8) -> String {
+    format!("169.254.192.{}", 10 + n)
+}
+
+fn ha_port_id(n: u8) -> evergate_model::PortId {
+    port_id(0x80 + u128::from(n))
+}
+
+fn vtep(n: u8) -> IpAddr {
+    ip(&format!("192.0.2.1{n}"))
+}
+
+struct Host {
+    core: Core,
+    worker: Worker<FakeMachine>,
+    engine: Engine,
+    report: Option<HostReport>,
+    transitions: Vec<(HaState, u64)>,
+    ops: usize,
+    has_power: bool,
+}
+
+/// Something on its way between hosts.
+enum Packet {
+    Frame { from: u8, frame: Vec<u8> },
+    Claim { from: u8, to: IpAddr, datagram: Vec<u8> },
+}
+
+struct Cluster {
+    hosts: BTreeMap<u8, Host>,
+    packets: VecDeque<Packet>,
+    now: Instant,
+    /// Frames of the HA network reach nobody.
+    ha_is_cut: bool,
+    /// Whether two that serve at once are a failure.
+    is_judging: bool,
+    revision: u64,
+    active: Option<ActiveCopy>,
+}
+
+fn host_settings(n: u8) -> evergate_config::HostSettings {
+    let mut settings = settings(Path::new("/nowhere"));
+    settings.host = format!("network{n}");
+    settings.local_ip = Some(vtep(n));
+    settings
+}
+
+fn boot(n: u8, cached: Option<HostConfig>, now: Instant) -> Host {
+    let mut machine = FakeMachine::default();
+    machine.kernel.add_foreign_link("ext0");
+    let settings = host_settings(n);
+    Host {
+        core: Core::new(settings.clone(), 1, cached, now),
+        worker: Worker::new(machine, &settings),
+        engine: Engine::new(Start { seed: u64::from(n), ..Start::default() }, now),
+        report: None,
+        transitions: Vec::new(),
+        ops: 0,
+        has_power: true,
+    }
+}
+
+impl Host {
+    /// Addresses of the router on this host.
+    fn addresses(&mut self) -> Vec<String> {
+        let netns = Netns::Named(names::qrouter_namespace(ROUTER));
+        let state = self.worker.machine_mut().kernel.state();
+        state.netns.get(&netns).map_or_else(Vec::new, |ns| ns.addresses.iter().map(|a| a.net.to_string()).collect())
+    }
+
+    fn serves(&mut self) -> bool {
+        let addresses = self.addresses();
+        let has = |wanted: &str| addresses.iter().any(|address| address == wanted);
+        let all = ["169.254.0.7/24", "10.0.0.1/24", "203.0.113.10/24", "203.0.113.20/32"].map(has);
+        assert!(all == [true; 4] || all == [false; 4], "all or nothing: {addresses:?}");
+        all[0]
+    }
+
+    fn open(&mut self, request: &SocketRequest) -> Opened {
+        let indexes = request.send_on.iter().chain([&request.ha_ifindex]);
+        Opened {
+            links: indexes.map(|index| (*index, true)).collect(),
+            shortcomings: Vec::new(),
+            has_virtual_address: self
+                .addresses()
+                .iter()
+                .any(|a| a.starts_with(&format!("{}/", request.virtual_address))),
+        }
+    }
+
+    fn send(&mut self, batch: &Batch) -> Vec<Result<(), String>> {
+        let machine = self.worker.machine_mut();
+        let mut send = |message: &Vec<u8>| match batch.purpose {
+            Purpose::Items => machine.send(message),
+            // Made by the keeper itself, from indexes: not in our words.
+            Purpose::Follow => Ok(()),
+        };
+        batch.messages.iter().map(&mut send).collect()
+    }
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let now = Instant::now();
+        let hosts = (1..=3).map(|n| (n, boot(n, None, now))).collect();
+        let mut cluster = Self {
+            hosts,
+            packets: VecDeque::new(),
+            now,
+            ha_is_cut: false,
+            is_judging: true,
+            revision: 5,
+            active: None,
+        };
+        for n in 1..=3 {
+            cluster.connect_keeper(n);
+        }
+        cluster.tell_all();
+        cluster
+    }
+
+    /// The server says what it knows, to those who listen.
+    fn tell_all(&mut self) {
+        for n in 1..=3 {
+            let config = config_of(n, self.revision, self.active);
+            let now = self.now;
+            let host = self.host(n);
+            if host.has_power {
+                host.core.handle_snapshot(config, now);
+            }
+        }
+        self.settle();
+    }
+
+    fn host(&mut self, n: u8) -> &mut Host {
+        self.hosts.get_mut(&n).unwrap()
+    }
+
+    fn connect_keeper(&mut self, n: u8) {
+        let now = self.now;
+        let host = self.host(n);
+        host.engine.handle_disconnected(now);
+        host.core.handle_keeper_connected(now);
+        self.settle();
+    }
+
+    /// Lets all come to rest at this moment.
+    fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let mut busy = false;
+            for n in 1..=3 {
+                busy |= self.step(n);
+            }
+            if let Some(packet) = self.packets.pop_front() {
+                self.deliver(packet);
+            } else if !busy {
+                return;
+            }
+        }
+        panic!("the hosts never come to rest");
+    }
+
+    /// Does one thing of what each of a host's processes wants; false if neither wants anything.
+    fn step(&mut self, n: u8) -> bool {
+        let now = self.now;
+        let host = self.host(n);
+        if !host.has_power {
+            return false;
+        }
+        let output = host.core.poll_output();
+        let effect = host.engine.poll_effect();
+        let busy = output.is_some() || effect.is_some();
+        match output {
+            Some(Output::Reconcile(round)) => {
+                let outcome = host.worker.run(&round).map_err(|error| format!("{error:#}"));
+                host.ops += outcome.as_ref().unwrap().ops;
+                host.core.handle_outcome(outcome, now);
+            }
+            Some(Output::SendToKeeper(message)) => host.engine.handle_message(*message, now),
+            Some(Output::Report(report)) => host.report = Some(*report),
+            Some(Output::Write(FileJob::Transition(t))) => host.transitions.push((t.state, t.epoch)),
+            Some(Output::Write(_) | Output::Resync) | None => {}
+        }
+        if let Some(effect) = effect {
+            self.carry_out(n, effect);
+        }
+        busy
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what is not VRRP, a claim or the kernel is not looked at")]
+    fn carry_out(&mut self, n: u8, effect: Effect) {
+        let now = self.now;
+        let host = self.hosts.get_mut(&n).unwrap();
+        match effect {
+            Effect::OpenSockets { router, request, .. } => {
+                let opened = host.open(&request);
+                host.engine.handle_opened(router, Ok(opened), now);
+            }
+            Effect::CloseSockets { .. } => {}
+            Effect::RunBatch(batch) => {
+                let results = host.send(&batch);
+                host.engine.handle_batch(&batch, results, now);
+            }
+            // IP with protocol 112; what is announced to instances and the outside is not looked at here.
+            Effect::SendFrame { frame, .. } if frame.get(23) == Some(&112) => {
+                self.packets.push_back(Packet::Frame { from: n, frame });
+            }
+            Effect::SendClaim { to, datagram } => {
+                self.packets.push_back(Packet::Claim { from: n, to: to.ip(), datagram });
+            }
+            Effect::Emit(FromKeeper::Transition(mut transition)) => {
+                transition.at_ms = now.elapsed().as_millis() as u64 + transition.epoch;
+                host.core.handle_keeper(FromKeeper::Transition(transition), now);
+            }
+            Effect::Emit(said) => host.core.handle_keeper(said, now),
+            _ => {}
+        }
+    }
+
+    fn deliver(&mut self, packet: Packet) {
+        let now = self.now;
+        for (n, host) in self.hosts.iter_mut().filter(|(_, host)| host.has_power) {
+            match &packet {
+                Packet::Frame { from, frame } if n != from && !self.ha_is_cut => {
+                    host.engine.handle_frame(ROUTER, frame, now);
+                }
+                Packet::Claim { from, to, datagram } if vtep(*n) == *to => {
+                    host.engine.handle_claim(datagram, vtep(*from), now);
+                }
+                Packet::Frame { .. } | Packet::Claim { .. } => {}
+            }
+        }
+    }
+
+    /// Lets time pass, timer by timer. At rest, never do two hosts serve.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let deadline = |host: &Host| {
+                let keeper = host.engine.poll_timeout().map(|(at, _)| at);
+                keeper.into_iter().chain([host.core.poll_timeout().0]).min()
+            };
+            let next = self.hosts.values().filter(|host| host.has_power).filter_map(deadline).min();
+            let Some(next) = next.filter(|next| *next <= end) else { break };
+            self.now = self.now.max(next);
+            let now = self.now;
+            for host in self.hosts.values_mut().filter(|host| host.has_power) {
+                host.engine.handle_timeout(now);
+                if host.core.poll_timeout().0 <= now {
+                    host.core.handle_timeout(now);
+                }
+            }
+            self.settle();
+            if self.is_judging {
+                assert!(self.serving().len() <= 1, "two serve: {:?}", self.serving());
+            }
+        }
+        self.now = end;
+    }
+
+    fn serving(&mut self) -> Vec<u8> {
+        self.hosts
+            .iter_mut()
+            .filter(|(_, host)| host.has_power)
+            .filter_map(|(n, host)| host.serves().then_some(*n))
+            .collect()
+    }
+
+    /// The only one that serves.
+    fn active(&mut self) -> u8 {
+        let serving = self.serving();
+        assert_eq!(serving.len(), 1, "one must serve: {serving:?}");
+        serving[0]
+    }
+
+    /// What the server makes of the last reports: who is active, by the highest epoch.
+    fn server_learns(&mut self) {
+        let state = |host: &Host| host.report.as_ref()?.ha_states.get(&ROUTER).copied();
+        let states = self.hosts.iter().filter_map(|(n, host)| Some((*n, state(host)?)));
+        let active = states.filter(|(_, s)| s.state == HaState::Active).max_by_key(|(_, s)| s.epoch);
+        self.active = active.map(|(n, s)| ActiveCopy { epoch: s.epoch, vtep: vtep(n) });
+        self.revision += 1;
+        self.tell_all();
+    }
+}
+
+#[test]
+fn a_new_router_is_served_by_one_host_at_once() {
+    let mut cluster = Cluster::new();
+    cluster.pass(Duration::from_secs(1));
+    let active = cluster.active();
+    cluster.pass(Duration::from_secs(120));
+    assert_eq!(cluster.active(), active);
+    for (n, host) in &cluster.hosts {
+        let state = host.report.as_ref().unwrap().ha_states[&ROUTER].state;
+        assert_eq!(state == HaState::Active, *n == active);
+        assert_eq!(host.report.as_ref().unwrap().warnings, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn another_host_takes_over_from_one_that_lost_its_power_and_keeps_what_it_took() {
+    let mut cluster = Cluster::new();
+    cluster.pass(Duration::from_secs(10));
+    cluster.server_learns();
+    let first = cluster.active();
+    cluster.host(first).has_power = false;
+    cluster.pass(TAKEOVER);
+    let second = cluster.active();
+    assert_ne!(second, first);
+    assert_eq!(cluster.host(second).transitions.last(), Some(&(HaState::Active, 2)));
+    cluster.server_learns();
+
+    // It boots with the configuration of its last life; then the server answers.
+    let (cached, now) = (config_of(first, 5, None), cluster.now);
+    cluster.hosts.insert(first, boot(first, Some(cached), now));
+    cluster.connect_keeper(first);
+    cluster.pass(Duration::from_secs(3));
+    cluster.tell_all();
+    cluster.pass(Duration::from_secs(60));
+    assert_eq!(cluster.active(), second, "who came back gives way");
+    assert!(cluster.host(first).transitions.iter().all(|(state, _)| *state == HaState::Standby));
+}
+
+#[test]
+fn nothing_moves_while_a_control_is_replaced() {
+    let mut cluster = Cluster::new();
+    cluster.pass(Duration::from_secs(10));
+    cluster.server_learns();
+    let active = cluster.active();
+    let (now, settings) = (cluster.now, host_settings(active));
+    let cached = config_of(active, cluster.revision, cluster.active);
+    let host = cluster.host(active);
+    host.engine.handle_disconnected(now);
+    let machine = std::mem::take(host.worker.machine_mut());
+    host.worker = Worker::new(machine, &settings);
+    host.core = Core::new(settings, 2, Some(cached), now);
+    (host.ops, host.transitions) = (0, Vec::new());
+    cluster.pass(Duration::from_secs(60));
+    cluster.connect_keeper(active);
+    cluster.pass(Duration::from_secs(60));
+    assert_eq!(cluster.active(), active);
+    let host = cluster.host(active);
+    assert_eq!(host.ops, 0, "the plan is empty");
+    assert!(host.transitions.iter().all(|(state, _)| *state == HaState::Active), "{:?}", host.transitions);
+    assert_eq!(host.report.as_ref().unwrap().ha_states[&ROUTER].state, HaState::Active);
+}
+
+#[test]
+fn a_keeper_that_is_killed_resumes() {
+    let mut cluster = Cluster::new();
+    cluster.pass(Duration::from_secs(10));
+    cluster.server_learns();
+    let active = cluster.active();
+    let (epoch, now) = (cluster.active.unwrap().epoch, cluster.now);
+    let host = cluster.host(active);
+    host.core.handle_keeper_gone(now);
+    let start = Start { seed: 9, away: Some(Duration::from_millis(50)), ..Start::default() };
+    host.engine = Engine::new(start, now);
+    cluster.connect_keeper(active);
+    cluster.pass(Duration::from_secs(60));
+    assert_eq!(cluster.active(), active);
+    let state = cluster.host(active).report.as_ref().unwrap().ha_states[&ROUTER];
+    assert_eq!((state.state, state.epoch), (HaState::Active, epoch));
+}
+
+#[test]
+fn a_host_that_leaves_for_good_hands_over_first() {
+    let mut cluster = Cluster::new();
+    cluster.pass(Duration::from_secs(10));
+    cluster.server_learns();
+    let active = cluster.active();
+    let mut config = config_of(active, cluster.revision + 1, cluster.active);
+    remove_router(&mut config);
+    let now = cluster.now;
+    cluster.host(active).core.handle_snapshot(config, now);
+    cluster.settle();
+    assert_eq!(cluster.host(active).addresses(), Vec::<String>::new());
+    // A resignation is answered within Skew_Time, not after three intervals.
+    cluster.pass(Duration::from_secs(1));
+    assert_ne!(cluster.active(), active);
+}
+
+#[test]
+fn when_the_ha_network_heals_one_remains() {
+    let mut cluster = Cluster::new();
+    cluster.pass(Duration::from_secs(10));
+    cluster.server_learns();
+    (cluster.ha_is_cut, cluster.is_judging) = (true, false);
+    cluster.pass(Duration::from_secs(30));
+    cluster.ha_is_cut = false;
+    // Two advertisement intervals: each copy hears the other.
+    cluster.pass(Duration::from_secs(4));
+    cluster.is_judging = true;
+    let active = cluster.active();
+    cluster.pass(Duration::from_secs(60));
+    assert_eq!(cluster.active(), active);
+}
