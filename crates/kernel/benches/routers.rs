@@ -27,12 +27,13 @@ const SETTINGS: [&str; 4] =
 
 fn main() {
     println!("{ROUTERS} HA routers: a namespace, 3 veth pairs, 10 settings, 4 addresses, a route and a NAT table each");
-    let (built, observed, nothing, removed) = in_a_new_host(with_this_crate);
-    let commands = in_a_new_host(with_commands);
+    let (built, built_cpu, observed, nothing, removed) = in_a_new_host(with_this_crate);
+    let (commands, commands_cpu) = in_a_new_host(with_commands);
     let per = |time: Duration| format!("{:8.2} ms per router", time.as_secs_f64() * 1000.0 / f64::from(ROUTERS));
     println!("build, this crate  {}", per(built));
     println!("build, commands    {}", per(commands));
     println!("ratio              {:8.1}", commands.as_secs_f64() / built.as_secs_f64());
+    println!("ratio of CPU time  {:8.1}", commands_cpu / built_cpu);
     println!("observe            {}", per(observed));
     println!("build again        {}  (everything is there)", per(nothing));
     println!("remove             {}", per(removed));
@@ -49,7 +50,7 @@ fn in_a_new_host<T: Send + 'static>(f: fn() -> T) -> T {
     std::thread::spawn(host).join().expect("the benchmark does not panic")
 }
 
-fn with_this_crate() -> (Duration, Duration, Duration, Duration) {
+fn with_this_crate() -> (Duration, f64, Duration, Duration, Duration) {
     let mut kernel = Kernel::open(Path::new(NETNS_PATH)).expect("root may open netlink sockets");
     apply(&mut kernel, &bridges());
     let routers: Vec<Vec<Op>> = (0..ROUTERS).map(router).collect();
@@ -58,7 +59,9 @@ fn with_this_crate() -> (Duration, Duration, Duration, Duration) {
         routers.iter().for_each(|ops| apply(kernel, ops));
         start.elapsed()
     };
+    let cpu = cpu_ticks();
     let built = build(&mut kernel);
+    let built_cpu = cpu_ticks() - cpu;
     let desired = desired();
     let start = Instant::now();
     let state = kernel.observe(&desired).expect("what was made can be observed");
@@ -68,7 +71,7 @@ fn with_this_crate() -> (Duration, Duration, Duration, Duration) {
     let start = Instant::now();
     let removals: Vec<Op> = (0..ROUTERS).map(|number| Op::DeleteNetns { name: netns_name(number) }).collect();
     apply(&mut kernel, &removals);
-    (built, observed, again, start.elapsed())
+    (built, built_cpu, observed, again, start.elapsed())
 }
 
 fn apply(kernel: &mut Kernel, ops: &[Op]) {
@@ -186,9 +189,9 @@ fn table(number: u16) -> NftTable {
     }
 }
 
-fn with_commands() -> Duration {
+fn with_commands() -> (Duration, f64) {
     feed("ip", &["-batch", "-"], &BRIDGES.map(|name| format!("link add name {name} up type bridge\n")).concat());
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), cpu_ticks());
     for number in 0..ROUTERS {
         let netns = netns_name(number);
         feed("ip", &["netns", "add", &netns], "");
@@ -218,7 +221,15 @@ fn with_commands() -> Duration {
         feed("ip", &[&sysctl[..], &settings.iter().map(String::as_str).collect::<Vec<_>>()].concat(), "");
         feed("ip", &["netns", "exec", &netns, "nft", "-f", "-"], &table(number).to_string());
     }
-    start.elapsed()
+    (start.elapsed(), cpu_ticks() - cpu)
+}
+
+/// What this process and its ended children used of the CPU, in the kernel and outside.
+fn cpu_ticks() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("every process has it");
+    let after_name = stat.rsplit(") ").next().expect("the name is in parentheses");
+    // proc(5): utime, stime, cutime and cstime are fields 14 to 17; the name is the second.
+    after_name.split(' ').skip(11).take(4).map(|ticks| ticks.parse::<f64>().expect("a number")).sum()
 }
 
 fn feed(program: &str, arguments: &[&str], input: &str) {

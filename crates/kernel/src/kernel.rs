@@ -215,3 +215,38 @@ fn first_index() -> u32 {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
     FIRST_INDEX + nanos % (LAST_INDEX - FIRST_INDEX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Namespace;
+
+    #[test]
+    fn more_namespaces_than_descriptors_are_kept_open_in_turn() {
+        // On this test's own thread, whose namespaces go with it.
+        sys::unshare(&[Namespace::Net, Namespace::Mount]).expect("tests of this crate must run as root");
+        sys::mount_make_private(Path::new("/")).unwrap();
+        sys::mount_tmpfs(Path::new("/run")).unwrap();
+        let mut kernel = Kernel::open(Path::new("/run/netns")).unwrap();
+        kernel.space_limit = 3;
+        let names: Vec<String> = (0..8).map(|i| format!("n{i}")).collect();
+        for name in &names {
+            kernel.add_netns(name, "evergate: test").unwrap();
+        }
+        for _ in 0..2 {
+            let state = kernel.observe(&KernelState::default()).unwrap();
+            assert_eq!(state.netns.len(), 9);
+            assert!(kernel.spaces.len() <= 3 && kernel.spaces.contains_key(&Netns::Host));
+        }
+        assert!(kernel.delete_namespaces(&names).iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn indexes_go_round_within_their_range() {
+        sys::unshare(&[Namespace::Net]).expect("tests of this crate must run as root");
+        let mut kernel = Kernel::open(Path::new("/run/netns")).unwrap();
+        kernel.next_index = LAST_INDEX;
+        assert_eq!([kernel.unused_index(), kernel.unused_index()], [LAST_INDEX, FIRST_INDEX]);
+        assert!((FIRST_INDEX..LAST_INDEX).contains(&first_index()));
+    }
+}
