@@ -32,7 +32,10 @@ pub(crate) fn on_a_host(name: &str, test: impl FnOnce(&mut Host) + Send) {
             isolate(&folder);
             test(&mut Host::new(&folder));
         });
-        if let Err(panic) = host.join() {
+        let result = host.join();
+        // Out here nothing is mounted below it.
+        let _ = fs::remove_dir_all(&folder);
+        if let Err(panic) = result {
             std::panic::resume_unwind(panic);
         }
     });
@@ -196,10 +199,5 @@ impl Drop for Host {
             let _ = child.wait();
         }
         self.kill_all();
-        // Namespaces and mounts go with this thread; the folder below them must be free of mounts to go.
-        for netns in fs::read_dir(self.folder.join("netns")).into_iter().flatten().flatten() {
-            let _ = sys::unmount(&netns.path());
-        }
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
