@@ -1,15 +1,16 @@
 //! Every HA router copy of a host, without I/O or clock.
 //!
 //! Inputs are `handle_*`, and take the time last; outputs are [`Effect`]s, taken by
-//! [`Engine::poll_effect`] after every input until there is none, carried out in order, and answered by
-//! [`Engine::handle_opened`] and [`Engine::handle_batch`] where they have an outcome. Then sleep until
-//! [`Engine::poll_timeout`].
+//! [`Engine::poll_effect`] after every input until there is none, and answered by
+//! [`Engine::handle_opened`], [`Engine::handle_batch`] and [`Engine::handle_closed`] where they have an
+//! outcome, at once or later ([`effect`]). Then sleep until [`Engine::poll_timeout`].
 //!
 //! Packets that have arrived are handled before timers: they may be the very advertisements whose
 //! absence a timer would report.
 //!
 //! Read [`copy`] for a router's life, [`mastership`] for how claims and VRRP fit together.
 
+mod access;
 mod copy;
 mod discards;
 pub mod effect;
@@ -19,9 +20,11 @@ mod shared;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod transition;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use evergate_model::{NetworkId, RouterId};
@@ -30,8 +33,9 @@ use tracing::{debug, info};
 use crate::claims::book::Learned;
 use crate::claims::wire::{Entry, Kind, MAX_ENTRIES, Message};
 use crate::protocol::{ClaimStatus, FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, Settings, Status, ToKeeper};
+use access::How;
 use copy::RouterCopy;
-use effect::{Batch, Effect, Opened, Purpose};
+use effect::{Batch, Effect, Opened, Purpose, SocketRequest};
 use shared::Shared;
 
 /// What an engine starts with.
@@ -56,6 +60,21 @@ pub enum Timer {
     Router(RouterId),
     /// A claim is to be sent.
     Claims,
+    /// What is in the kernel is set again.
+    Patrol,
+}
+
+/// Within this time, everything that must be in the kernel is set again.
+const PATROL: Duration = Duration::from_secs(60);
+/// At least so long between two turns of that.
+const PATROL_STEP: Duration = Duration::from_millis(100);
+
+/// Where the patrol is.
+#[derive(Debug, Default)]
+struct Patrol {
+    /// `None` while there is nothing to do.
+    next: Option<Instant>,
+    last: Option<RouterId>,
 }
 
 /// Every HA router copy of a host.
@@ -69,8 +88,13 @@ pub struct Engine {
     deadline_of: BTreeMap<RouterId, Instant>,
     /// What control has mentioned since `Hello`; what it has not goes at `EndOfState`.
     mentioned: Option<Mentioned>,
+    /// The end of control's state is still to be answered.
+    status_owed: bool,
     /// Control speaks our version of the protocol.
     understood: bool,
+    /// Removed routers whose sockets are still being closed.
+    closing: BTreeSet<RouterId>,
+    patrol: Patrol,
     worst_lateness: Duration,
     stopped: bool,
 }
@@ -93,7 +117,10 @@ impl Engine {
             deadlines: BTreeSet::new(),
             deadline_of: BTreeMap::new(),
             mentioned: None,
+            status_owed: false,
             understood: false,
+            closing: BTreeSet::new(),
+            patrol: Patrol::default(),
             worst_lateness: Duration::ZERO,
             stopped: false,
         }
@@ -155,15 +182,16 @@ impl Engine {
             self.with(router, |copy, shared| result = copy.update(spec, shared, now));
             result
         } else {
-            RouterCopy::new(spec).map(|copy| {
+            RouterCopy::new(spec, self.shared.generation).map(|copy| {
                 self.copies.insert(router, copy);
             })
         };
         match taken {
             Ok(()) => {
+                self.start_patrol(now);
                 self.learn(router, epoch, None, now);
                 self.appoint_sentinels();
-                self.with(router, |copy, shared| copy.open_sockets(shared));
+                self.with(router, |copy, shared| copy.open_sockets(How::IfNew, shared));
             }
             Err(error) => {
                 let stays = if known { "; what was configured before stays" } else { "" };
@@ -175,10 +203,19 @@ impl Engine {
     fn remove_router(&mut self, router: RouterId, now: Instant) {
         if let Some(copy) = self.copies.remove(&router) {
             copy.remove(&mut self.shared, now);
+            self.closing.insert(router);
             self.reschedule(router);
             self.forget_if_unused(router);
             self.appoint_sentinels();
+            self.pay_status();
+        } else if !self.closing.contains(&router) {
+            self.shared.emit(FromKeeper::Removed { router });
         }
+    }
+
+    /// Takes the answer to [`Effect::CloseSockets`]: nothing of the router pins its namespace any more.
+    pub fn handle_closed(&mut self, router: RouterId) {
+        self.closing.remove(&router);
         self.shared.emit(FromKeeper::Removed { router });
     }
 
@@ -187,6 +224,7 @@ impl Engine {
         if let Some(mentioned) = &mut self.mentioned {
             mentioned.follows.insert(router);
         }
+        self.start_patrol(now);
         let entries = follow.entries.clone();
         if let Some(old) = self.shared.follows.insert(router, follow) {
             let gone: Vec<_> = old.entries.into_iter().filter(|old| !entries.contains(old)).collect();
@@ -229,7 +267,17 @@ impl Engine {
             }
         }
         self.end_sync(now);
-        self.emit_status();
+        self.status_owed = true;
+        self.pay_status();
+    }
+
+    /// Answers the end of control's state once every copy could look at its namespace: before that, nobody
+    /// knows what is active here.
+    fn pay_status(&mut self) {
+        if self.status_owed && self.copies.values().all(RouterCopy::has_looked) {
+            self.status_owed = false;
+            self.emit_status();
+        }
     }
 
     fn end_sync(&mut self, now: Instant) {
@@ -242,14 +290,22 @@ impl Engine {
     /// Control is gone. What it has said holds; an unfinished state is all there is to go by.
     pub fn handle_disconnected(&mut self, now: Instant) {
         self.mentioned = None;
+        self.status_owed = false;
         self.understood = false;
         self.end_sync(now);
         self.shared.flush_claims(now);
     }
 
     /// Takes the answer to [`Effect::OpenSockets`].
-    pub fn handle_opened(&mut self, router: RouterId, opened: Result<Opened, String>, now: Instant) {
-        self.with(router, |copy, shared| copy.handle_opened(opened, shared, now));
+    pub fn handle_opened(
+        &mut self,
+        router: RouterId,
+        request: &SocketRequest,
+        opened: Result<Opened, String>,
+        now: Instant,
+    ) {
+        self.with(router, |copy, shared| copy.handle_opened(request, opened, shared, now));
+        self.pay_status();
         self.shared.flush_claims(now);
     }
 
@@ -258,7 +314,7 @@ impl Engine {
         let router = batch.router;
         if batch.purpose == Purpose::Items && self.copies.contains_key(&router) {
             self.with(router, |copy, shared| copy.handle_batch(batch, results, shared, now));
-            return;
+            return self.shared.flush_claims(now);
         }
         // Forwarding entries are set again by the next claim or specification; of a removed router
         // nothing can be tried again.
@@ -352,14 +408,43 @@ impl Engine {
         for router in due {
             self.with(router, |copy, shared| copy.handle_timeout(shared, now));
         }
+        self.patrol_if_due(now);
         self.shared.flush_claims(now);
+    }
+
+    /// Sets again what must be in the kernel, a few routers at a time: what somebody else removed, or a
+    /// device lost as it left its bridge, is back within [`PATROL`]. Control leaves all this to us.
+    fn patrol_if_due(&mut self, now: Instant) {
+        if self.patrol.next.is_none_or(|next| now < next) {
+            return;
+        }
+        if self.copies.is_empty() && self.shared.follows.is_empty() {
+            self.patrol = Patrol::default();
+            return;
+        }
+        let mut routers: BTreeSet<RouterId> = self.copies.keys().copied().collect();
+        routers.extend(self.shared.follows.keys());
+        let step = PATROL_STEP.max(PATROL / (routers.len() as u32).max(1));
+        let share = (routers.len() as u128 * step.as_millis()).div_ceil(PATROL.as_millis()) as usize;
+        let after = self.patrol.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let turn: Vec<RouterId> = routers.range((after, Bound::Unbounded)).take(share).copied().collect();
+        // At the end, it begins again with the next step.
+        self.patrol = Patrol { next: Some(now + step), last: turn.last().copied() };
+        for router in turn {
+            if self.copies.get(&router).is_some_and(RouterCopy::is_active) {
+                self.with(router, |copy, shared| copy.repair(shared));
+            } else {
+                self.shared.apply_follow(router);
+            }
+        }
     }
 
     /// Tells when to call `handle_timeout`, and for what.
     pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
         let router = self.deadlines.first().map(|&(at, router)| (at, Timer::Router(router)));
         let claims = self.shared.outbox.next_due().map(|at| (at, Timer::Claims));
-        [router, claims].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let patrol = self.patrol.next.map(|at| (at, Timer::Patrol));
+        [router, claims, patrol].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Takes the next thing to do.
@@ -367,7 +452,7 @@ impl Engine {
         self.shared.effects.pop_front()
     }
 
-    /// Resigns everything and runs all removals; [`is_stopped`](Self::is_stopped) then.
+    /// Resigns everything and runs all removals; [`is_stopped`](Self::is_stopped) once they are done.
     pub fn handle_stop(&mut self, now: Instant) {
         if !self.stopped {
             info!("stopping: every active router is handed over");
@@ -380,7 +465,7 @@ impl Engine {
 
     /// Whether nothing remains but to carry out the effects and to leave.
     pub fn is_stopped(&self) -> bool {
-        self.stopped
+        self.stopped && self.closing.is_empty() && self.copies.values().all(|copy| copy.waiting.is_over())
     }
 
     /// The copy with the lowest VRID of each HA network here hears all VRIDs, so that a foreign one is
@@ -396,7 +481,7 @@ impl Engine {
             self.with(router, |copy, shared| {
                 let appointed = lowest[&copy.spec.ha_network].1 == router;
                 if std::mem::replace(&mut copy.sentinel, appointed) != appointed {
-                    copy.open_sockets(shared);
+                    copy.open_sockets(How::IfNew, shared);
                 }
             });
         }
@@ -426,6 +511,10 @@ impl Engine {
             act(copy, &mut self.shared);
         }
         self.reschedule(router);
+    }
+
+    fn start_patrol(&mut self, now: Instant) {
+        self.patrol.next.get_or_insert(now + PATROL);
     }
 
     fn reschedule(&mut self, router: RouterId) {

@@ -1,5 +1,5 @@
 //! The keeper's loop: one thread that waits for sockets and timers, feeds the engine, and carries out
-//! its effects.
+//! its effects. What may take long, [`worker`] does.
 //!
 //! Nothing here blocks, and nothing touches a disk: the run path is expected in memory (`/run`). Packets
 //! are taken before timers, also after the process was kept from running for a while: what has arrived
@@ -8,6 +8,7 @@
 mod control;
 mod mailbox;
 mod sockets;
+mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -18,18 +19,19 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use evergate_kernel::rt::{self, BatchSocket, Epoll, NetnsFd};
+use evergate_kernel::rt::{self, Epoll};
 use evergate_kernel::sys::{self, LockFile, Signal, SignalFd};
 use evergate_model::RouterId;
 use tracing::{info, warn};
 
 use crate::claims::wire::MAX_DATAGRAM;
-use crate::engine::effect::{Action, Batch, Effect, Opened, SocketRequest};
+use crate::engine::effect::Effect;
 use crate::engine::{Engine, Start};
-use crate::protocol::{FromKeeper, LOCK_NAME, Place};
+use crate::protocol::{FromKeeper, LOCK_NAME, ToKeeper};
 use control::Connection;
 use mailbox::Mailbox;
 use sockets::RouterSockets;
+use worker::{Done, Job, Worker};
 
 /// Where the keeper finds and leaves things.
 #[derive(Clone, Debug)]
@@ -51,6 +53,10 @@ const CATCH_UP: Duration = Duration::from_millis(20);
 const CATCH_UP_TURNS: usize = 16;
 /// How often the sign of life is renewed: well below the shortest time in which others take over (3 s).
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+/// How long to wait for the kernel when everything was handed over.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long not to accept connections when that failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// When to try again to bind the claim socket: its address may not be configured yet.
 const REBIND: Duration = Duration::from_secs(1);
 /// Name of the file whose modification time tells the next keeper when this one lived last.
@@ -60,8 +66,9 @@ const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
 const CONTROL: u64 = 2;
 const CLAIMS: u64 = 3;
-/// Tokens from here on: four per router.
-const FIRST_ROUTER: u64 = 4;
+const WORKER: u64 = 4;
+/// Tokens from here on: four per opening of a router's sockets.
+const FIRST_ROUTER: u64 = 8;
 const VRRP: u64 = 0;
 const LINKS: u64 = 1;
 const TOKENS_PER_ROUTER: u64 = 4;
@@ -82,10 +89,13 @@ struct Shell {
     listener: UnixListener,
     control: Option<Connection>,
     mailbox: Mailbox,
-    host: BatchSocket,
+    accept_at: Option<Instant>,
+    worker: Worker,
     routers: BTreeMap<RouterId, Router>,
     router_of: BTreeMap<u64, RouterId>,
+    /// Counts openings of sockets. Never repeats, so nothing late is taken for something new.
     next_token: u64,
+    stopping_since: Option<Instant>,
     claims: Option<UdpSocket>,
     claims_at: Option<SocketAddr>,
     rebind_at: Option<Instant>,
@@ -97,7 +107,14 @@ struct Shell {
     _lock: LockFile,
 }
 
+/// A router that the engine wants sockets for.
 struct Router {
+    /// Which life: between its first opening and its closing.
+    life: u64,
+    open: Option<Open>,
+}
+
+struct Open {
     sockets: RouterSockets,
     token: u64,
 }
@@ -112,24 +129,27 @@ impl Shell {
         let (sign, away) = open_sign(run_path).context("failed to make the sign of life")?;
         let listener =
             control::listen(run_path).with_context(|| format!("failed to listen below {}", run_path.display()))?;
-        let host =
-            NetnsFd::host().and_then(|netns| BatchSocket::open(&netns)).context("failed to talk to the kernel")?;
+        let start = Start { away, ..start() };
+        let worker = Worker::start(options.netns_path.clone(), start.realtime.then_some(FIFO_PRIORITY - 1))?;
         let epoll = Epoll::new().context("failed to make the event queue")?;
         epoll.add(&listener, LISTENER)?;
         epoll.add(&signals, SIGNALS)?;
+        epoll.add(&worker, WORKER)?;
         let now = Instant::now();
         Ok(Self {
-            engine: Engine::new(Start { away, ..start() }, now),
+            engine: Engine::new(start, now),
             options,
             epoll,
             signals,
             listener,
             control: None,
             mailbox: Mailbox::default(),
-            host,
+            accept_at: None,
+            worker,
             routers: BTreeMap::new(),
             router_of: BTreeMap::new(),
             next_token: FIRST_ROUTER,
+            stopping_since: None,
             claims: None,
             claims_at: None,
             rebind_at: None,
@@ -144,21 +164,21 @@ impl Shell {
     fn run(&mut self) -> anyhow::Result<()> {
         let mut ready = Vec::new();
         loop {
-            self.carry_out();
-            if self.engine.is_stopped() {
+            self.carry_out()?;
+            if self.may_leave() {
                 return self.leave();
             }
             self.write_to_control();
             let until = self.next_deadline();
             self.epoll.wait(Some(until), &mut ready).context("failed to wait for events")?;
-            self.handle_ready(&ready);
+            self.handle_ready(&ready)?;
             for _ in 0..CATCH_UP_TURNS {
                 let late = self.engine.poll_timeout().is_some_and(|(at, _)| at + CATCH_UP < Instant::now());
                 if !late || ready.is_empty() {
                     break;
                 }
                 self.epoll.wait(Some(Instant::now()), &mut ready).context("failed to wait for events")?;
-                self.handle_ready(&ready);
+                self.handle_ready(&ready)?;
             }
             self.handle_timers();
         }
@@ -166,7 +186,13 @@ impl Shell {
 
     fn next_deadline(&self) -> Instant {
         let engine = self.engine.poll_timeout().map(|(at, _)| at);
-        engine.into_iter().chain(self.rebind_at).fold(self.sign_at, Instant::min)
+        let stop = self.stopping_since.map(|since| since + STOP_PATIENCE);
+        engine.into_iter().chain(self.rebind_at).chain(self.accept_at).chain(stop).fold(self.sign_at, Instant::min)
+    }
+
+    fn may_leave(&self) -> bool {
+        let patient = self.stopping_since.is_some_and(|since| since.elapsed() < STOP_PATIENCE);
+        self.engine.is_stopped() || (self.stopping_since.is_some() && !patient)
     }
 
     fn handle_timers(&mut self) {
@@ -177,6 +203,12 @@ impl Shell {
         if self.rebind_at.is_some_and(|at| at <= now) {
             self.bind_claims(self.claims_at);
         }
+        if self.accept_at.is_some_and(|at| at <= now) {
+            self.accept_at = None;
+            if let Err(error) = self.epoll.add(&self.listener, LISTENER) {
+                warn!("failed to listen for control: {error}");
+            }
+        }
         if self.sign_at <= now {
             self.sign_at = now + SIGN_OF_LIFE;
             // Without it the next keeper does not know how long it was away, and assumes: not long.
@@ -184,22 +216,25 @@ impl Shell {
         }
     }
 
-    fn handle_ready(&mut self, ready: &[u64]) {
+    fn handle_ready(&mut self, ready: &[u64]) -> anyhow::Result<()> {
         for &token in ready {
             match token {
                 LISTENER => self.accept(),
                 SIGNALS => self.handle_signals(),
-                CONTROL => self.read_control(),
-                CLAIMS => self.read_claims(),
-                router => self.handle_router(router),
+                CONTROL => self.read_control()?,
+                CLAIMS => self.read_claims()?,
+                WORKER => self.take_done()?,
+                router => self.handle_router(router)?,
             }
-            self.carry_out();
+            self.carry_out()?;
         }
+        Ok(())
     }
 
     fn handle_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read() {
             info!(?signal, "asked to stop");
+            self.stopping_since.get_or_insert(Instant::now());
             self.engine.handle_stop(Instant::now());
         }
     }
@@ -227,21 +262,31 @@ impl Shell {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => return warn!("failed to accept control's connection: {error}"),
+                Err(error) => {
+                    // The listener stays ready, so without a pause this would be all that the loop does.
+                    warn!("failed to accept control's connection: {error}");
+                    let _ = self.epoll.remove(&self.listener);
+                    self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
             }
         }
     }
 
-    fn read_control(&mut self) {
-        let Some(connection) = &mut self.control else { return };
+    fn read_control(&mut self) -> anyhow::Result<()> {
+        let Some(connection) = &mut self.control else { return Ok(()) };
         let reading = connection.read();
         for message in reading.messages {
+            if matches!(message, ToKeeper::Shutdown) {
+                self.stopping_since.get_or_insert(Instant::now());
+            }
             self.engine.handle_message(message, Instant::now());
-            self.carry_out();
+            self.carry_out()?;
         }
         if reading.closed {
             self.drop_control();
         }
+        Ok(())
     }
 
     fn drop_control(&mut self) {
@@ -255,7 +300,6 @@ impl Shell {
         let watched = connection.wants_write;
         if !connection.write(&mut self.mailbox) {
             self.drop_control();
-            self.carry_out();
         } else if connection.wants_write != watched {
             let wanted = connection.wants_write;
             if let Err(error) = self.epoll.want_write(connection, CONTROL, wanted) {
@@ -264,64 +308,71 @@ impl Shell {
         }
     }
 
-    fn read_claims(&mut self) {
+    fn read_claims(&mut self) -> anyhow::Result<()> {
         let mut datagram = [0; MAX_DATAGRAM + 1];
         for _ in 0..READS_PER_TURN {
-            let Some(socket) = &self.claims else { return };
-            match socket.recv_from(&mut datagram) {
-                Ok((length, from)) => self.engine.handle_claim(&datagram[..length], from.ip(), Instant::now()),
-                // Also what ICMP had to say about a claim that was sent: its receiver is not there now.
-                Err(_) => return,
-            }
-            self.carry_out();
+            let Some(socket) = &self.claims else { break };
+            // An error is what ICMP had to say about a claim that was sent: its receiver is not there now.
+            let Ok((length, from)) = socket.recv_from(&mut datagram) else { break };
+            self.engine.handle_claim(&datagram[..length], from.ip(), Instant::now());
+            self.carry_out()?;
         }
+        Ok(())
     }
 
-    fn handle_router(&mut self, token: u64) {
-        let base = token - (token - FIRST_ROUTER) % TOKENS_PER_ROUTER;
-        let Some(&router) = self.router_of.get(&base) else { return };
+    fn handle_router(&mut self, token: u64) -> anyhow::Result<()> {
+        let base = token - token % TOKENS_PER_ROUTER;
+        let Some(&router) = self.router_of.get(&base) else { return Ok(()) };
         match token - base {
             VRRP => self.read_frames(router),
             LINKS => self.read_links(router),
-            _ => {}
+            _ => Ok(()),
         }
     }
 
-    fn read_frames(&mut self, router: RouterId) {
+    fn open(&mut self, router: RouterId) -> Option<&mut Open> {
+        self.routers.get_mut(&router)?.open.as_mut()
+    }
+
+    fn read_frames(&mut self, router: RouterId) -> anyhow::Result<()> {
         let mut frame = std::mem::take(&mut self.frame);
         for _ in 0..READS_PER_TURN {
-            let socket = self.routers.get(&router).and_then(|entry| entry.sockets.vrrp.as_ref());
             // An error is the link's going down, which the link watch tells of.
-            let Some(Ok(Some(length))) = socket.map(|socket| socket.recv(&mut frame)) else { break };
+            let received = self.open(router).map(|open| open.sockets.vrrp.recv(&mut frame));
+            let Some(Ok(Some(length))) = received else { break };
             self.engine.handle_frame(router, &frame[..length], Instant::now());
-            self.carry_out();
+            self.carry_out()?;
         }
         self.frame = frame;
+        Ok(())
     }
 
-    fn read_links(&mut self, router: RouterId) {
+    fn read_links(&mut self, router: RouterId) -> anyhow::Result<()> {
         for _ in 0..READS_PER_TURN {
-            let event = self.routers.get_mut(&router).and_then(|entry| entry.sockets.next_link());
-            let Some((ifindex, up)) = event else { return };
+            let Some((ifindex, up)) = self.open(router).and_then(|open| open.sockets.next_link()) else { break };
             self.engine.handle_link(router, ifindex, up, Instant::now());
-            self.carry_out();
+            self.carry_out()?;
         }
+        Ok(())
     }
 
     /// Carries out what the engine wants, until it wants nothing more.
-    fn carry_out(&mut self) {
+    fn carry_out(&mut self) -> anyhow::Result<()> {
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
-                Effect::OpenSockets { router, request } => {
-                    let opened = self.open_sockets(router, request);
-                    self.engine.handle_opened(router, opened, Instant::now());
+                Effect::OpenSockets { router, request, fresh } => {
+                    let life = self.routers.entry(router).or_insert(Router { life: self.next_token, open: None }).life;
+                    self.next_token += TOKENS_PER_ROUTER;
+                    self.worker.give(Job::Open { router, life, request, fresh })?;
                 }
-                Effect::CloseSockets { router } => self.close_sockets(router),
+                Effect::CloseSockets { router } => {
+                    let sockets = self.routers.remove(&router).and_then(|entry| entry.open);
+                    let sockets = sockets.map(|open| self.unwatch(open));
+                    self.unsent.retain(|(of, _)| *of != router);
+                    self.worker.give(Job::Close { router, sockets })?;
+                }
                 Effect::SendFrame { router, ifindex, frame } => self.send_frame(router, ifindex, &frame),
-                Effect::RunBatch(batch) => {
-                    let results = self.run_batch(&batch);
-                    self.engine.handle_batch(&batch, results, Instant::now());
-                }
+                Effect::RunBatch(batch) => self.worker.give(Job::Run(batch))?,
                 Effect::BindClaims(address) => {
                     if address != self.claims_at || self.claims.is_none() {
                         self.bind_claims(address);
@@ -331,43 +382,58 @@ impl Shell {
                 Effect::Emit(message) => self.mailbox.push(&stamped(message)),
             }
         }
+        Ok(())
     }
 
-    fn open_sockets(&mut self, router: RouterId, request: SocketRequest) -> Result<Opened, String> {
-        if let Some(entry) = self.routers.get_mut(&router).filter(|entry| entry.sockets.fit(&request)) {
-            if entry.sockets.adapt(request).map_err(|error| error.full())?
-                && let Some(vrrp) = &entry.sockets.vrrp
-            {
-                let watched = self.epoll.add(vrrp, entry.token + VRRP);
-                watched.map_err(|error| format!("failed to watch the VRRP socket: {error}"))?;
+    fn take_done(&mut self) -> anyhow::Result<()> {
+        for done in self.worker.take() {
+            match done {
+                // The router was removed meanwhile. These sockets are closed here, and not by the worker, so
+                // that they are when that is told: its answer to the removal is still to come.
+                Done::Opened { router, life, .. } if self.routers.get(&router).is_none_or(|it| it.life != life) => {}
+                Done::Opened { router, life: _, request, result } => {
+                    let opened = match result {
+                        Ok((Some(sockets), opened)) => self.take_sockets(router, sockets).map(|()| opened),
+                        Ok((None, opened)) => Ok(opened),
+                        Err(error) => Err(error),
+                    };
+                    self.engine.handle_opened(router, &request, opened, Instant::now());
+                }
+                Done::Closed { router } => self.engine.handle_closed(router),
+                Done::Ran { batch, results } => self.engine.handle_batch(&batch, results, Instant::now()),
             }
-            return entry.sockets.describe().map_err(|error| error.full());
+            self.carry_out()?;
         }
-        self.close_sockets(router);
-        let mut sockets = RouterSockets::open(&self.options.netns_path, request).map_err(|error| error.full())?;
-        let opened = sockets.describe().map_err(|error| error.full())?;
+        Ok(())
+    }
+
+    /// Takes sockets into use in place of those that the router had.
+    fn take_sockets(&mut self, router: RouterId, sockets: RouterSockets) -> Result<(), String> {
         let token = self.next_token;
         self.next_token += TOKENS_PER_ROUTER;
-        let watched = self.epoll.add(&sockets.watch, token + LINKS).and_then(|()| match &sockets.vrrp {
-            Some(vrrp) => self.epoll.add(vrrp, token + VRRP),
-            None => Ok(()),
-        });
-        watched.map_err(|error| format!("failed to watch the sockets of {router}: {error}"))?;
+        let watched = self.epoll.add(&sockets.vrrp, token + VRRP);
+        let watched = watched.and_then(|()| self.epoll.add(&sockets.watch, token + LINKS));
+        watched.map_err(|error| format!("failed to watch its sockets: {error}"))?;
         self.router_of.insert(token, router);
-        self.routers.insert(router, Router { sockets, token });
-        Ok(opened)
+        let old = self.routers.get_mut(&router).and_then(|entry| entry.open.replace(Open { sockets, token }));
+        if let Some(old) = old {
+            let old = self.unwatch(old);
+            let _ = self.worker.give(Job::Discard(old));
+        }
+        Ok(())
     }
 
-    fn close_sockets(&mut self, router: RouterId) {
-        if let Some(entry) = self.routers.remove(&router) {
-            self.router_of.remove(&entry.token);
-        }
-        self.unsent.retain(|(of, _)| *of != router);
+    fn unwatch(&mut self, open: Open) -> RouterSockets {
+        self.router_of.remove(&open.token);
+        // They are closed later, by the worker; until then they are not to wake the loop.
+        let _ = self.epoll.remove(&open.sockets.vrrp);
+        let _ = self.epoll.remove(&open.sockets.watch);
+        open.sockets
     }
 
     fn send_frame(&mut self, router: RouterId, ifindex: u32, frame: &[u8]) {
-        let Some(entry) = self.routers.get_mut(&router) else { return };
-        match entry.sockets.send(ifindex, frame) {
+        let Some(open) = self.open(router) else { return };
+        match open.sockets.send(ifindex, frame) {
             Ok(()) => drop(self.unsent.remove(&(router, ifindex))),
             Err(error) => {
                 if self.unsent.insert((router, ifindex)) {
@@ -375,25 +441,6 @@ impl Shell {
                 }
             }
         }
-    }
-
-    fn run_batch(&mut self, batch: &Batch) -> Vec<Result<(), String>> {
-        let socket = match batch.place {
-            Place::Host => &mut self.host,
-            Place::Router => match self.routers.get_mut(&batch.router) {
-                Some(entry) => &mut entry.sockets.batch,
-                None => return vec![Err("its namespace is not open".to_owned()); batch.messages.len()],
-            },
-        };
-        let results = socket.send_batch(&batch.messages);
-        let judged = results.into_iter().zip(&batch.steps).map(|(result, (_, action))| match result {
-            // What was on a device that is gone, is gone.
-            Err(error) if *action == Action::Del && error.errno() == Some(libc::ENODEV) => Ok(()),
-            // The item's key says what it was.
-            Err(error) => Err(error.cause.to_string()),
-            Ok(()) => Ok(()),
-        });
-        judged.collect()
     }
 
     fn bind_claims(&mut self, address: Option<SocketAddr>) {

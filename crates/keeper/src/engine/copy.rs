@@ -9,17 +9,19 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use evergate_model::{HaState, RouterId};
-use evergate_vrrp::router::{Output, Reason, State, VirtualRouter};
-use evergate_vrrp::{announce, wire};
+use evergate_vrrp::router::{Output, State, VirtualRouter};
+use evergate_vrrp::wire;
 use tracing::{debug, info};
 
+use super::access::{Access, How};
 use super::discards::sender_of;
-use super::effect::{Batch, Effect, Opened, SocketRequest};
+use super::effect::{Effect, Opened, SocketRequest};
 use super::ledger::Ledger;
 use super::mastership::Contest;
 use super::shared::Shared;
 use super::spec::{self, Prepared, SpecError};
-use crate::protocol::{Announce, FromKeeper, Place, RouterSpec, RouterStatus, Transition};
+use super::transition::Waiting;
+use crate::protocol::{Announce, Place, RouterSpec, RouterStatus};
 
 /// How long addresses that were found in the kernel are kept while the copy cannot take part: control
 /// that restarts together with the keeper has said by then that the router is in place.
@@ -31,8 +33,6 @@ const STRANGER: Duration = Duration::from_secs(10);
 const REPAIR_DELAY: Duration = Duration::from_millis(20);
 /// New addresses are announced once more after this, as a single frame can be lost.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
-/// First and longest pause before sockets that could not be opened are tried again.
-const REOPEN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// One router's copy.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(super) struct RouterCopy {
     items: Vec<Prepared>,
     pub(super) vrrp: VirtualRouter,
     pub(super) ledger: Ledger,
-    sockets: Sockets,
+    access: Access,
     /// Whether this copy was active before the process started, which is decided upon once.
     past: Past,
     /// Receives all VRIDs, because it has the lowest on its HA network here.
@@ -54,8 +54,9 @@ pub(super) struct RouterCopy {
     pub(super) contest: Option<Contest>,
     /// When VRRP last decided a contest for this copy.
     pub(super) prevailed_at: Option<Instant>,
-    reported: Option<HaState>,
-    settling: Option<Settling>,
+    pub(super) waiting: Waiting,
+    /// Generations up to this one were of an earlier copy of the router.
+    pub(super) born: u64,
     /// Whether each link of the namespace is up, by index.
     links: BTreeMap<u32, bool>,
     repair: Option<(Instant, BTreeSet<u32>)>,
@@ -63,20 +64,6 @@ pub(super) struct RouterCopy {
     heard_from: Option<Ipv4Addr>,
     sent: u64,
     received: u64,
-}
-
-#[derive(Debug)]
-enum Sockets {
-    /// Not asked for yet.
-    None,
-    /// Asked for, not answered yet.
-    Asked(SocketRequest),
-    Open(SocketRequest),
-    Failed {
-        error: String,
-        retry_at: Instant,
-        pause: Duration,
-    },
 }
 
 /// What the kernel says of the time before the process started.
@@ -101,31 +88,23 @@ enum Hindrance {
     LinkDown,
 }
 
-/// A transition whose prepared messages are on their way.
-#[derive(Debug)]
-struct Settling {
-    transition: Transition,
-    since: Instant,
-    batches: usize,
-}
-
 impl RouterCopy {
-    pub(super) fn new(spec: RouterSpec) -> Result<Self, SpecError> {
+    pub(super) fn new(spec: RouterSpec, born: u64) -> Result<Self, SpecError> {
         let config = spec::config(&spec)?;
         let items = spec::prepare(&spec.items)?;
         Ok(Self {
             items,
             vrrp: VirtualRouter::new(config),
             ledger: Ledger::default(),
-            sockets: Sockets::None,
+            access: Access::default(),
             past: Past::Unknown,
             sentinel: false,
             strangers: BTreeMap::new(),
             epoch: 0,
             contest: None,
             prevailed_at: None,
-            reported: None,
-            settling: None,
+            waiting: Waiting::default(),
+            born,
             links: BTreeMap::new(),
             repair: None,
             announce_again: None,
@@ -154,13 +133,14 @@ impl RouterCopy {
             self.vrrp.handle_config(config, now);
             self.drain(shared, now);
         }
-        self.open_sockets(shared);
+        // Control may have made the namespace anew.
+        self.open_sockets(How::Check, shared);
         if self.is_active() {
             // Everything again, not only what is new: control also sends a specification to repair.
-            let batches = self.ledger.update(self.id(), &self.items);
+            let batches = self.ledger.update(shared.wanted(self.id()), &self.items);
             self.run(batches, shared);
             self.announce_new(&old.announce, shared, now);
-            shared.claim(self.id(), self.epoch, &self.spec.claim_to, now);
+            self.claim(shared, now);
         }
         self.settle(shared, now);
         Ok(())
@@ -169,32 +149,23 @@ impl RouterCopy {
     fn announce_new(&mut self, old: &[Announce], shared: &mut Shared, now: Instant) {
         let new: Vec<Announce> = self.spec.announce.iter().filter(|one| !old.contains(one)).cloned().collect();
         if !new.is_empty() {
-            self.announce(&new, shared);
+            self.announce(new.clone(), shared);
             self.announce_again = Some((now + ANNOUNCE_AGAIN, new));
         }
     }
 
-    fn announce(&self, what: &[Announce], shared: &mut Shared) {
-        let send = |one: &Announce| Effect::SendFrame {
-            router: self.spec.router,
-            ifindex: one.ifindex,
-            frame: announce::frame(one.mac.0, one.ip),
-        };
-        shared.effects.extend(what.iter().map(send));
+    /// Whether it is known what an earlier keeper left in the namespace, or that it cannot be known.
+    pub(super) fn has_looked(&self) -> bool {
+        !self.access.is_asked() || self.past != Past::Unknown
     }
 
-    pub(super) fn announce_all(&self, shared: &mut Shared) {
-        self.announce(&self.spec.announce, shared);
-    }
-
-    /// Asks for the sockets that are needed now, unless they are there.
-    pub(super) fn open_sockets(&mut self, shared: &mut Shared) {
+    /// Asks for the sockets that are needed now.
+    pub(super) fn open_sockets(&mut self, how: How, shared: &mut Shared) {
         let request = self.socket_request();
-        if matches!(&self.sockets, Sockets::Open(have) | Sockets::Asked(have) if *have == request) {
-            return;
+        if self.access.want(&request, how) {
+            let fresh = how == How::Fresh;
+            shared.effects.push_back(Effect::OpenSockets { router: self.id(), request, fresh });
         }
-        self.sockets = Sockets::Asked(request.clone());
-        shared.effects.push_back(Effect::OpenSockets { router: self.id(), request });
     }
 
     fn socket_request(&self) -> SocketRequest {
@@ -208,47 +179,38 @@ impl RouterCopy {
     }
 
     /// Takes the answer to a request for sockets.
-    pub(super) fn handle_opened(&mut self, opened: Result<Opened, String>, shared: &mut Shared, now: Instant) {
+    pub(super) fn handle_opened(
+        &mut self,
+        request: &SocketRequest,
+        opened: Result<Opened, String>,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        let Some(first_failure) = self.access.answered(request, opened.as_ref().err().map(String::as_str), now) else {
+            return;
+        };
         match opened {
             Ok(opened) => {
-                self.sockets = Sockets::Open(self.socket_request());
-                self.links = opened.links;
+                self.links = opened.links.unwrap_or_else(|| std::mem::take(&mut self.links));
                 if self.past == Past::Unknown {
                     let found = Past::Found { until: now + KEEP_FOUND };
                     self.past = if opened.has_virtual_address { found } else { Past::Nothing };
                 }
-                for text in opened.shortcomings {
-                    shared.warn(format!("router {}: {text}", self.id()));
-                }
             }
-            Err(error) => self.sockets_failed(error, shared, now),
+            Err(error) if first_failure => {
+                shared.warn(format!("router {} cannot take part in its election: {error}", self.id()));
+            }
+            Err(_) => {}
         }
         self.settle(shared, now);
-    }
-
-    fn sockets_failed(&mut self, error: String, shared: &mut Shared, now: Instant) {
-        let pause = match &self.sockets {
-            Sockets::Failed { pause, .. } => (*pause * 2).min(REOPEN.1),
-            Sockets::None | Sockets::Asked(_) | Sockets::Open(_) => {
-                shared.warn(format!("router {} cannot take part in its election: {error}", self.id()));
-                REOPEN.0
-            }
-        };
-        self.sockets = Sockets::Failed { error, retry_at: now + pause, pause };
     }
 
     fn hindrance(&self, shared: &Shared) -> Option<Hindrance> {
         if !self.spec.ready {
             return Some(Hindrance::NotReady);
         }
-        match &self.sockets {
-            // A request for other sockets is answered before anything else happens.
-            Sockets::Asked(_) if self.vrrp.state() != State::Initialize => return None,
-            Sockets::None | Sockets::Asked(_) => {
-                return Some(Hindrance::Sockets("its sockets are being opened".to_owned()));
-            }
-            Sockets::Failed { error, .. } => return Some(Hindrance::Sockets(error.clone())),
-            Sockets::Open(_) => {}
+        if let Some(error) = self.access.hindrance() {
+            return Some(Hindrance::Sockets(error));
         }
         if !self.links.get(&self.spec.ha_ifindex).copied().unwrap_or(false) {
             return Some(Hindrance::LinkDown);
@@ -297,20 +259,13 @@ impl RouterCopy {
 
     fn clean_up(&mut self, shared: &mut Shared) {
         self.past = Past::Settled;
-        let mut batches = self.ledger.deactivate(self.id(), &self.items);
+        let mut batches = self.ledger.deactivate(shared.wanted(self.id()), &self.items);
         // Without sockets nothing can be sent into the namespace, nor has this process ever been there.
-        if !matches!(self.sockets, Sockets::Open(_)) {
+        if !self.access.is_open() {
             batches.retain(|batch| batch.place == Place::Host);
         }
         self.run(batches, shared);
         shared.apply_follow(self.id());
-    }
-
-    fn run(&mut self, batches: Vec<Batch>, shared: &mut Shared) {
-        if let Some(settling) = &mut self.settling {
-            settling.batches += batches.len();
-        }
-        shared.effects.extend(batches.into_iter().map(Effect::RunBatch));
     }
 
     /// Carries out what VRRP decided.
@@ -319,13 +274,13 @@ impl RouterCopy {
             match output {
                 Output::Transmit(advertisement) => self.transmit(&advertisement, shared),
                 Output::Activate => {
-                    self.begin(now);
-                    let batches = self.ledger.activate(self.id(), &self.items);
+                    self.begin_transition(shared, now);
+                    let batches = self.ledger.activate(shared.wanted(self.id()), &self.items);
                     self.run(batches, shared);
                 }
                 Output::Deactivate => {
-                    self.begin(now);
-                    let batches = self.ledger.deactivate(self.id(), &self.items);
+                    self.begin_transition(shared, now);
+                    let batches = self.ledger.deactivate(shared.wanted(self.id()), &self.items);
                     self.run(batches, shared);
                     self.give_up_mastership(shared);
                 }
@@ -352,62 +307,6 @@ impl RouterCopy {
             }
             Err(error) => debug_assert!(false, "Config::validate accepted what cannot be sent: {error}"),
         }
-    }
-
-    /// A transition begins: what is measured from here is its cost.
-    fn begin(&mut self, now: Instant) {
-        let transition = Transition {
-            router: self.id(),
-            state: HaState::Standby,
-            epoch: 0,
-            at_ms: 0,
-            reason: String::new(),
-            took_us: 0,
-        };
-        self.settling = Some(Settling { transition, since: now, batches: 0 });
-    }
-
-    /// Tells control, once the prepared messages have been acknowledged.
-    fn report(&mut self, reason: Reason, shared: &mut Shared, now: Instant) {
-        let state = if self.is_active() { HaState::Active } else { HaState::Standby };
-        if self.reported == Some(state) {
-            return;
-        }
-        self.reported = Some(state);
-        if self.settling.is_none() {
-            self.begin(now);
-        }
-        let epoch = if self.is_active() { self.epoch } else { shared.book.known(self.id()).epoch };
-        if let Some(settling) = &mut self.settling {
-            settling.transition.state = state;
-            settling.transition.epoch = epoch;
-            settling.transition.reason = in_words(reason).to_owned();
-        }
-        self.settled(shared, now);
-    }
-
-    fn settled(&mut self, shared: &mut Shared, now: Instant) {
-        // A transition without a reason has not been reported yet: VRRP is still giving orders.
-        let done = |settling: &mut Settling| settling.batches == 0 && !settling.transition.reason.is_empty();
-        if let Some(mut settling) = self.settling.take_if(done) {
-            settling.transition.took_us = now.saturating_duration_since(settling.since).as_micros() as u64;
-            shared.emit(FromKeeper::Transition(settling.transition));
-        }
-    }
-
-    /// Takes what came of a batch of items.
-    pub(super) fn handle_batch(
-        &mut self,
-        batch: &Batch,
-        results: Vec<Result<(), String>>,
-        shared: &mut Shared,
-        now: Instant,
-    ) {
-        self.ledger.handle_results(batch, results, now);
-        if let Some(settling) = &mut self.settling {
-            settling.batches = settling.batches.saturating_sub(1);
-        }
-        self.settled(shared, now);
     }
 
     /// Takes a frame that the VRRP socket received.
@@ -456,6 +355,13 @@ impl RouterCopy {
         if before == up {
             return;
         }
+        let used = ifindex == self.spec.ha_ifindex || self.spec.announce.iter().any(|one| one.ifindex == ifindex);
+        if ifindex == self.spec.ha_ifindex && up.is_none() {
+            self.access.fail("its HA interface is gone", now);
+        } else if used && before.is_none() {
+            // Another link by the index of one that is gone: sockets on that one stay dead.
+            self.open_sockets(How::Fresh, shared);
+        }
         if ifindex == self.spec.ha_ifindex {
             self.settle(shared, now);
         } else if self.is_active() {
@@ -475,12 +381,8 @@ impl RouterCopy {
                 Err(texts) => texts.into_iter().for_each(|text| shared.warn(format!("router {}: {text}", self.id()))),
             }
         }
-        if matches!(&self.sockets, Sockets::Failed { retry_at, .. } if *retry_at <= now) {
-            // The pause goes on doubling from where it is, so the state stays until the answer.
-            shared.effects.push_back(Effect::OpenSockets { router: self.id(), request: self.socket_request() });
-            if let Sockets::Failed { retry_at, pause, .. } = &mut self.sockets {
-                *retry_at = now + *pause;
-            }
+        if self.access.retry_at().is_some_and(|at| at <= now) {
+            self.open_sockets(How::Fresh, shared);
         }
         if matches!(self.past, Past::Found { until } if until <= now) {
             self.clean_up(shared);
@@ -489,7 +391,7 @@ impl RouterCopy {
         if let Some((_, what)) = self.announce_again.take_if(|(at, _)| *at <= now)
             && self.is_active()
         {
-            self.announce(&what, shared);
+            self.announce(what, shared);
         }
         self.contest_timeout(shared, now);
     }
@@ -499,19 +401,22 @@ impl RouterCopy {
         if !self.is_active() {
             return;
         }
-        let batches = self.ledger.update(self.id(), &self.items);
-        self.run(batches, shared);
+        self.repair(shared);
         let there = |one: &&Announce| links.contains(&one.ifindex) && self.links.get(&one.ifindex) == Some(&true);
-        let what: Vec<Announce> = self.spec.announce.iter().filter(there).cloned().collect();
-        self.announce(&what, shared);
+        let what = self.spec.announce.iter().filter(there).cloned().collect();
+        self.announce(what, shared);
+    }
+
+    /// Does every item again, unless the kernel is at it anyway.
+    pub(super) fn repair(&mut self, shared: &mut Shared) {
+        if self.is_active() && self.waiting.is_over() {
+            let batches = self.ledger.update(shared.wanted(self.id()), &self.items);
+            self.run(batches, shared);
+        }
     }
 
     /// When `handle_timeout` is wanted.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let reopen = match &self.sockets {
-            Sockets::Failed { retry_at, .. } => Some(*retry_at),
-            Sockets::None | Sockets::Asked(_) | Sockets::Open(_) => None,
-        };
         let keep = match self.past {
             Past::Found { until } => Some(until),
             Past::Unknown | Past::Nothing | Past::Settled => None,
@@ -519,7 +424,10 @@ impl RouterCopy {
         let vrrp = self.vrrp.poll_timeout().map(|(at, _)| at);
         let repair = self.repair.as_ref().map(|(at, _)| *at);
         let again = self.announce_again.as_ref().map(|(at, _)| *at);
-        [vrrp, self.ledger.retry_at(), reopen, keep, repair, again, self.contest_deadline()].into_iter().flatten().min()
+        [vrrp, self.ledger.retry_at(), self.access.retry_at(), keep, repair, again, self.contest_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Leaves the election for good: an active resigns with priority 0.
@@ -573,22 +481,5 @@ impl std::fmt::Display for Hindrance {
             Self::Sockets(error) => error,
             Self::LinkDown => "the HA interface is down or gone",
         })
-    }
-}
-
-/// A reason as the state-change log and the operator see it.
-fn in_words(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Startup => "started to take part",
-        Reason::Shutdown => "stopped on request",
-        Reason::ActiveDown => "nothing was heard of the active router for three intervals",
-        Reason::Resigned => "the active router resigned",
-        Reason::First => "is the first of a new router",
-        Reason::HigherPriority => "another copy with higher priority is active",
-        Reason::HigherAddress => "another copy with equal priority and a higher address is active",
-        Reason::Fault => "the HA interface is down or cannot be used",
-        Reason::Adopted => "was active when the keeper was restarted",
-        Reason::Absence => "was away for longer than three intervals",
-        Reason::Reconfigured => "became another virtual router",
     }
 }

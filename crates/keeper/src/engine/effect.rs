@@ -1,5 +1,10 @@
-//! What the engine wants done. Effects are data: the shell carries them out, in this order, and hands
-//! back what came of those that have an outcome.
+//! What the engine wants done. Effects are data: the shell carries them out and hands back what came of
+//! those that have an outcome.
+//!
+//! Frames, claims and messages are sent at once. What changes the kernel's configuration may take long
+//! (it waits for a lock that all namespaces of the host share), so it is done aside, in this order, and its
+//! outcome comes later: advertisements must not wait for it. The engine itself holds back what must not be
+//! said before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,10 +20,12 @@ pub enum Effect {
     OpenSockets {
         /// Whose.
         router: RouterId,
-        /// Which sockets. Those that fit already are kept.
+        /// Which sockets. The same as before, in the same namespace, are kept.
         request: SocketRequest,
+        /// Even then they are made anew, because a link under them has gone.
+        fresh: bool,
     },
-    /// Close the copy's sockets, so that nothing pins its namespace.
+    /// Close the copy's sockets, so that nothing pins its namespace; answered by `Engine::handle_closed`.
     CloseSockets {
         /// Whose.
         router: RouterId,
@@ -65,12 +72,11 @@ pub struct SocketRequest {
 /// What was found when the sockets were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
-    /// Whether each link of the namespace is up and has carrier, by index.
-    pub links: BTreeMap<u32, bool>,
+    /// Whether each link of the namespace is up and has carrier, by index; `None`: the sockets were kept,
+    /// and link events go on.
+    pub links: Option<BTreeMap<u32, bool>>,
     /// Whether the virtual address is on the HA interface.
     pub has_virtual_address: bool,
-    /// What could not be made, but does not keep the copy from taking part, in words.
-    pub shortcomings: Vec<String>,
 }
 
 /// Prepared messages that are sent to one place at once.
@@ -82,6 +88,8 @@ pub struct Batch {
     pub place: Place,
     /// What for.
     pub purpose: Purpose,
+    /// Grows with every change of what is wanted: the outcome of an older one is of no interest.
+    pub generation: u64,
     /// What each message does.
     pub steps: Vec<(String, Action)>,
     /// The messages.

@@ -17,6 +17,13 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Retries of what failed before it is reported.
 const MAX_RETRIES: u32 = 5;
 
+/// Whose items, and which change of what is wanted of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub(super) router: RouterId,
+    pub(super) generation: u64,
+}
+
 /// The items that were done, and those that could not be done or undone.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
@@ -25,6 +32,7 @@ pub(super) struct Ledger {
     failed: Vec<Failure>,
     retries: u32,
     retry_at: Option<Instant>,
+    generation: u64,
 }
 
 #[derive(Debug)]
@@ -36,25 +44,25 @@ struct Failure {
 
 impl Ledger {
     /// Does everything. Also repairs: what is there already stays as it is.
-    pub(super) fn activate(&mut self, router: RouterId, items: &[Prepared]) -> Vec<Batch> {
-        self.forget_failures();
+    pub(super) fn activate(&mut self, of: Wanted, items: &[Prepared]) -> Vec<Batch> {
+        self.begin(of);
         self.done = items.to_vec();
-        batches(router, items.iter().map(|item| (item, Action::Add)))
+        batches(of, items.iter().map(|item| (item, Action::Add)))
     }
 
     /// Undoes everything that was done, and what might be left from an earlier life of the process.
-    pub(super) fn deactivate(&mut self, router: RouterId, items: &[Prepared]) -> Vec<Batch> {
-        self.forget_failures();
+    pub(super) fn deactivate(&mut self, of: Wanted, items: &[Prepared]) -> Vec<Batch> {
+        self.begin(of);
         let done = std::mem::take(&mut self.done);
         let listed: BTreeSet<&str> = items.iter().map(|item| item.key.as_str()).collect();
         let gone = done.iter().filter(|item| !listed.contains(item.key.as_str()));
         let undo: Vec<_> = items.iter().chain(gone).map(|item| (item, Action::Del)).collect();
-        batches(router, undo.into_iter().rev())
+        batches(of, undo.into_iter().rev())
     }
 
     /// While active: undoes what is no longer listed or has changed, then does all that is listed.
-    pub(super) fn update(&mut self, router: RouterId, items: &[Prepared]) -> Vec<Batch> {
-        self.forget_failures();
+    pub(super) fn update(&mut self, of: Wanted, items: &[Prepared]) -> Vec<Batch> {
+        self.begin(of);
         let stays = |old: &Prepared| {
             items.iter().find(|new| new.key == old.key).is_some_and(|new| {
                 // A replacing message takes the place of what is there: nothing is missing in between.
@@ -64,11 +72,14 @@ impl Ledger {
         let gone: Vec<Prepared> = self.done.iter().filter(|old| !stays(old)).cloned().collect();
         self.done = items.to_vec();
         let undo = gone.iter().rev().map(|item| (item, Action::Del));
-        batches(router, undo.chain(items.iter().map(|item| (item, Action::Add))))
+        batches(of, undo.chain(items.iter().map(|item| (item, Action::Add))))
     }
 
-    /// Takes what came of a batch.
+    /// Takes what came of a batch, unless something else is wanted by now.
     pub(super) fn handle_results(&mut self, batch: &Batch, results: Vec<Result<(), String>>, now: Instant) {
+        if batch.generation != self.generation {
+            return;
+        }
         let steps = batch.steps.iter().zip(&batch.messages).zip(results);
         for (((key, action), message), result) in steps {
             let Err(error) = result else { continue };
@@ -97,10 +108,12 @@ impl Ledger {
             return Err(failed.into_iter().map(|failure| failure.to_string()).collect());
         }
         self.retries += 1;
-        Ok(batches(router, failed.iter().map(|failure| (&failure.item, failure.action))))
+        let of = Wanted { router, generation: self.generation };
+        Ok(batches(of, failed.iter().map(|failure| (&failure.item, failure.action))))
     }
 
-    fn forget_failures(&mut self) {
+    fn begin(&mut self, of: Wanted) {
+        self.generation = of.generation;
         self.failed.clear();
         self.retries = 0;
         self.retry_at = None;
@@ -120,7 +133,7 @@ impl Prepared {
 }
 
 /// Neighbours in the order that go to the same place share a batch; the order is kept.
-fn batches<'a>(router: RouterId, steps: impl Iterator<Item = (&'a Prepared, Action)>) -> Vec<Batch> {
+fn batches<'a>(of: Wanted, steps: impl Iterator<Item = (&'a Prepared, Action)>) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
     for (item, action) in steps {
         let message = match action {
@@ -129,8 +142,14 @@ fn batches<'a>(router: RouterId, steps: impl Iterator<Item = (&'a Prepared, Acti
             Action::Del => &item.del,
         };
         if batches.last().is_none_or(|batch| batch.place != item.place) {
-            let purpose = Purpose::Items;
-            batches.push(Batch { router, place: item.place, purpose, steps: Vec::new(), messages: Vec::new() });
+            batches.push(Batch {
+                router: of.router,
+                place: item.place,
+                purpose: Purpose::Items,
+                generation: of.generation,
+                steps: Vec::new(),
+                messages: Vec::new(),
+            });
         }
         let batch = batches.last_mut().expect("one was pushed if there was none");
         batch.steps.push((item.key.clone(), action));

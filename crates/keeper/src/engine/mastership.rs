@@ -45,10 +45,11 @@ impl RouterCopy {
         let resumes = reason == Reason::Adopted && still_ours;
         self.contest = None;
         self.epoch = if resumes { known.epoch } else { known.epoch.saturating_add(1) };
-        shared.claim(self.id(), self.epoch, &self.spec.claim_to, now);
+        shared.book.learn(self.id(), self.epoch, shared.settings.vtep);
+        self.claim(shared, now);
     }
 
-    /// Is no longer active: says no more, and follows whoever is known to have the router.
+    /// Is no longer active: claims no more, and follows whoever is known to have the router.
     pub(super) fn give_up_mastership(&mut self, shared: &mut Shared) {
         self.contest = None;
         shared.outbox.withdraw(self.id());
@@ -116,7 +117,8 @@ impl RouterCopy {
     pub(super) fn claim_anew(&mut self, shared: &mut Shared, now: Instant) {
         self.contest = None;
         self.epoch = shared.book.known(self.id()).epoch.saturating_add(1);
-        shared.claim(self.id(), self.epoch, &self.spec.claim_to, now);
+        shared.book.learn(self.id(), self.epoch, shared.settings.vtep);
+        self.claim(shared, now);
         self.announce_all(shared);
         if let Some(vtep) = shared.settings.vtep {
             shared.emit(FromKeeper::Claimed { router: self.id(), epoch: self.epoch, vtep });

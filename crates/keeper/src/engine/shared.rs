@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::discards::Discards;
 use super::effect::{Action, Batch, Effect, Purpose};
+use super::ledger::Wanted;
 use crate::claims::book::{Book, Learned};
 use crate::claims::outbox::{self, Outbox};
 use crate::claims::wire::ClaimKey;
@@ -27,6 +28,8 @@ pub(super) struct Shared {
     pub(super) follows: BTreeMap<RouterId, FollowSpec>,
     pub(super) discards: Discards,
     pub(super) effects: VecDeque<Effect>,
+    /// Counts what was ever wanted of any copy's items.
+    pub(super) generation: u64,
     /// When the last keeper before this one was last known to live, if that is known.
     pub(super) away_since: Option<Instant>,
     /// Control is still telling its whole state: copies that it told of do not start yet, because who
@@ -44,9 +47,16 @@ impl Shared {
             follows: BTreeMap::new(),
             discards: Discards::default(),
             effects: VecDeque::new(),
+            generation: 0,
             away_since: None,
             syncing: false,
         }
+    }
+
+    /// Names a change of what is wanted of a copy's items.
+    pub(super) fn wanted(&mut self, router: RouterId) -> Wanted {
+        self.generation += 1;
+        Wanted { router, generation: self.generation }
     }
 
     pub(super) fn emit(&mut self, message: FromKeeper) {
@@ -83,7 +93,7 @@ impl Shared {
         moved
     }
 
-    /// Says that this host has the router in this epoch.
+    /// Says to these hosts that this one has the router in this epoch.
     pub(super) fn claim(
         &mut self,
         router: RouterId,
@@ -91,7 +101,6 @@ impl Shared {
         to: &std::collections::BTreeSet<IpAddr>,
         now: Instant,
     ) {
-        self.book.learn(router, epoch, self.settings.vtep);
         let mut to = to.clone();
         if let Some(vtep) = self.settings.vtep {
             to.remove(&vtep);
@@ -143,8 +152,14 @@ impl Shared {
 
 /// Both tables of each entry: the VXLAN device's own (to which host) and the bridge's (by which port).
 fn follow_batch(router: RouterId, entries: &[FollowEntry], vtep: Option<IpAddr>) -> Option<Batch> {
-    let mut batch =
-        Batch { router, place: Place::Host, purpose: Purpose::Follow, steps: Vec::new(), messages: Vec::new() };
+    let mut batch = Batch {
+        router,
+        place: Place::Host,
+        purpose: Purpose::Follow,
+        generation: 0,
+        steps: Vec::new(),
+        messages: Vec::new(),
+    };
     for entry in entries {
         let (link, mac) = (entry.vxlan_ifindex, entry.mac);
         let mut step = |what: String, action, message| {

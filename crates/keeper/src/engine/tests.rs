@@ -24,7 +24,7 @@ const QR_LINK: u32 = 11;
 const ACTIVE_DOWN: Duration = Duration::from_millis(6000 + 805);
 
 #[test]
-fn a_takeover_advertises_then_adds_in_order_then_announces_then_claims_then_reports() {
+fn a_takeover_advertises_then_adds_in_order_then_announces_reports_and_claims() {
     let mut host = Host::with_router();
     host.log.clear();
     host.advance(ACTIVE_DOWN);
@@ -35,12 +35,71 @@ fn a_takeover_advertises_then_adds_in_order_then_announces_then_claims_then_repo
         "router + lan",
         "router + default",
         "announce 10.0.0.1",
+        "transition active 1",
         "claim 192.0.2.2 claim 1",
         "claim 192.0.2.3 claim 1",
-        "transition active 1",
     ];
     assert_eq!(host.log, expected);
     assert_eq!(host.kernel, ["tap", "vip", "lan", "default"]);
+}
+
+#[test]
+fn a_kernel_that_takes_its_time_delays_what_is_said_but_no_advertisement() {
+    let mut host = Host::with_router();
+    host.kernel_stalls = true;
+    host.advance(ACTIVE_DOWN + Duration::from_secs(4));
+    assert_eq!(host.log, ["advertise 50"; 3], "neither announced nor claimed nor reported");
+    host.log.clear();
+    host.kernel_goes_on();
+    let said: Vec<_> = host.log.iter().filter(|line| !line.contains(" + ")).collect();
+    let expected = ["announce 10.0.0.1", "transition active 1", "claim 192.0.2.2 claim 1", "claim 192.0.2.3 claim 1"];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_transition_that_is_overtaken_before_the_kernel_answers_leaves_nothing_and_says_both() {
+    let mut host = Host::with_router();
+    host.kernel_stalls = true;
+    host.advance(ACTIVE_DOWN);
+    host.hear(advertisement(200, 50));
+    assert_eq!(host.state(), "backup");
+    host.refuses = Some("vip".to_owned());
+    host.kernel_goes_on();
+    host.refuses = None;
+    host.advance(Duration::from_secs(1));
+    assert_eq!(host.kernel, [""; 0], "what was refused then is not tried again now");
+    let said: Vec<_> = host.log.iter().filter(|line| line.starts_with("transition")).collect();
+    assert_eq!(said, ["transition active 1", "transition standby 1"]);
+    assert!(!host.log.iter().any(|line| line.starts_with("announce") || line.contains(" claim ")));
+}
+
+#[test]
+fn stopping_and_removing_wait_for_the_kernel() {
+    let mut host = Host::active();
+    host.kernel_stalls = true;
+    host.engine.handle_stop(host.now);
+    host.settle();
+    assert!(!host.engine.is_stopped());
+    host.kernel_goes_on();
+    assert!(host.engine.is_stopped() && host.kernel.is_empty());
+}
+
+#[test]
+fn what_somebody_else_removed_is_back_after_a_while() {
+    let mut host = Host::active();
+    host.kernel.retain(|item| item != "tap");
+    host.advance(Duration::from_secs(61));
+    assert!(host.kernel.contains(&"tap".to_owned()));
+
+    let mut host = Host::with_router();
+    host.claim_from(THEIRS, Kind::Claim, 5);
+    host.log.clear();
+    for _ in 0..14 {
+        host.advance(Duration::from_secs(5));
+        host.hear(advertisement(200, 50));
+    }
+    let follows = host.log.iter().filter(|line| *line == "follow + 192.0.2.2").count();
+    assert_eq!(follows, 1);
 }
 
 #[test]
@@ -243,8 +302,9 @@ fn removing_a_router_resigns_removes_closes_and_answers() {
     assert_eq!(host.log[0], "advertise 0");
     assert_eq!(host.log[host.log.len() - 2..], ["close", "removed"]);
     assert_eq!(host.kernel, [""; 0]);
+    host.say(ToKeeper::Unfollow { router: R });
     host.log.clear();
-    host.advance(Duration::from_secs(60));
+    host.advance(Duration::from_secs(100));
     assert_eq!(host.log, [""; 0], "nothing of it is left");
     host.say(ToKeeper::RemoveRouter { router: R });
     assert_eq!(host.log, ["removed"], "also when it was not known");
@@ -529,6 +589,10 @@ struct Host {
     listening: BTreeMap<RouterId, Option<u8>>,
     has_virtual_address: bool,
     namespace_missing: bool,
+    links: BTreeMap<u32, bool>,
+    /// The kernel answers later.
+    kernel_stalls: bool,
+    stalled: Vec<Batch>,
     /// The item that the kernel does not take.
     refuses: Option<String>,
 }
@@ -551,6 +615,9 @@ impl Host {
             listening: BTreeMap::new(),
             has_virtual_address: false,
             namespace_missing: false,
+            links: BTreeMap::from([(HA_LINK, true), (QR_LINK, true)]),
+            kernel_stalls: false,
+            stalled: Vec::new(),
             refuses: None,
         };
         host.connect();
@@ -594,6 +661,10 @@ impl Host {
     }
 
     fn link(&mut self, ifindex: u32, up: Option<bool>) {
+        match up {
+            Some(up) => self.links.insert(ifindex, up),
+            None => self.links.remove(&ifindex),
+        };
         self.engine.handle_link(R, ifindex, up, self.now);
         self.settle();
     }
@@ -616,6 +687,16 @@ impl Host {
         self.now = end;
     }
 
+    /// The kernel answers what it was asked meanwhile.
+    fn kernel_goes_on(&mut self) {
+        self.kernel_stalls = false;
+        for batch in std::mem::take(&mut self.stalled) {
+            let results = self.run(&batch);
+            self.engine.handle_batch(&batch, results, self.now);
+            self.settle();
+        }
+    }
+
     fn state(&self) -> String {
         self.engine.status().routers[0].vrrp_state.clone()
     }
@@ -635,23 +716,26 @@ impl Host {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::OpenSockets { router, request } => {
+            Effect::OpenSockets { router, request, fresh: _ } => {
                 self.listening.insert(router, request.vrid);
-                let opened = if self.namespace_missing {
+                let opened = if !self.links.contains_key(&HA_LINK) {
+                    Err("there is no such link".to_owned())
+                } else if self.namespace_missing {
                     self.log.push("open".to_owned());
                     Err("there is no namespace".to_owned())
                 } else {
-                    let links = BTreeMap::from([(HA_LINK, true), (QR_LINK, true)]);
                     let has_virtual_address = self.has_virtual_address;
-                    Ok(Opened { links, has_virtual_address, shortcomings: Vec::new() })
+                    Ok(Opened { links: Some(self.links.clone()), has_virtual_address })
                 };
-                self.engine.handle_opened(router, opened, self.now);
+                self.engine.handle_opened(router, &request, opened, self.now);
             }
             Effect::CloseSockets { router } => {
                 self.listening.remove(&router);
                 self.log.push("close".to_owned());
+                self.engine.handle_closed(router);
             }
             Effect::SendFrame { frame, .. } => self.log.push(describe(&frame)),
+            Effect::RunBatch(batch) if self.kernel_stalls => self.stalled.push(batch),
             Effect::RunBatch(batch) => {
                 let results = self.run(&batch);
                 self.engine.handle_batch(&batch, results, self.now);

@@ -59,7 +59,7 @@ impl Drop for Control {
         if std::thread::panicking() {
             let heard = self.heard();
             // An answer may still come: how late the keeper's timers were tells whether the machine was to blame.
-            self.say(&ToKeeper::Status);
+            let _ = self.stream.write_all(b"{\"type\":\"status\"}\n");
             std::thread::sleep(Duration::from_millis(200));
             let status = self.heard().into_iter().rev().find(|message| matches!(message, FromKeeper::Status(_)));
             eprintln!("a keeper said {heard:#?}, and last {status:#?}");
