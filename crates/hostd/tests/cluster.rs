@@ -135,8 +135,7 @@ impl Host {
     fn open(&mut self, request: &SocketRequest) -> Opened {
         let indexes = request.send_on.iter().chain([&request.ha_ifindex]);
         Opened {
-            links: indexes.map(|index| (*index, true)).collect(),
-            shortcomings: Vec::new(),
+            links: Some(indexes.map(|index| (*index, true)).collect()),
             has_virtual_address: self
                 .addresses()
                 .iter()
@@ -250,9 +249,9 @@ impl Cluster {
         match effect {
             Effect::OpenSockets { router, request, .. } => {
                 let opened = host.open(&request);
-                host.engine.handle_opened(router, Ok(opened), now);
+                host.engine.handle_opened(router, &request, Ok(opened), now);
             }
-            Effect::CloseSockets { .. } => {}
+            Effect::CloseSockets { router } => host.engine.handle_closed(router),
             Effect::RunBatch(batch) => {
                 let results = host.send(&batch);
                 host.engine.handle_batch(&batch, results, now);
