@@ -16,7 +16,7 @@ use support::Bench;
 fn main() -> Result<()> {
     support::wait_if_asked();
     let bench = Bench::up("memory", None)?;
-    // Its own project's 254 VRIDs are enough for 200 routers; quotas are not in the way of an admin here.
+    // Its own project's 254 VRIDs are enough for 200 routers; the lab's server sets no quotas.
     let external = bench.find("network", "external")?;
     let mut first: Option<(usize, f64)> = None;
     let mut made = 0;

@@ -161,7 +161,7 @@ const BUILT_IN_AUTH: &str = "identity is built in";
 const NO_OVN: &str = "there is no OVN here";
 const LATER_NDP: &str = "there is no NDP proxy";
 const NO_DVR_YET: User = NotYet("routers are not distributed yet");
-const NO_QUOTAS_YET: User = NotYet("quotas are not enforced yet");
+const NO_QUOTAS_YET: User = NotYet("there is nothing of that kind yet");
 const ONE_DEFAULT_ROUTE: &str = "a router has one default route per IP version";
 
 /// The table.
@@ -215,11 +215,11 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "dns_domain", Text, "openstacklocal", NotYet("ports have no names in the DNS"), "Domain of the names that ports are given."),
     opt("database", "connection", Url, "sqlite:///$state_path/evergate.sqlite", Server, "Where the server keeps its state: sqlite:/// and the path of a file."),
     opt("quotas", "default_quota", Int(-1, MAX_U32), "-1", NO_QUOTAS_YET, "Objects per project of a kind without an option of its own; -1 is any number."),
-    opt("quotas", "quota_network", Int(-1, MAX_U32), "100", NO_QUOTAS_YET, "Networks per project; -1 is any number."),
-    opt("quotas", "quota_subnet", Int(-1, MAX_U32), "100", NO_QUOTAS_YET, "Subnets per project; -1 is any number."),
-    opt("quotas", "quota_port", Int(-1, MAX_U32), "500", NO_QUOTAS_YET, "Ports per project; -1 is any number."),
-    opt("quotas", "quota_router", Int(-1, MAX_U32), "10", NO_QUOTAS_YET, "Routers per project; -1 is any number."),
-    opt("quotas", "quota_floatingip", Int(-1, MAX_U32), "50", NO_QUOTAS_YET, "Floating IPs per project; -1 is any number."),
+    opt("quotas", "quota_network", Int(-1, MAX_U32), "100", Server, "Networks per project; -1 is any number."),
+    opt("quotas", "quota_subnet", Int(-1, MAX_U32), "100", Server, "Subnets per project; -1 is any number."),
+    opt("quotas", "quota_port", Int(-1, MAX_U32), "500", Server, "Ports per project; -1 is any number."),
+    opt("quotas", "quota_router", Int(-1, MAX_U32), "10", Server, "Routers per project; -1 is any number."),
+    opt("quotas", "quota_floatingip", Int(-1, MAX_U32), "50", Server, "Floating IPs per project; -1 is any number."),
     opt("quotas", "quota_security_group", Int(-1, MAX_U32), "10", NO_QUOTAS_YET, "Security groups per project; -1 is any number."),
     opt("quotas", "quota_security_group_rule", Int(-1, MAX_U32), "100", NO_QUOTAS_YET, "Security group rules per project; -1 is any number."),
     opt("quotas", "quota_rbac_policy", Int(-1, MAX_U32), "10", NO_QUOTAS_YET, "RBAC policies per project; -1 is any number."),

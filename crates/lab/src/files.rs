@@ -86,6 +86,13 @@ agent_down_time = {AGENT_DOWN_TIME_S}
 bind_host = 0.0.0.0
 bind_port = {API_PORT}
 
+[quotas]
+quota_network = -1
+quota_subnet = -1
+quota_port = -1
+quota_router = -1
+quota_floatingip = -1
+
 [evergate]
 public_url = {server}
 "

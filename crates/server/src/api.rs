@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::error::ApiError;
 use crate::options::Options;
 use crate::resources::{
-    self, Call, Resource, availability_zones, extensions, interfaces, routers, scheduling, tags, versions,
+    self, Call, Resource, availability_zones, extensions, interfaces, quotas, routers, scheduling, tags, versions,
 };
 use crate::store::{Store, Tx, TxError as _};
 
@@ -177,6 +177,7 @@ fn dispatch(call: Call<'_>, asked: &Asked) -> Result<Answer, ApiError> {
         ["extensions"] if get => ok(extensions::list()),
         ["extensions", alias] if get => ok(extensions::member(alias)?),
         ["availability_zones"] if get => ok(availability_zones::list(call, &asked.pairs)?),
+        ["quotas", rest @ ..] => quotas_verb(call, rest, asked),
         [collection, rest @ ..] => {
             let resource = resources::find(collection.trim_end_matches(".json")).ok_or_else(ApiError::not_found)?;
             match rest {
@@ -219,6 +220,24 @@ fn member_verb(call: Call<'_>, resource: &dyn Resource, id: &str, asked: &Asked)
             Ok(NO_CONTENT)
         }
         _ => Err(unknown_verb(asked)),
+    }
+}
+
+fn quotas_verb(call: Call<'_>, rest: &[&str], asked: &Asked) -> Result<Answer, ApiError> {
+    let last = rest.last().map_or("", |last| last.trim_end_matches(".json"));
+    match (rest, asked.method.as_str()) {
+        ([], "GET" | "HEAD") => ok(quotas::list(call)?),
+        ([], "POST") => {
+            Err(ApiError::HTTPNotImplemented { message: "POST requests are not supported on this resource.".into() })
+        }
+        ([_], "GET" | "HEAD") if matches!(last, "project" | "tenant") => ok(quotas::own_project(call, last)?),
+        ([_], "GET" | "HEAD") => ok(quotas::show(call, last)?),
+        ([_], "PUT") => ok(quotas::update(call, last, &asked.object()?)?),
+        ([_], "DELETE") => quotas::delete(call, last).map(|()| NO_CONTENT),
+        ([project, _], "GET" | "HEAD") if last == "default" => ok(quotas::defaults(call, project)?),
+        ([project, _], "GET" | "HEAD") if last == "details" => ok(quotas::details(call, project)?),
+        ([] | [_], _) => Err(unknown_verb(asked)),
+        _ => Err(ApiError::not_found()),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::api::{ApiState, api_router};
 use crate::hosts::{self, HostToken, Hosts};
 use crate::identity::{self, Identity};
 use crate::listener::Patient;
-use crate::options::Options;
+use crate::options::{Limits, Options};
 use crate::store::Store;
 
 /// How long requests that are under way may take after the signal to stop.
@@ -277,6 +277,13 @@ fn options(settings: &ServerSettings) -> Options {
         pagination_max_limit: settings.pagination_max_limit.map(count),
         default_availability_zones: settings.default_availability_zones.clone(),
         enable_new_agents: settings.enable_new_agents,
+        limits: Limits {
+            network: settings.quotas.network,
+            subnet: settings.quotas.subnet,
+            port: settings.quotas.port,
+            router: settings.quotas.router,
+            floatingip: settings.quotas.floatingip,
+        },
     }
 }
 

@@ -123,6 +123,10 @@ api_errors! {
     AllowedAddressPairExhausted { quota } 400 "The number of allowed address pair exceeds the maximum {quota}.";
     AddressPairAndPortSecurityRequired {} 409 "Port Security must be enabled in order to have allowed address pairs on a port.";
 
+    OverQuota { overs } 409 "Quota exceeded for resources: {overs}.";
+    TenantQuotaNotFound { project } 404 "Quota for tenant {project} could not be found.";
+    QuotaMissingTenant {} 400 "Tenant-id was missing from quota request.";
+
     RevisionNumberConstraintFailed { expected, current } 412 "Constrained to {expected}, but current revision is {current}";
 }
 

@@ -63,6 +63,25 @@ pub struct Options {
     pub default_availability_zones: Vec<String>,
     /// `enable_new_agents`: an agent that registers may be scheduled on at once.
     pub enable_new_agents: bool,
+    /// `[QUOTAS]`: what a project may have that has no quotas of its own.
+    pub limits: Limits,
+}
+
+/// How many objects of each kind a project may have; a negative number is any number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "fields are the kinds' names")]
+pub struct Limits {
+    pub network: i64,
+    pub subnet: i64,
+    pub port: i64,
+    pub router: i64,
+    pub floatingip: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { network: 100, subnet: 100, port: 500, router: 10, floatingip: 50 }
+    }
 }
 
 impl Default for Options {
@@ -95,6 +114,7 @@ impl Default for Options {
             pagination_max_limit: None,
             default_availability_zones: Vec::new(),
             enable_new_agents: true,
+            limits: Limits::default(),
         }
     }
 }

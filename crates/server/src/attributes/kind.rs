@@ -20,6 +20,8 @@ pub enum Kind {
     Int,
     /// As [`Kind::Int`], or null.
     IntOrNull,
+    /// A quota: an integer from -1 up, which stands for any number.
+    Limit,
     /// One of these integers.
     OneOf(&'static [i64]),
     /// Text of at most this many characters.
@@ -103,6 +105,7 @@ impl Kind {
             }
             Self::Bool | Self::BoolOrNull => boolean(value).map(Value::Bool),
             Self::Int | Self::IntOrNull => non_negative(value).map(Value::from),
+            Self::Limit => limit(value).map(Value::from),
             Self::OneOf(allowed) => one_of(value, allowed),
             Self::Text(max) | Self::TextOrNull(max) => text(value, max).map(Value::from),
             Self::Words(allowed) | Self::WordsOrNull(allowed) => word(value, allowed),
@@ -134,7 +137,7 @@ impl Kind {
         use crate::store::Value as Sql;
         match self {
             Self::Bool | Self::BoolOrNull => boolean(&Value::from(text)).map(Sql::from),
-            Self::Int | Self::IntOrNull | Self::OneOf(_) => match text.trim().parse::<i64>() {
+            Self::Int | Self::IntOrNull | Self::Limit | Self::OneOf(_) => match text.trim().parse::<i64>() {
                 Ok(n) => Ok(Sql::Int(n)),
                 Err(_) => Err(Refusal::Conversion(format!("'{text}' is not an integer"))),
             },
@@ -213,6 +216,17 @@ fn integer(value: &Value) -> Result<i64, Refusal> {
 fn non_negative(value: &Value) -> Result<i64, Refusal> {
     let n = integer(value)?;
     if n < 0 { Err(reason(format!("'{n}' should be non-negative"))) } else { Ok(n) }
+}
+
+fn limit(value: &Value) -> Result<i64, Refusal> {
+    let n = integer(value)?;
+    if n < -1 {
+        return Err(reason(format!("'{n}' is too small - must be at least '-1'")));
+    }
+    if n > i64::from(i32::MAX) {
+        return Err(reason(format!("'{n}' is too large - must be no larger than '{}'", i32::MAX)));
+    }
+    Ok(n)
 }
 
 fn one_of(value: &Value, allowed: &[i64]) -> Result<Value, Refusal> {

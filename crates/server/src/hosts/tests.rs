@@ -365,7 +365,8 @@ fn what_concerns_a_host_is_told_and_what_does_not_is_not_even_looked_at() {
             let sql = "INSERT INTO routers (id, project_id, name, ha, created_at, updated_at) \
                        VALUES (?1, 'p', 'r', 1, ?2, ?2)";
             tx.execute(sql, &values![router, now])?;
-            let sql = "INSERT INTO router_ports (port_id, router_id, network_id, role) VALUES (?1, ?2, ?3, 'interface')";
+            let sql =
+                "INSERT INTO router_ports (port_id, router_id, network_id, role) VALUES (?1, ?2, ?3, 'interface')";
             tx.execute(sql, &values![own, router, network(1)])?;
             Ok(())
         })

@@ -64,6 +64,14 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
     ("project-id", "project_id field enabled", "Objects show project_id.", "2016-09-09T09:09:09-09:09"),
     ("provider", "Provider Network", "What carries a network.", "2012-09-07T10:00:00-00:00"),
     (
+        "quota-check-limit",
+        "Quota engine limit check",
+        "A quota below what is used can be refused.",
+        "2021-09-08T16:00:00-00:00",
+    ),
+    ("quota_details", "Quota details management support", "Quotas with what is used.", "2017-02-10T10:00:00-00:00"),
+    ("quotas", "Quota management support", "Limits per project.", "2012-07-29T10:00:00-00:00"),
+    (
         "revision-if-match",
         "If-Match constraints based on revision_number",
         "A change can depend on the object's revision.",

@@ -12,8 +12,10 @@ pub mod gateway;
 pub mod interfaces;
 pub mod networks;
 pub mod ports;
+pub mod quotas;
 pub mod routers;
 pub mod scheduling;
+pub mod shortage;
 pub mod subnets;
 pub mod tags;
 pub mod versions;
@@ -186,6 +188,8 @@ pub fn create(call: Call<'_>, resource: &dyn Resource, json: &Object) -> Result<
             return Err(policy::forbidden(&format!("create_{}", table.singular), &[]));
         }
         body.check_policy(table, call.ctx, &target, true)?;
+        // Counted anew for each of several: those before it are in the transaction already.
+        quotas::claim(call, table.singular, &body.get::<String>("project_id")?.unwrap_or_default())?;
         ids.push(resource.create(call, body)?);
     }
     let mut objects = in_order(resource.load(call, &ids)?, &ids);

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
 use super::gateway::{self, GatewayInfo};
+use super::shortage::{self, Copies};
 use super::{Call, Resource, object, parse_id, standard, writable};
 use crate::attributes::{self, Absent, Attribute, Body, Kind, Object, Table};
 use crate::error::ApiError;
@@ -47,7 +48,8 @@ static TABLE: Table = Table {
         attributes::UPDATED_AT,
         attributes::REVISION_NUMBER,
         attributes::TAGS,
-        Attribute::new("status", Kind::Computed).column("t.status"),
+        Attribute::new("status", Kind::Computed).column(shortage::STATUS),
+        Attribute::new(shortage::WARNINGS, Kind::Computed).seen_by(Rule::Admin),
         Attribute::new("ha", Kind::BoolOrNull).post(Absent::Unset).put().only(Rule::Admin).column("t.ha"),
         Attribute::new("distributed", Kind::BoolOrNull)
             .post(Absent::Unset)
@@ -76,6 +78,7 @@ impl Resource for Routers {
         let mut routes = router::routes_of(call.tx, ids)?;
         let mut zones = zones_of(call, ids)?;
         let gateways = gateways_of(call, ids)?;
+        let copies = Copies::of_many(call, ids)?;
         let routers = Router::many(call.tx, ids)?.into_iter().map(|router| {
             let mut shown = object(json!({
                 "id": router.id,
@@ -83,7 +86,7 @@ impl Resource for Routers {
                 "name": router.name,
                 "description": router.description,
                 "admin_state_up": router.admin_state_up,
-                "status": router.status,
+                "status": copies.status(&router),
                 "ha": router.ha,
                 "distributed": router.distributed,
                 "external_gateway_info": gateways.get(&router.id).map(|(port, ips)| json!({
@@ -96,6 +99,10 @@ impl Resource for Routers {
                 "availability_zones": zones.remove(&router.id).unwrap_or_default(),
                 "flavor_id": null,
             }));
+            let warnings = copies.warnings(&router);
+            if !warnings.is_empty() {
+                shown.insert(shortage::WARNINGS.into(), warnings.into());
+            }
             standard(&mut shown, &router.standard, tags.remove(&router.id.to_string()));
             shown
         });

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::thread;
 
-use evergate_server::options::Options;
 use serde_json::json;
 
 use crate::harness::{PROJECT, Server, admin, member, pick};
 
 #[test]
 fn the_first_ha_routers_of_a_project_all_come_to_be_on_one_ha_network() {
-    let server = Server::with(Options { l3_ha: true, ..Options::default() });
+    let server = Server::with_many_ha_routers();
     server.hosts();
     let statuses: Vec<u16> = thread::scope(|scope| {
         let make = |n| {

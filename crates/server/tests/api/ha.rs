@@ -82,7 +82,7 @@ fn the_ha_network_outlives_its_routers_and_serves_the_next() {
 
 #[test]
 fn the_255th_router_of_a_project_gets_a_further_ha_network() {
-    let server = Server::with(Options { l3_ha: true, ..Options::default() });
+    let server = Server::with_many_ha_routers();
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..254 {
         let router = server.make(&member(PROJECT), "router", json!({}));

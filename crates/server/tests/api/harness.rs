@@ -13,7 +13,7 @@ use evergate_server::api::{ApiState, api_router};
 use evergate_server::context::Context;
 use evergate_server::error::ApiError;
 use evergate_server::objects::agent;
-use evergate_server::options::Options;
+use evergate_server::options::{Limits, Options};
 use evergate_server::store::Store;
 use evergate_server::{ha, hostview};
 use serde_json::{Value, json};
@@ -95,6 +95,12 @@ impl Server {
         let state = ApiState { store: Arc::clone(&store), options: Arc::clone(&options) };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         Self { store, options, router: api_router(state), runtime, dir }
+    }
+
+    /// Starts one where routers are highly available unless told otherwise, and as many as one likes.
+    pub(crate) fn with_many_ha_routers() -> Self {
+        let limits = Limits { network: -1, subnet: -1, port: -1, router: -1, floatingip: -1 };
+        Self::with(Options { l3_ha: true, limits, ..Options::default() })
     }
 
     /// Sends a request with a raw body and headers.

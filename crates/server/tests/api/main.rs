@@ -16,6 +16,8 @@ mod lists;
 mod networks;
 mod policy;
 mod ports;
+mod quotas;
 mod routers;
 mod shapes;
+mod shortage;
 mod speed;

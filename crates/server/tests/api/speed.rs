@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use evergate_server::options::Options;
 use serde_json::json;
 
 use crate::harness::{PROJECT, Server, admin, id, member};
@@ -23,7 +22,7 @@ fn timed<T>(what: &str, times: usize, mut work: impl FnMut() -> T) -> T {
 #[test]
 #[ignore = "a measurement"]
 fn a_thousand_ha_routers_with_gateway_and_interface() {
-    let server = Server::with(Options { l3_ha: true, ..Options::default() });
+    let server = Server::with_many_ha_routers();
     server.hosts();
     (4..=10).for_each(|n| server.host(&format!("h{n}")));
     let external = json!({

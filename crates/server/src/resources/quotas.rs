@@ -1,0 +1,234 @@
+//! Quotas: how many objects of each kind a project may have.
+//!
+//! [`claim`] is called in the transaction that makes the object, right before it is made: there is one
+//! writer at a time, so what it counts is what there is, and no two requests share the last place.
+//! Nothing is counted ahead, so nothing can be counted wrong: `used` is always a count of rows.
+
+use serde_json::{Value as Json, json};
+
+use super::Call;
+use crate::attributes::{Attribute, Body, Kind, Object, Table};
+use crate::error::ApiError;
+use crate::options::Limits;
+use crate::policy::{self, Rule};
+use crate::values;
+
+/// A kind of object that is counted.
+struct Counted {
+    /// Its name in quotas: the singular of its resource.
+    name: &'static str,
+    /// Counts those of project `?1`.
+    count: &'static str,
+    /// The configured limit.
+    configured: fn(&Limits) -> i64,
+}
+
+/// What a project's ports are counted by leaves out those of gateways, floating IPs and HA networks: they
+/// belong to no project.
+static COUNTED: &[Counted] = &[
+    Counted {
+        name: "floatingip",
+        count: "SELECT count(*) FROM floating_ips WHERE project_id = ?1",
+        configured: |limits| limits.floatingip,
+    },
+    Counted {
+        name: "network",
+        count: "SELECT count(*) FROM networks WHERE project_id = ?1",
+        configured: |limits| limits.network,
+    },
+    Counted {
+        name: "port",
+        count: "SELECT count(*) FROM ports WHERE project_id = ?1",
+        configured: |limits| limits.port,
+    },
+    Counted {
+        name: "router",
+        count: "SELECT count(*) FROM routers WHERE project_id = ?1",
+        configured: |limits| limits.router,
+    },
+    Counted {
+        name: "subnet",
+        count: "SELECT count(*) FROM subnets WHERE project_id = ?1",
+        configured: |limits| limits.subnet,
+    },
+];
+
+const fn limit(name: &'static str) -> Attribute {
+    Attribute::new(name, Kind::Limit).put()
+}
+
+/// Only for reading the body of a PUT: quotas are no rows with ids.
+static TABLE: Table = Table {
+    singular: "quota",
+    plural: "quotas",
+    sql: "quotas",
+    bulk: false,
+    tagged: false,
+    create: Rule::Nobody,
+    get: Rule::Admin,
+    update: Rule::Admin,
+    delete: Rule::Admin,
+    scope: "1 = 0",
+    attributes: &[
+        limit("floatingip"),
+        limit("network"),
+        limit("port"),
+        limit("router"),
+        limit("subnet"),
+        Attribute::new("check_limit", Kind::BoolOrNull).put(),
+        // What Neutron calls its default of not checking.
+        Attribute::new("force", Kind::BoolOrNull).put(),
+    ],
+};
+
+/// Refuses one more object of a kind to a project that has as many as it may. Kinds that are not counted
+/// pass, and so does what belongs to no project.
+///
+/// # Errors
+///
+/// 409 `OverQuota`.
+pub fn claim(call: Call<'_>, kind: &str, project: &str) -> Result<(), ApiError> {
+    let Some(counted) = COUNTED.iter().find(|counted| counted.name == kind).filter(|_| !project.is_empty()) else {
+        return Ok(());
+    };
+    let limit = limit_of(call, project, counted)?;
+    if limit >= 0 && used(call, project, counted)? >= limit {
+        return Err(ApiError::OverQuota { overs: format!("['{kind}']") });
+    }
+    Ok(())
+}
+
+fn limit_of(call: Call<'_>, project: &str, counted: &Counted) -> Result<i64, ApiError> {
+    let sql = "SELECT max_count FROM quotas WHERE project_id = ?1 AND resource = ?2";
+    let own = call.tx.query_opt(sql, &values![project, counted.name], |row| row.int(0))?;
+    Ok(own.unwrap_or_else(|| (counted.configured)(&call.options.limits)))
+}
+
+fn used(call: Call<'_>, project: &str, counted: &Counted) -> Result<i64, ApiError> {
+    Ok(call.tx.count(counted.count, &values![project])?)
+}
+
+fn admin_only(call: Call<'_>, action: &str) -> Result<(), ApiError> {
+    if call.ctx.is_admin { Ok(()) } else { Err(policy::forbidden(action, &[])) }
+}
+
+/// Everybody may look at the quotas of the own project.
+fn own_or_admin(call: Call<'_>, project: &str) -> Result<(), ApiError> {
+    if call.ctx.project_id.as_deref() == Some(project) { Ok(()) } else { admin_only(call, "get_quota") }
+}
+
+fn limits(call: Call<'_>, project: &str) -> Result<Object, ApiError> {
+    let mut shown = Object::new();
+    for counted in COUNTED {
+        shown.insert(counted.name.into(), limit_of(call, project, counted)?.into());
+    }
+    Ok(shown)
+}
+
+/// Lists the quotas of projects that have some of their own.
+///
+/// # Errors
+///
+/// 403 for who is no admin.
+pub fn list(call: Call<'_>) -> Result<Json, ApiError> {
+    admin_only(call, "get_quota")?;
+    let sql = "SELECT DISTINCT project_id FROM quotas ORDER BY project_id";
+    let mut shown = Vec::new();
+    for project in call.tx.query(sql, &[], |row| row.text(0))? {
+        let mut quotas = limits(call, &project)?;
+        quotas.insert("project_id".into(), project.clone().into());
+        quotas.insert("tenant_id".into(), project.into());
+        shown.push(quotas);
+    }
+    Ok(json!({"quotas": shown}))
+}
+
+/// Names the caller's project, as clients ask that do not know it.
+///
+/// # Errors
+///
+/// 400 where the caller has none.
+pub fn own_project(call: Call<'_>, key: &str) -> Result<Json, ApiError> {
+    match call.ctx.project() {
+        "" => Err(ApiError::QuotaMissingTenant {}),
+        project => Ok(json!({key: {(format!("{key}_id")): project}})),
+    }
+}
+
+/// Shows a project's quotas, its own and the configured ones.
+///
+/// # Errors
+///
+/// 403 for another project, but for admins.
+pub fn show(call: Call<'_>, project: &str) -> Result<Json, ApiError> {
+    own_or_admin(call, project)?;
+    Ok(json!({"quota": limits(call, project)?}))
+}
+
+/// Shows the configured quotas.
+///
+/// # Errors
+///
+/// As [`show`].
+pub fn defaults(call: Call<'_>, project: &str) -> Result<Json, ApiError> {
+    own_or_admin(call, project)?;
+    let shown = COUNTED.iter().map(|c| (c.name.to_owned(), Json::from((c.configured)(&call.options.limits))));
+    Ok(json!({"quota": shown.collect::<Object>()}))
+}
+
+/// Shows a project's quotas with what is used of them.
+///
+/// # Errors
+///
+/// As [`show`].
+pub fn details(call: Call<'_>, project: &str) -> Result<Json, ApiError> {
+    own_or_admin(call, project)?;
+    let mut shown = Object::new();
+    for counted in COUNTED {
+        let (limit, used) = (limit_of(call, project, counted)?, used(call, project, counted)?);
+        shown.insert(counted.name.into(), json!({"limit": limit, "used": used, "reserved": 0}));
+    }
+    Ok(json!({"quota": shown}))
+}
+
+/// Gives a project quotas of its own. With `check_limit`, none below what is used.
+///
+/// # Errors
+///
+/// What is wrong with the body; nothing is changed then.
+pub fn update(call: Call<'_>, project: &str, json: &Object) -> Result<Json, ApiError> {
+    admin_only(call, "update_quota")?;
+    if project.chars().count() > 255 {
+        return Err(ApiError::bad_request("Invalid input for project_id. Reason: it exceeds maximum length of 255."));
+    }
+    let body = Body::of_put(&TABLE, json)?;
+    let check = body.get::<Option<bool>>("check_limit")?.flatten() == Some(true);
+    for counted in COUNTED {
+        let Some(limit) = body.get::<i64>(counted.name)? else { continue };
+        let used = used(call, project, counted)?;
+        if check && used > limit {
+            return Err(ApiError::bad_request(format!(
+                "Quota limit {limit} for {} must be greater than or equal to already used {used}",
+                counted.name
+            )));
+        }
+        let sql = "DELETE FROM quotas WHERE project_id = ?1 AND resource = ?2";
+        call.tx.execute(sql, &values![project, counted.name])?;
+        let sql = "INSERT INTO quotas (project_id, resource, max_count) VALUES (?1, ?2, ?3)";
+        call.tx.execute(sql, &values![project, counted.name, limit])?;
+    }
+    show(call, project)
+}
+
+/// Lets a project fall back to the configured quotas.
+///
+/// # Errors
+///
+/// 404 where it has none of its own.
+pub fn delete(call: Call<'_>, project: &str) -> Result<(), ApiError> {
+    admin_only(call, "delete_quota")?;
+    match call.tx.execute("DELETE FROM quotas WHERE project_id = ?1", &values![project])? {
+        0 => Err(ApiError::TenantQuotaNotFound { project: project.to_owned() }),
+        _ => Ok(()),
+    }
+}

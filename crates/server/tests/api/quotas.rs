@@ -1,0 +1,161 @@
+//! Quotas: what is full stays full, whoever asks and however many at once.
+
+use std::thread;
+
+use evergate_server::options::{Limits, Options};
+use serde_json::{Value, json};
+
+use crate::harness::{OTHER, PROJECT, Server, admin, id, member, reader};
+
+fn limited(limits: Limits) -> Server {
+    Server::with(Options { limits, ..Options::default() })
+}
+
+#[track_caller]
+fn refused(server: &Server, collection: &str, body: Value, kind: &str) {
+    let before = server.dump();
+    let answer = server.post(&member(PROJECT), &format!("/v2.0/{collection}"), body);
+    assert_eq!((answer.status, answer.error()), (409, "OverQuota"));
+    assert_eq!(answer.message(), format!("Quota exceeded for resources: ['{kind}']."));
+    assert_eq!(server.dump(), before);
+}
+
+#[test]
+fn each_kind_has_its_limit() {
+    let server = limited(Limits { network: 1, subnet: 1, port: 1, router: 1, floatingip: 1 });
+    let (external, _) = server.make_external();
+    let who = member(OTHER);
+    server.make_network(&who, "theirs", "10.9.0.0/24");
+    let who = member(PROJECT);
+    // The external network is the admin's, who has the same project.
+    refused(&server, "networks", json!({"network": {}}), "network");
+    server.put(&admin(), &format!("/v2.0/quotas/{PROJECT}"), json!({"quota": {"network": 2, "subnet": 2}}));
+    let (network, _) = server.make_network(&who, "mine", "10.0.0.0/24");
+    let subnet = json!({"network_id": network["id"], "ip_version": 4, "cidr": "10.1.0.0/24"});
+    refused(&server, "subnets", json!({"subnet": subnet}), "subnet");
+    server.make(&who, "port", json!({"network_id": network["id"]}));
+    refused(&server, "ports", json!({"port": {"network_id": network["id"]}}), "port");
+    server.make(&who, "router", json!({}));
+    refused(&server, "routers", json!({"router": {}}), "router");
+    let floating = server.make(&who, "floatingip", json!({"floating_network_id": external["id"]}));
+    let more = json!({"floatingip": {"floating_network_id": external["id"]}});
+    refused(&server, "floatingips", more.clone(), "floatingip");
+    // What is given back can be had again.
+    server.delete(&who, &format!("/v2.0/floatingips/{}", id(&floating)));
+    assert_eq!(server.post(&who, "/v2.0/floatingips", more).status, 201);
+}
+
+#[test]
+fn several_at_once_are_all_or_nothing() {
+    let server = limited(Limits { network: 2, ..Limits::default() });
+    refused(&server, "networks", json!({"networks": [{}, {}, {}]}), "network");
+    assert_eq!(server.post(&member(PROJECT), "/v2.0/networks", json!({"networks": [{}, {}]})).status, 201);
+}
+
+#[test]
+fn requests_that_race_for_the_last_places_do_not_exceed_them() {
+    let server = limited(Limits { router: 5, ..Limits::default() });
+    let statuses: Vec<u16> = thread::scope(|scope| {
+        let make = || server.post(&member(PROJECT), "/v2.0/routers", json!({"router": {}})).status;
+        let threads: Vec<_> = (0..24).map(|_| scope.spawn(make)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(statuses.iter().filter(|status| **status == 201).count(), 5);
+    assert_eq!(statuses.iter().filter(|status| **status == 409).count(), 19);
+    assert_eq!(server.list(&admin(), "routers", "").len(), 5);
+}
+
+#[test]
+fn a_negative_limit_is_none_and_hidden_objects_do_not_count() {
+    let server = Server::with(Options {
+        l3_ha: true,
+        limits: Limits { network: -1, port: 0, ..Limits::default() },
+        ..Options::default()
+    });
+    server.hosts();
+    // Three ports on an HA network: of no project.
+    let router = server.make(&member(PROJECT), "router", json!({}));
+    assert_eq!(server.ha_states(&router).len(), 3);
+    let details = server.get(&member(PROJECT), &format!("/v2.0/quotas/{PROJECT}/details.json"));
+    assert_eq!(details.body["quota"]["port"], json!({"limit": 0, "used": 0, "reserved": 0}));
+    assert_eq!(details.body["quota"]["router"], json!({"limit": 10, "used": 1, "reserved": 0}));
+    assert_eq!(details.body["quota"]["network"]["limit"], -1);
+}
+
+#[test]
+fn quotas_are_shown_set_and_given_up() {
+    let server = Server::new();
+    let path = format!("/v2.0/quotas/{PROJECT}");
+    let configured = json!({"quota": {"network": 100, "subnet": 100, "port": 500, "router": 10, "floatingip": 50}});
+    assert_eq!(server.get(&reader(PROJECT), &path).body, configured);
+    assert_eq!(server.delete(&admin(), &path).error(), "TenantQuotaNotFound");
+    assert_eq!(server.get(&admin(), "/v2.0/quotas").body, json!({"quotas": []}));
+
+    let set = server.put(&admin(), &path, json!({"quota": {"network": 7, "router": -1}}));
+    assert_eq!((set.status, &set.body["quota"]["network"], &set.body["quota"]["router"]), (200, &json!(7), &json!(-1)));
+    let set = server.put(&admin(), &path, json!({"quota": {"network": "8", "force": true}}));
+    assert_eq!((&set.body["quota"]["network"], &set.body["quota"]["router"]), (&json!(8), &json!(-1)));
+    assert_eq!(server.get(&member(PROJECT), &format!("{path}/default")).body, configured);
+    let listed = server.get(&admin(), "/v2.0/quotas").body;
+    assert_eq!((&listed["quotas"][0]["tenant_id"], &listed["quotas"][0]["network"]), (&json!(PROJECT), &json!(8)));
+    let own = server.get(&member(OTHER), "/v2.0/quotas/tenant.json").body;
+    assert_eq!(own, json!({"tenant": {"tenant_id": OTHER}}));
+
+    assert_eq!(server.delete(&admin(), &path).status, 204);
+    assert_eq!(server.get(&admin(), &path).body, configured);
+}
+
+#[test]
+fn check_limit_refuses_less_than_is_used() {
+    let server = Server::new();
+    server.make(&member(PROJECT), "network", json!({}));
+    server.make(&member(PROJECT), "network", json!({}));
+    let path = format!("/v2.0/quotas/{PROJECT}");
+    let before = server.dump();
+    let answer = server.put(&admin(), &path, json!({"quota": {"floatingip": 9, "network": 1, "check_limit": true}}));
+    assert_eq!((answer.status, answer.error()), (400, "HTTPBadRequest"));
+    assert_eq!(answer.message(), "Quota limit 1 for network must be greater than or equal to already used 2");
+    assert_eq!(server.dump(), before);
+    assert_eq!(server.put(&admin(), &path, json!({"quota": {"network": 1}})).status, 200);
+}
+
+#[test]
+fn only_admins_look_at_others_and_set_anything() {
+    let server = Server::new();
+    let (own, other) = (format!("/v2.0/quotas/{PROJECT}"), format!("/v2.0/quotas/{OTHER}"));
+    let before = server.dump();
+    let who = member(PROJECT);
+    let answers = [
+        server.get(&who, "/v2.0/quotas"),
+        server.get(&who, &other),
+        server.get(&who, &format!("{other}/default")),
+        server.get(&who, &format!("{other}/details.json")),
+        server.put(&who, &own, json!({"quota": {"network": 1000}})),
+        server.delete(&who, &own),
+    ];
+    for answer in answers {
+        assert_eq!((answer.status, answer.error()), (403, "HTTPForbidden"), "{answer:?}");
+    }
+    assert_eq!(server.dump(), before);
+}
+
+#[test]
+fn what_is_no_quota_is_refused() {
+    let server = Server::new();
+    let path = format!("/v2.0/quotas/{PROJECT}");
+    let before = server.dump();
+    for (value, status) in [
+        (json!({"network": -2}), 400),
+        (json!({"network": 2_147_483_648_i64}), 400),
+        (json!({"network": "many"}), 400),
+        (json!({"network": null}), 400),
+        (json!({"security_group": 5}), 400),
+    ] {
+        assert_eq!(server.put(&admin(), &path, json!({"quota": value})).status, status, "{value}");
+    }
+    assert_eq!(server.put(&admin(), &path, json!({"network": 5})).status, 400);
+    assert_eq!(server.post(&admin(), "/v2.0/quotas", json!({"quota": {}})).status, 501);
+    assert_eq!(server.delete(&admin(), "/v2.0/quotas").status, 405);
+    assert_eq!(server.get(&admin(), &format!("{path}/nothing")).status, 404);
+    assert_eq!(server.dump(), before);
+}
