@@ -226,6 +226,41 @@ fn a_link_that_went_down_and_up_has_its_routes_again() {
 }
 
 #[test]
+fn an_ha_interface_that_was_made_anew_is_listened_on() {
+    if !can_run() {
+        return;
+    }
+    let mut pair = Pair::elected();
+    let Pair { lab, controls, .. } = &mut pair;
+    lab.replace_ha_link(2, || {
+        controls[1].expect_transition(HaState::Standby);
+    });
+    controls[0].expect_transition(HaState::Active);
+    eventually("the new interface is heard on", || {
+        let copy = &controls[1].status().routers[0];
+        copy.vrrp_state == "backup" && copy.heard_from == Some([169, 254, 192, 1].into())
+    });
+}
+
+#[test]
+fn a_namespace_that_was_made_anew_is_entered_and_the_old_one_let_go() {
+    if !can_run() {
+        return;
+    }
+    let mut pair = Pair::elected();
+    pair.lab.replace_router_namespace(2);
+    let spec = pair.lab.spec(2, &BOTH);
+    pair.controls[1].say(&ToKeeper::Router(Box::new(spec)));
+    eventually("the copy takes part in the new one", || {
+        let copy = &pair.controls[1].status().routers[0];
+        copy.vrrp_state == "backup" && copy.heard_from == Some([169, 254, 192, 1].into())
+    });
+    let old = format!("ip -n {} link show old-ha 2>/dev/null", pair.lab.name("wire"));
+    eventually("the old one is gone", || output(&old).is_empty());
+    assert_eq!(pair.lab.vip_holders(&BOTH), [1]);
+}
+
+#[test]
 fn new_addresses_reach_an_active_copy_and_old_ones_leave_it() {
     if !can_run() {
         return;

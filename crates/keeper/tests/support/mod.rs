@@ -147,17 +147,45 @@ impl Lab {
         let (host, router) = (self.namespace(&format!("h{n}")), self.namespace(&format!("r{n}")));
         self.plug(&host, "eth0", "ul", n, &format!("02:00:00:00:00:{n:02x}"));
         sh(&format!("ip -n {host} addr add 192.0.2.{n}/24 dev eth0"));
-        self.plug(&router, "ha-1", "ha", n, &ha_mac(n).to_string());
+        self.plug_ha(&router, n);
+        self.plug(&router, "qr-1", "lan", n, &LAN_MAC.to_string());
+    }
+
+    fn plug_ha(&self, router: &str, n: u8) {
+        self.plug(router, "ha-1 index 10", "ha", n, &ha_mac(n).to_string());
         sh(&format!("ip -n {router} addr add 169.254.192.{n}/18 dev ha-1"));
+    }
+
+    /// Deletes a host's HA interface and makes it anew, by the same name and index.
+    pub fn replace_ha_link(&self, n: u8, meanwhile: impl FnOnce()) {
+        let router = self.name(&format!("r{n}"));
+        sh(&format!("ip -n {router} link del ha-1"));
+        meanwhile();
+        self.plug_ha(&router, n);
+    }
+
+    /// Deletes a host's router namespace and makes it anew, by the same name and with the same indexes.
+    /// The ports of the old one, if something keeps it, are called `old-ha` and `old-lan`.
+    pub fn replace_router_namespace(&mut self, n: u8) {
+        let (router, wire) = (self.name(&format!("r{n}")), self.name("wire"));
+        for bridge in ["ha", "lan"] {
+            sh(&format!(
+                "ip -n {wire} link set {bridge}-{n} nomaster && ip -n {wire} link set {bridge}-{n} down && \
+                 ip -n {wire} link set {bridge}-{n} name old-{bridge}"
+            ));
+        }
+        sh(&format!("ip netns del {router} && ip netns add {router} && ip -n {router} link set lo up"));
+        self.plug_ha(&router, n);
         self.plug(&router, "qr-1", "lan", n, &LAN_MAC.to_string());
     }
 
     /// A device in a namespace, plugged into a bridge of the wire as port `<bridge>-<n>`.
     fn plug(&self, netns: &str, device: &str, bridge: &str, n: u8, mac: &str) {
         let wire = self.name("wire");
+        let name = device.split(' ').next().expect("a device has a name");
         sh(&format!(
             "ip -n {netns} link add {device} address {mac} type veth peer name {bridge}-{n} netns {wire} && \
-             ip -n {netns} link set {device} up && \
+             ip -n {netns} link set {name} up && \
              ip -n {wire} link set {bridge}-{n} master {bridge} && ip -n {wire} link set {bridge}-{n} up"
         ));
     }
