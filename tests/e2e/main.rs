@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod bad_input;
+mod connections;
 mod faults;
 mod keepalived;
 mod support;

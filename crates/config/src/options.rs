@@ -175,6 +175,8 @@ pub static OPTIONS: &[Opt] = &[
     opt("evergate", "run_path", Path, "/run/evergate", Host, "Directory for sockets, locks and pid files."),
     opt("evergate", "netns_path", Path, "/run/netns", Host, "Directory where named network namespaces are mounted."),
     opt("evergate", "claim_port", Int(1, MAX_U16), "3796", Host, "UDP port, at the tunnel addresses, on which a new active copy tells the other hosts."),
+    opt("evergate", "conntrack_sync", Bool, "true", Host, "Whether the active copy of an HA router replicates its tracked connections to the other copies, so that they go on after a failover."),
+    opt("evergate", "conntrack_sync_port", Int(1, MAX_U16), "3797", Host, "UDP port, at the tunnel addresses, on which hosts replicate tracked connections, encrypted."),
     opt("evergate", "ha_vrrp_preempt", Bool, "false", Host, "Whether a copy with a higher priority takes over from a living one."),
     opt("evergate", "ha_vrrp_preempt_delay", Int(0, 1000), "0", Host, "Seconds that a copy waits after its start before it preempts."),
     opt("evergate", "ha_vrrp_priority", Int(1, 254), "50", Server, "VRRP priority of the copies."),

@@ -85,6 +85,8 @@ pub struct HostSettings {
     pub availability_zone: String,
     /// UDP port that claims are exchanged on, at the tunnel addresses.
     pub claim_port: u16,
+    /// UDP port that tracked connections are replicated on, at the tunnel addresses; `None`: they are not.
+    pub conntrack_sync_port: Option<u16>,
     /// Whether routers without an external gateway are served; shown in the API.
     pub handle_internal_only_routers: bool,
     /// Whether a clean stop also removes the namespaces.
@@ -129,6 +131,9 @@ impl HostSettings {
             report_interval: config.seconds("agent", "report_interval"),
             availability_zone: config.text("agent", "availability_zone"),
             claim_port: config.int("evergate", "claim_port"),
+            conntrack_sync_port: config
+                .bool("evergate", "conntrack_sync")
+                .then(|| config.int("evergate", "conntrack_sync_port")),
             handle_internal_only_routers: config.bool("DEFAULT", "handle_internal_only_routers"),
             cleanup_on_shutdown: config.bool("DEFAULT", "cleanup_on_shutdown"),
         }

@@ -396,6 +396,7 @@ impl Core {
             vtep: self.vtep,
             claim_port: self.settings.claim_port,
             claim_key: config.cluster.claim_key.clone(),
+            replication_port: self.settings.conntrack_sync_port,
         };
         let messages = self.keeper.sync(&settings, config, self.now);
         self.outputs.extend(messages.into_iter().map(|m| Output::SendToKeeper(Box::new(m))));

@@ -503,6 +503,8 @@ impl Engine {
             claims: claims
                 .map(|(router, known)| ClaimStatus { router, epoch: known.epoch, vtep: known.vtep })
                 .collect(),
+            // Added by the thread that knows of it.
+            replication: Vec::new(),
         }
     }
 

@@ -14,4 +14,5 @@ pub mod cli;
 pub mod engine;
 pub mod hex;
 pub mod protocol;
+mod replication;
 pub mod shell;

@@ -7,7 +7,7 @@
 //! If control is away the keeper goes on, and keeps the newest transition of every router for when it is back.
 //! The newest connection wins: an older one is closed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_model::{HaState, Mac, NetworkId, RouterId};
@@ -80,6 +80,9 @@ pub struct Settings {
     pub claim_port: u16,
     /// Authenticates claims; hexadecimal. Empty: claims are neither sent nor believed.
     pub claim_key: String,
+    /// UDP port on which hosts replicate tracked connections; `None`: they do not.
+    #[serde(default)]
+    pub replication_port: Option<u16>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -89,6 +92,7 @@ impl std::fmt::Debug for Settings {
             .field("vtep", &self.vtep)
             .field("claim_port", &self.claim_port)
             .field("claim_key", &"<secret>")
+            .field("replication_port", &self.replication_port)
             .finish()
     }
 }
@@ -126,6 +130,9 @@ pub struct RouterSpec {
     pub password: Option<String>,
     /// HA addresses of the other copies.
     pub peers: BTreeSet<Ipv4Addr>,
+    /// Tunnel addresses of the other copies' hosts, by HA address, as far as they are known.
+    #[serde(default)]
+    pub peer_hosts: BTreeMap<Ipv4Addr, IpAddr>,
     /// VRIDs in use on this HA network.
     pub network_vrids: BTreeSet<u8>,
     /// What the active copy has and the others have not, in the order of adding.
@@ -292,6 +299,32 @@ pub struct Status {
     /// The hosts' claims as known here: where every followed router was last claimed to be.
     #[serde(default)]
     pub claims: Vec<ClaimStatus>,
+    /// Replication of connections, by copy.
+    #[serde(default)]
+    pub replication: Vec<ReplicationStatus>,
+}
+
+/// How the replication of one router's connections goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationStatus {
+    /// Which router.
+    pub router: RouterId,
+    /// Whether this copy tells the others.
+    pub active: bool,
+    /// Connections told of, or kept ready in this host's kernel.
+    pub entries: u64,
+    /// Copies that are told; on a standby, 1 if it is told.
+    pub peers: u64,
+    /// Whether everything was told: to all standbys, or to this one.
+    pub in_step: bool,
+    /// Microseconds that the slowest standby needed last, or has been needing, to have everything.
+    pub lag_us: u64,
+    /// Connections that ended before they could be told, or that did not fit.
+    pub shed: u64,
+    /// How often everything was told again because the two sides disagreed.
+    pub resyncs: u64,
+    /// Connections that this host's kernel did not take: its table is full.
+    pub refused: u64,
 }
 
 /// Where a router was last claimed to be.

@@ -28,6 +28,7 @@ use crate::claims::wire::MAX_DATAGRAM;
 use crate::engine::effect::Effect;
 use crate::engine::{Engine, Start};
 use crate::protocol::{FromKeeper, LOCK_NAME, ToKeeper};
+use crate::replication::Replication;
 use control::Connection;
 use mailbox::Mailbox;
 use sockets::RouterSockets;
@@ -91,6 +92,7 @@ struct Shell {
     mailbox: Mailbox,
     accept_at: Option<Instant>,
     worker: Worker,
+    replication: Replication,
     routers: BTreeMap<RouterId, Router>,
     router_of: BTreeMap<u64, RouterId>,
     /// Counts openings of sockets. Never repeats, so nothing late is taken for something new.
@@ -131,6 +133,7 @@ impl Shell {
             control::listen(run_path).with_context(|| format!("failed to listen below {}", run_path.display()))?;
         let start = Start { away, ..start() };
         let worker = Worker::start(options.netns_path.clone(), start.realtime.then_some(FIFO_PRIORITY - 1))?;
+        let replication = Replication::start(options.netns_path.clone())?;
         let epoll = Epoll::new().context("failed to make the event queue")?;
         epoll.add(&listener, LISTENER)?;
         epoll.add(&signals, SIGNALS)?;
@@ -146,6 +149,7 @@ impl Shell {
             mailbox: Mailbox::default(),
             accept_at: None,
             worker,
+            replication,
             routers: BTreeMap::new(),
             router_of: BTreeMap::new(),
             next_token: FIRST_ROUTER,
@@ -280,6 +284,7 @@ impl Shell {
             if matches!(message, ToKeeper::Shutdown) {
                 self.stopping_since.get_or_insert(Instant::now());
             }
+            self.replication.hear(&message);
             self.engine.handle_message(message, Instant::now());
             self.carry_out()?;
         }
@@ -379,7 +384,10 @@ impl Shell {
                     }
                 }
                 Effect::SendClaim { to, datagram } => self.send_claim(to, &datagram),
-                Effect::Emit(message) => self.mailbox.push(&stamped(message)),
+                Effect::Emit(mut message) => {
+                    self.replication.overhear(&mut message);
+                    self.mailbox.push(&stamped(message));
+                }
             }
         }
         Ok(())

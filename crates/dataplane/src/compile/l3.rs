@@ -99,6 +99,9 @@ impl<'a> Compiler<'a> {
         if router.gateway.is_some() {
             // A copy that takes over has not seen the windows of the connections it goes on with.
             settings.push(("netfilter/nf_conntrack_tcp_be_liberal", "1"));
+            // Also of a connection that began while nobody listened (the keeper was being restarted) must be
+            // told what becomes of it. By default such a one stays silent for life.
+            settings.push(("netfilter/nf_conntrack_events", "1"));
         }
         settings.into_iter().map(|(path, value)| (path.to_owned(), value.to_owned())).collect()
     }

@@ -64,6 +64,7 @@ impl<M: Machine> Worker<M> {
             preempt_delay_s: self.vrrp.preempt_delay_s,
             password: self.vrrp.password.clone(),
             peers: copy.peers.values().map(|peer| peer.address).collect(),
+            peer_hosts: copy.peers.values().filter_map(|peer| Some((peer.address, peer.vtep?))).collect(),
             network_vrids: copy.network_vrids.clone(),
             items,
             announce,

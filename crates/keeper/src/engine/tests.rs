@@ -813,7 +813,7 @@ fn key() -> ClaimKey {
 }
 
 fn settings() -> Settings {
-    Settings { host: "h1".to_owned(), vtep: Some(OURS), claim_port: 3796, claim_key: hex::encode(b"cluster") }
+    Settings { host: "h1".to_owned(), vtep: Some(OURS), claim_port: 3796, claim_key: hex::encode(b"cluster"), replication_port: None }
 }
 
 /// A netlink header (length, type, flags, sequence, sender) and a text.
@@ -852,6 +852,7 @@ fn spec() -> RouterSpec {
         preempt_delay_s: 0,
         password: None,
         peers: BTreeSet::new(),
+        peer_hosts: Default::default(),
         network_vrids: BTreeSet::from([1, 2, 3]),
         items: vec![
             item("tap", Place::Host),

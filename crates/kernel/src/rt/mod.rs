@@ -111,3 +111,9 @@ pub fn fdb_replace_message(ifindex: u32, mac: Mac, table: &FdbTable) -> Vec<u8> 
 pub fn fdb_delete_message(ifindex: u32, mac: Mac, table: &FdbTable) -> Vec<u8> {
     neighbour::delete_fdb(ifindex, mac, table)
 }
+
+/// Lets more datagrams wait at a socket; as many as is permitted, where that is less.
+pub fn set_receive_buffer(socket: &impl AsRawFd, bytes: i32) -> std::io::Result<()> {
+    let set = |option| crate::socket::set_option(socket.as_raw_fd(), libc::SOL_SOCKET, option, &bytes);
+    set(libc::SO_RCVBUFFORCE).or_else(|_| set(libc::SO_RCVBUF))
+}

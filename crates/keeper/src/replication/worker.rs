@@ -1,0 +1,477 @@
+//! The thread that replicates connections: its own event queue, its own sockets, at ordinary priority.
+//!
+//! Advertisements never wait for it. What it knows it is told by [`Command`]s; what there is to say about
+//! it, it leaves in a shared place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use evergate_ctsync::{Engine, Limits, Role};
+use evergate_kernel::conntrack::{FlowEvent, FlowTable, FlowWatch};
+use evergate_kernel::rt::{self, Epoll, NetnsFd};
+use evergate_model::RouterId;
+use tracing::{debug, info, warn};
+
+use super::Snapshot;
+use super::inject;
+use super::peer::{Peer, Us};
+use super::seal::{ClusterKey, Discard, Life, MAX_DATAGRAM};
+use crate::protocol::ReplicationStatus;
+
+/// What waits to be received: a burst of a whole window of several peers.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+/// Events, or datagrams, that are taken before others have their turn.
+const PER_TURN: usize = 1024;
+/// How often what failed is tried again (a namespace that is not there yet, an address that cannot be bound).
+const RETRY: Duration = Duration::from_millis(500);
+/// A table is listed anew at most so often.
+const RELIST: Duration = Duration::from_millis(500);
+/// How fresh the shared status is while something happens.
+const PUBLISH: Duration = Duration::from_millis(100);
+/// How fresh it is otherwise.
+const IDLE: Duration = Duration::from_secs(1);
+
+const BELL: u64 = 0;
+const SOCKET: u64 = 1;
+const FIRST_ROUTER: u64 = 2;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Settings(Option<Setup>),
+    Router { router: RouterId, netns: String, peers: BTreeSet<IpAddr> },
+    Role { router: RouterId, role: Role },
+    Remove { router: RouterId },
+}
+
+/// Where to talk, and with which key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Setup {
+    pub(super) key: ClusterKey,
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+}
+
+/// One router's namespace.
+struct Local {
+    netns: String,
+    peers: BTreeSet<IpAddr>,
+    role: Role,
+    access: Option<Access>,
+    relist_at: Option<Instant>,
+    refused: u64,
+    told: bool,
+}
+
+struct Access {
+    netns: NetnsFd,
+    table: FlowTable,
+    /// Only an active copy listens to its kernel.
+    watch: Option<(FlowWatch, u64)>,
+}
+
+/// The thread's state.
+pub(super) struct Worker {
+    netns_path: PathBuf,
+    life: Life,
+    engine: Engine,
+    setup: Option<Setup>,
+    socket: Option<UdpSocket>,
+    retry_at: Option<Instant>,
+    peers: BTreeMap<IpAddr, Peer>,
+    routers: BTreeMap<RouterId, Local>,
+    tokens: BTreeMap<u64, RouterId>,
+    next_token: u64,
+    epoll: Epoll,
+    discards: BTreeMap<Discard, u64>,
+    shared: Arc<Mutex<Snapshot>>,
+    publish_at: Instant,
+}
+
+impl Worker {
+    pub(super) fn new(netns_path: PathBuf, shared: Arc<Mutex<Snapshot>>) -> anyhow::Result<Self> {
+        let mut life = [0; 16];
+        getrandom::fill(&mut life).map_err(|error| anyhow::anyhow!("failed to draw a random number: {error}"))?;
+        let life = u128::from_ne_bytes(life) | 1;
+        Ok(Self {
+            netns_path,
+            life: Life(life),
+            engine: Engine::new(Limits::default(), (life >> 64) as u32),
+            setup: None,
+            socket: None,
+            retry_at: None,
+            peers: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            next_token: FIRST_ROUTER,
+            epoll: Epoll::new()?,
+            discards: BTreeMap::new(),
+            shared,
+            publish_at: Instant::now(),
+        })
+    }
+
+    /// Runs until nobody gives commands any more.
+    pub(super) fn run(mut self, commands: &Receiver<Command>, mut bell: UnixStream) -> anyhow::Result<()> {
+        self.epoll.add(&bell, BELL)?;
+        let mut ready = Vec::new();
+        loop {
+            let until = self.deadline();
+            self.epoll.wait(Some(until), &mut ready)?;
+            if ready.contains(&BELL) {
+                // First the bell, then the list: the other way round, what comes in between would be silent.
+                while matches!(bell.read(&mut [0; 256]), Ok(256)) {}
+                loop {
+                    match commands.try_recv() {
+                        Ok(command) => self.take(command),
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => return Ok(()),
+                    }
+                }
+            }
+            for token in ready.iter().copied().filter(|token| *token != BELL) {
+                match token {
+                    SOCKET => self.receive(),
+                    router => self.read_events(router),
+                }
+            }
+            self.handle_timers(Instant::now());
+            self.transmit(Instant::now());
+            self.publish(Instant::now());
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let greetings = self.peers.values().filter_map(Peer::deadline);
+        let listings = self.routers.values().filter_map(|local| local.relist_at);
+        let idle = Instant::now() + IDLE;
+        greetings.chain(listings).chain(self.retry_at).chain(self.engine.poll_timeout()).fold(idle, Instant::min)
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Settings(setup) => self.set_up(setup),
+            Command::Router { router, netns, peers } => {
+                let fresh = || Local {
+                    netns: netns.clone(),
+                    peers: BTreeSet::new(),
+                    role: Role::Standby,
+                    access: None,
+                    relist_at: None,
+                    refused: 0,
+                    told: false,
+                };
+                if self.routers.get(&router).is_some_and(|local| local.netns != netns) {
+                    self.remove(router);
+                }
+                self.routers.entry(router).or_insert_with(fresh).peers = peers;
+                self.apply_router(router);
+            }
+            Command::Role { router, role } => {
+                if let Some(local) = self.routers.get_mut(&router) {
+                    local.role = role;
+                    self.apply_router(router);
+                }
+            }
+            Command::Remove { router } => self.remove(router),
+        }
+        self.align_peers();
+    }
+
+    fn remove(&mut self, router: RouterId) {
+        if let Some(local) = self.routers.remove(&router)
+            && let Some((_, token)) = local.access.and_then(|access| access.watch)
+        {
+            self.tokens.remove(&token);
+        }
+        self.engine.remove_router(router);
+    }
+
+    fn set_up(&mut self, setup: Option<Setup>) {
+        if setup == self.setup && (setup.is_none() || self.socket.is_some()) {
+            return;
+        }
+        let is_other = setup != self.setup;
+        self.setup = setup;
+        self.socket = None;
+        self.retry_at = None;
+        if is_other {
+            for peer in std::mem::take(&mut self.peers).into_keys() {
+                self.engine.handle_peer_removed(peer);
+            }
+        }
+        let Some(setup) = &self.setup else {
+            for router in self.routers.keys().copied().collect::<Vec<_>>() {
+                self.close(router);
+            }
+            return;
+        };
+        let bound = UdpSocket::bind(SocketAddr::new(setup.address, setup.port)).and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            rt::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
+            self.epoll.add(&socket, SOCKET)?;
+            Ok(socket)
+        });
+        match bound {
+            Ok(socket) => {
+                info!(address = %setup.address, port = setup.port, "connections are replicated");
+                self.socket = Some(socket);
+            }
+            Err(error) => {
+                if is_other {
+                    warn!("connections cannot be replicated from {}: {error}; trying again", setup.address);
+                }
+                self.retry_at = Some(Instant::now() + RETRY);
+            }
+        }
+        for router in self.routers.keys().copied().collect::<Vec<_>>() {
+            self.apply_router(router);
+        }
+    }
+
+    /// Hosts that have another copy of any router here are peers; others are not talked to.
+    fn align_peers(&mut self) {
+        let Some(setup) = &self.setup else { return };
+        let wanted: BTreeSet<IpAddr> = self.routers.values().flat_map(|local| local.peers.iter().copied()).collect();
+        let gone: Vec<IpAddr> = self.peers.keys().filter(|peer| !wanted.contains(peer)).copied().collect();
+        for peer in gone {
+            self.peers.remove(&peer);
+            self.engine.handle_peer_removed(peer);
+        }
+        let us = Us { key: setup.key.clone(), address: setup.address, life: self.life };
+        for peer in wanted.into_iter().filter(|peer| *peer != setup.address) {
+            self.peers.entry(peer).or_insert_with(|| Peer::new(us.clone(), peer, Instant::now()));
+        }
+    }
+
+    fn close(&mut self, router: RouterId) {
+        self.engine.remove_router(router);
+        if let Some(local) = self.routers.get_mut(&router)
+            && let Some((_, token)) = local.access.take().and_then(|access| access.watch)
+        {
+            self.tokens.remove(&token);
+        }
+    }
+
+    /// Brings sockets and engine in line with what the router's copy is.
+    fn apply_router(&mut self, router: RouterId) {
+        if self.setup.is_none() {
+            return;
+        }
+        let Some(local) = self.routers.get_mut(&router) else { return };
+        let result = open(local, &self.netns_path, &self.epoll, &mut self.next_token);
+        match result {
+            Ok(token) => drop(token.map(|token| self.tokens.insert(token, router))),
+            Err(error) => {
+                debug!(%router, "its connections cannot be replicated yet: {error}");
+                self.retry_at.get_or_insert(Instant::now() + RETRY);
+                return;
+            }
+        }
+        let peers = local.peers.iter().copied().filter(|peer| self.setup.as_ref().is_none_or(|s| s.address != *peer));
+        if self.engine.set_router(router, local.role, peers.collect()) {
+            self.list(router);
+        }
+    }
+
+    fn list(&mut self, router: RouterId) {
+        let Some(local) = self.routers.get_mut(&router) else { return };
+        local.relist_at = None;
+        let Some(access) = &mut local.access else { return };
+        match access.table.list() {
+            Ok(flows) => self.engine.handle_listing(router, flows, Instant::now()),
+            Err(error) => {
+                warn!(%router, "{}; trying again", error.full());
+                local.relist_at = Some(Instant::now() + RELIST);
+            }
+        }
+    }
+
+    fn read_events(&mut self, token: u64) {
+        let Some(&router) = self.tokens.get(&token) else { return };
+        let Some(local) = self.routers.get_mut(&router) else { return };
+        let Some((watch, _)) = local.access.as_mut().and_then(|access| access.watch.as_mut()) else { return };
+        let now = Instant::now();
+        for _ in 0..PER_TURN {
+            match watch.next_event() {
+                Ok(Some(FlowEvent::Changed(seen))) => self.engine.handle_changed(router, seen.flow, now),
+                Ok(Some(FlowEvent::Gone(key))) => self.engine.handle_gone(router, &key, now),
+                Ok(Some(FlowEvent::Lost)) => drop(local.relist_at.get_or_insert(now + RELIST)),
+                Ok(None) => return,
+                Err(error) => {
+                    warn!(%router, "{}", error.full());
+                    local.relist_at.get_or_insert(now + RELIST);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self) {
+        let mut datagram = [0; MAX_DATAGRAM + 1];
+        for _ in 0..PER_TURN {
+            let Some(socket) = &self.socket else { return };
+            let (length, from) = match socket.recv_from(&mut datagram) {
+                Ok(received) => received,
+                // What ICMP has to say about a datagram that was sent.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => continue,
+                Err(_) => break,
+            };
+            if let Err(discard) = self.take_datagram(&datagram[..length], from) {
+                let count = self.discards.entry(discard).or_default();
+                *count += 1;
+                if *count == 1 {
+                    warn!(%from, "a datagram between hosts was refused: {discard}");
+                }
+            }
+        }
+        self.inject();
+    }
+
+    fn take_datagram(&mut self, datagram: &[u8], from: SocketAddr) -> Result<(), Discard> {
+        let now = Instant::now();
+        let peer = self.peers.get_mut(&from.ip()).ok_or(Discard::Stranger)?;
+        let received = peer.receive(datagram, now)?;
+        if received.is_new_life {
+            debug!(peer = %from.ip(), "a host's replication has begun");
+            self.engine.handle_peer_up(from.ip());
+        }
+        if let Some(answer) = received.answer {
+            self.send(from.ip(), &answer);
+        }
+        match received.content {
+            Some(content) => self.engine.handle_message(from.ip(), &content, now).map_err(|error| {
+                if !self.discards.contains_key(&Discard::Content) {
+                    warn!(peer = %from.ip(), "a host's replication cannot be understood: {error}");
+                }
+                Discard::Content
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts what was received into the kernel.
+    fn inject(&mut self) {
+        while let Some((router, changes)) = self.engine.poll_changes() {
+            let Some(local) = self.routers.get_mut(&router) else { continue };
+            let Some(access) = &mut local.access else { continue };
+            let refusals = inject::apply(&mut access.table, &changes);
+            local.refused += refusals.count;
+            if let Some(words) = refusals.words.filter(|_| !local.told) {
+                local.told = true;
+                warn!(%router, "a replicated connection was refused by the kernel: {words}; later ones are only counted");
+            }
+        }
+    }
+
+    fn handle_timers(&mut self, now: Instant) {
+        if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+            self.engine.handle_timeout(now);
+        }
+        let due = |(id, local): (&RouterId, &Local)| local.relist_at.is_some_and(|at| at <= now).then_some(*id);
+        for router in self.routers.iter().filter_map(due).collect::<Vec<_>>() {
+            self.list(router);
+        }
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let greeting = self.peers.get_mut(&peer).filter(|peer| peer.deadline().is_some_and(|at| at <= now));
+            if let Some(greeting) = greeting.map(|peer| peer.greet(now)) {
+                self.send(peer, &greeting);
+            }
+        }
+        if self.retry_at.take_if(|at| *at <= now).is_some() {
+            if self.socket.is_none() {
+                self.set_up(self.setup.clone());
+            }
+            let unopened = |(id, local): (&RouterId, &Local)| {
+                let watches = local.access.as_ref().is_some_and(|access| access.watch.is_some());
+                let complete = local.access.is_some() && (local.role == Role::Standby || watches);
+                (!complete).then_some(*id)
+            };
+            for router in self.routers.iter().filter_map(unopened).collect::<Vec<_>>() {
+                self.apply_router(router);
+            }
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) {
+        while let Some((to, message)) = self.engine.poll_transmit(now) {
+            if let Some(datagram) = self.peers.get_mut(&to).and_then(|peer| peer.seal(&message)) {
+                self.send(to, &datagram);
+            }
+        }
+    }
+
+    /// What cannot be sent now is lost, and told again.
+    fn send(&self, to: IpAddr, datagram: &[u8]) {
+        if let (Some(socket), Some(setup)) = (&self.socket, &self.setup) {
+            let _ = socket.send_to(datagram, SocketAddr::new(to, setup.port));
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        if now < self.publish_at {
+            return;
+        }
+        self.publish_at = now + PUBLISH;
+        let stats = self.engine.stats(now);
+        let status = |(router, local): (&RouterId, &Local)| {
+            let stats = stats.get(router)?;
+            Some(ReplicationStatus {
+                router: *router,
+                active: stats.active,
+                entries: stats.entries,
+                peers: stats.peers,
+                in_step: stats.in_step,
+                lag_us: stats.lag.as_micros() as u64,
+                shed: stats.shed,
+                resyncs: stats.resyncs,
+                refused: local.refused,
+            })
+        };
+        let snapshot = Snapshot {
+            routers: self.routers.iter().filter_map(status).collect(),
+            discards: self.discards.iter().map(|(discard, count)| (discard.to_string(), *count)).collect(),
+        };
+        // A reader that panicked has left nothing half-written.
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+}
+
+/// Opens what the router's role needs; yields the token of a new watch.
+fn open(
+    local: &mut Local,
+    netns_path: &std::path::Path,
+    epoll: &Epoll,
+    next_token: &mut u64,
+) -> Result<Option<u64>, String> {
+    let access = match &mut local.access {
+        Some(access) => access,
+        none => {
+            let netns = NetnsFd::open(&netns_path.join(&local.netns)).map_err(|error| error.full())?;
+            let table = FlowTable::open(&netns).map_err(|error| error.full())?;
+            none.insert(Access { netns, table, watch: None })
+        }
+    };
+    match local.role {
+        Role::Standby => {
+            // Its token stays known, and leads nowhere.
+            access.watch = None;
+            Ok(None)
+        }
+        Role::Active { .. } if access.watch.is_some() => Ok(None),
+        Role::Active { .. } => {
+            let watch = FlowWatch::open(&access.netns).map_err(|error| error.full())?;
+            let token = *next_token;
+            *next_token += 1;
+            epoll.add(&watch, token).map_err(|error| error.to_string())?;
+            access.watch = Some((watch, token));
+            Ok(Some(token))
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Connections go on when the active host loses power.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use evergate_lab::fault::Fault;
+use evergate_lab::{Node, wait_for};
+use evergate_model::{RouterId, names};
+
+use crate::support::{Cloud, PATIENCE};
+
+const FLOWS: &str = include_str!("flows.py");
+
+/// One end of many connections, see `flows.py`.
+struct End {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl End {
+    fn start(mut command: Command, args: &[&str]) -> Self {
+        let command = command.arg("-c").arg(FLOWS).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let (input, output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        Self { process, input, output: BufReader::new(output) }
+    }
+
+    fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn go(&mut self) {
+        self.input.write_all(b"\n").unwrap();
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Connections that a host's kernel holds for a router.
+fn tracked(cloud: &Cloud, node: Node, router: RouterId) -> anyhow::Result<usize> {
+    let netns = names::qrouter_namespace(router);
+    Ok(cloud.lab.machine(node).shell(&format!("ip netns exec {netns} conntrack -C"))?.trim().parse()?)
+}
+
+#[test]
+fn connections_through_source_nat_and_a_floating_ip_survive_the_power_off_of_the_active() {
+    let mut cloud = Cloud::up("connections", Some(1));
+    let router = cloud.with_router();
+    cloud.with_instance();
+    let floating = cloud.member.ok("floating ip create public -f value -c floating_ip_address").unwrap();
+    let floating = floating.trim().to_owned();
+    cloud.member.ok(&format!("floating ip set {floating} --port vm1-port")).unwrap();
+    cloud.member.ok("port create vm2-port --network private").unwrap();
+    cloud.lab.add_instance("vm2", "vm2-port", Node::Compute(2)).unwrap();
+    wait_for("the second instance reaches the world", PATIENCE, || {
+        cloud.lab.instance_shell("vm2", "evergate lab fetch http://198.51.100.10/").map(Some)
+    })
+    .unwrap();
+
+    // From an instance without a floating IP: source NAT. From outside to one that has one: the other way.
+    let mut web = End::start(cloud.lab.machine(Node::Web).command("python3").unwrap(), &["serve", "9000"]);
+    let mut vm1 = End::start(cloud.lab.instance_command("vm1", "python3").unwrap(), &["serve", "9001"]);
+    assert_eq!((web.says().as_str(), vm1.says().as_str()), ("ready", "ready"));
+    let args = ["connect", "198.51.100.10", "9000", "1100"];
+    let mut out = End::start(cloud.lab.instance_command("vm2", "python3").unwrap(), &args);
+    let args = ["connect", floating.as_str(), "9001", "100"];
+    let mut inward = End::start(cloud.lab.machine(Node::Web).command("python3").unwrap(), &args);
+    assert_eq!((out.says().as_str(), inward.says().as_str()), ("ready", "ready"));
+
+    let active = cloud.lab.wait_active(router).unwrap();
+    wait_for("every standby's kernel holds the connections", PATIENCE, || {
+        let others = cloud.lab.hosts_of(router).into_iter().filter(|node| *node != active);
+        let counts = others.map(|node| tracked(&cloud, node, router)).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok((counts.len() == 2 && counts.iter().all(|count| *count >= 1202)).then_some(()))
+    })
+    .unwrap();
+    wait_for("the operator is shown how it goes", PATIENCE, || {
+        let shown = cloud.lab.machine(active).shell(&format!("evergate show router {router}"))?;
+        Ok(shown.lines().any(|line| line.starts_with("connections ") && line.contains("told to 2 other")).then_some(()))
+    })
+    .unwrap();
+
+    cloud.lab.fail(active, Fault::Power).unwrap();
+    let next = cloud.lab.wait_active(router).unwrap();
+    assert_ne!(next, active);
+    // The servers speak first on half of the connections, which nothing but an entry can let pass.
+    for end in [&mut web, &mut vm1] {
+        end.go();
+        assert_eq!(end.says(), "pushed");
+    }
+    for end in [&mut out, &mut inward] {
+        end.go();
+    }
+    assert_eq!(out.says(), "alive 1100 of 1100, udp same");
+    assert_eq!(inward.says(), "alive 100 of 100, udp same");
+
+    // New connections find free ports among those that are taken; the old ones go on.
+    let args = ["connect", "198.51.100.10", "9000", "300"];
+    let mut more = End::start(cloud.lab.instance_command("vm2", "python3").unwrap(), &args);
+    assert_eq!(more.says(), "ready");
+    web.go();
+    assert_eq!(web.says(), "pushed");
+    more.go();
+    assert_eq!(more.says(), "alive 300 of 300, udp same");
+}
