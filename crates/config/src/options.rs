@@ -224,7 +224,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("quotas", "quota_floatingip", Int(-1, MAX_U32), "50", Server, "Floating IPs per project; -1 is any number."),
     opt("quotas", "quota_security_group", Int(-1, MAX_U32), "10", NO_QUOTAS_YET, "Security groups per project; -1 is any number."),
     opt("quotas", "quota_security_group_rule", Int(-1, MAX_U32), "100", NO_QUOTAS_YET, "Security group rules per project; -1 is any number."),
-    opt("quotas", "quota_rbac_policy", Int(-1, MAX_U32), "10", NO_QUOTAS_YET, "RBAC policies per project; -1 is any number."),
+    opt("quotas", "quota_rbac_policy", Int(-1, MAX_U32), "10", Server, "RBAC policies per project; -1 is any number."),
 
     // ml2_conf.ini.
     opt("ml2", "type_drivers", ListOf(NETWORK_TYPES), "local,flat,vxlan", Server, "Network types that exist. Of them vxlan, flat and local are carried."),

@@ -203,7 +203,7 @@ fn unknown_verb(asked: &Asked) -> ApiError {
 fn collection_verb(call: Call<'_>, resource: &dyn Resource, asked: &Asked) -> Result<Answer, ApiError> {
     match asked.method {
         Method::GET | Method::HEAD => {
-            let url = format!("{}/v2.0/{}", asked.base, resource.table().plural);
+            let url = format!("{}/v2.0/{}", asked.base, resource.table().plural.replace('_', "-"));
             ok(resources::list(call, resource, &asked.pairs, &url)?)
         }
         Method::POST => Ok((StatusCode::CREATED, Some(resources::create(call, resource, &asked.object()?)?))),

@@ -283,6 +283,7 @@ fn options(settings: &ServerSettings) -> Options {
             port: settings.quotas.port,
             router: settings.quotas.router,
             floatingip: settings.quotas.floatingip,
+            rbac_policy: settings.quotas.rbac_policy,
         },
     }
 }

@@ -123,6 +123,11 @@ api_errors! {
     AllowedAddressPairExhausted { quota } 400 "The number of allowed address pair exceeds the maximum {quota}.";
     AddressPairAndPortSecurityRequired {} 409 "Port Security must be enabled in order to have allowed address pairs on a port.";
 
+    RbacPolicyNotFound { id } 404 "RBAC policy with ID {id} not found";
+    RbacPolicyInUse { id, details } 409 "RBAC policy on object {id} cannot be removed because other objects depend on it.\nDetails: {details}";
+    DuplicateRbacPolicy {} 409 "An RBAC policy already exists with those values.";
+    InvalidActionForType { action, object_type, valid_actions } 400 "Invalid action '{action}' for object type '{object_type}'. Valid actions: {valid_actions}";
+
     OverQuota { overs } 409 "Quota exceeded for resources: {overs}.";
     TenantQuotaNotFound { project } 404 "Quota for tenant {project} could not be found.";
     QuotaMissingTenant {} 400 "Tenant-id was missing from quota request.";

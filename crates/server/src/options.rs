@@ -76,11 +76,12 @@ pub struct Limits {
     pub port: i64,
     pub router: i64,
     pub floatingip: i64,
+    pub rbac_policy: i64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { network: 100, subnet: 100, port: 500, router: 10, floatingip: 50 }
+        Self { network: 100, subnet: 100, port: 500, router: 10, floatingip: 50, rbac_policy: 10 }
     }
 }
 

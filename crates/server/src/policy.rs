@@ -30,6 +30,8 @@ pub enum Rule {
     MemberOrNetworkOwner,
     /// As [`Rule::NetworkOwner`], except that a value without the prefix `network:` is free for all.
     NotNetworkDevice,
+    /// Anybody, except that only admins name every project at once, as `*`.
+    NotEveryProject,
 }
 
 /// What a rule is judged against: the object, or what it is about to be.
@@ -73,6 +75,7 @@ impl Rule {
                 let is_device = value.and_then(|v| v.as_str()).is_some_and(|owner| owner.starts_with("network:"));
                 !is_device || (owns_network && ctx.may_write())
             }
+            Self::NotEveryProject => value.and_then(|v| v.as_str()) != Some("*"),
         }
     }
 
@@ -87,7 +90,8 @@ impl Rule {
             | Self::NetworkOwner
             | Self::NetworkOwnerOrShared
             | Self::MemberOrNetworkOwner
-            | Self::NotNetworkDevice => ctx.is_admin,
+            | Self::NotNetworkDevice
+            | Self::NotEveryProject => ctx.is_admin,
         }
     }
 }

@@ -43,6 +43,8 @@ pub enum Filter {
     No,
     /// By an SQL expression over the resource's row `t`.
     Column(&'static str),
+    /// By an SQL expression over the row `t` and, at its only `?`, the caller's project.
+    ForProject(&'static str),
     /// By an SQL condition in which `{}` stands for the list of wanted values.
     Exists(&'static str),
     /// By what is shown, after reading.

@@ -113,6 +113,12 @@ impl ListQuery {
             Filter::Column(column) => {
                 self.conditions.push(Condition { sql: format!("{column} IN ({{}})"), values: values()? });
             }
+            Filter::ForProject(expression) => {
+                let wanted = values()?;
+                let sql = format!("{expression} IN ({})", vec!["?"; wanted.len()].join(", "));
+                let project = Value::from(ctx.project_id.as_deref());
+                self.conditions.push(Condition { sql, values: [vec![project], wanted].concat() });
+            }
             Filter::Exists(sql) => self.conditions.push(Condition { sql: sql.to_owned(), values: values()? }),
             Filter::Shown => {
                 // Checked for its spelling like any other.

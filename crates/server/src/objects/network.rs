@@ -182,6 +182,7 @@ impl Network {
             tx.changed(Kind::Subnet, subnet);
         }
         tags::replace(tx, &id.to_string(), &[])?;
+        tx.execute("DELETE FROM rbac_policies WHERE object_id = ?1", &values![id])?;
         tx.execute("DELETE FROM networks WHERE id = ?1", &values![id])?;
         tx.changed(Kind::Network, id);
         Ok(())

@@ -72,6 +72,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
     ("quota_details", "Quota details management support", "Quotas with what is used.", "2017-02-10T10:00:00-00:00"),
     ("quotas", "Quota management support", "Limits per project.", "2012-07-29T10:00:00-00:00"),
     (
+        "rbac-policies",
+        "RBAC Policies",
+        "Networks shared with, or external for, single projects.",
+        "2015-06-17T12:15:12-00:00",
+    ),
+    (
         "revision-if-match",
         "If-Match constraints based on revision_number",
         "A change can depend on the object's revision.",

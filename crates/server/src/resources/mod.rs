@@ -13,6 +13,7 @@ pub mod interfaces;
 pub mod networks;
 pub mod ports;
 pub mod quotas;
+pub mod rbac_policies;
 pub mod routers;
 pub mod scheduling;
 pub mod shortage;
@@ -110,13 +111,15 @@ pub fn find(collection: &str) -> Option<&'static dyn Resource> {
         "routers" => &routers::Routers,
         "floatingips" => &floating_ips::FloatingIps,
         "agents" => &agents::Agents,
+        "rbac-policies" => &rbac_policies::RbacPolicies,
         _ => return None,
     };
     Some(resource)
 }
 
 /// Names of all collections, for the list of resources.
-pub const COLLECTIONS: [&str; 6] = ["networks", "subnets", "ports", "routers", "floatingips", "agents"];
+pub const COLLECTIONS: [&str; 7] =
+    ["networks", "subnets", "ports", "routers", "floatingips", "agents", "rbac-policies"];
 
 /// Answers a list.
 ///

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evergate_model::NetworkId;
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, object, parse_id, standard};
+use super::{Call, Resource, object, parse_id, rbac_policies, standard};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::objects::network::{self, Network, NewNetwork, Segment, allocate_segment, max_mtu};
@@ -30,7 +30,8 @@ static TABLE: Table = Table {
     update: Rule::Member,
     delete: Rule::Member,
     // Everybody plugs into a shared network, and leads a router out through an external one.
-    scope: "t.project_id = ?1 OR t.shared = 1 OR t.external = 1",
+    scope: "t.project_id = ?1 OR EXISTS (SELECT 1 FROM rbac_policies p WHERE p.object_id = t.id \
+            AND p.target_project IN (?1, '*'))",
     attributes: &[
         attributes::ID,
         attributes::NAME,
@@ -45,11 +46,12 @@ static TABLE: Table = Table {
         Attribute::new("subnets", Kind::Computed)
             .filter(Filter::Exists("EXISTS (SELECT 1 FROM subnets s WHERE s.network_id = t.id AND s.id IN ({}))")),
         Attribute::new("mtu", Kind::Int).post(Absent::Unset).put().column("t.mtu"),
-        Attribute::new("shared", Kind::Bool)
-            .post(Absent::Bool(false))
-            .put()
-            .set_by(Rule::Admin)
-            .filter(Filter::Column("t.shared")),
+        Attribute::new("shared", Kind::Bool).post(Absent::Bool(false)).put().set_by(Rule::Admin).filter(
+            Filter::ForProject(
+                "(CASE WHEN EXISTS (SELECT 1 FROM rbac_policies p WHERE p.object_id = t.id \
+                 AND p.action = 'access_as_shared' AND p.target_project IN (?, '*')) THEN 1 ELSE 0 END)",
+            ),
+        ),
         Attribute::new("router:external", Kind::Bool)
             .post(Absent::Bool(false))
             .put()
@@ -99,8 +101,10 @@ impl Resource for Networks {
         for (network, subnet) in query_in(call.tx, sql, ids, |row| Ok((row.parse(0)?, row.text(1)?)))? {
             subnets.entry(network).or_default().push(subnet);
         }
+        let shared = rbac_policies::shared_with_caller(call, ids)?;
         let networks = Network::many(call.tx, ids)?.into_iter().map(|network| {
-            let mut shown = show(&network, subnets.remove(&network.id).unwrap_or_default());
+            let mut shown =
+                show(&network, shared.contains(&network.id), subnets.remove(&network.id).unwrap_or_default());
             standard(&mut shown, &network.standard, tags.remove(&network.id.to_string()));
             shown
         });
@@ -128,7 +132,14 @@ impl Resource for Networks {
             mtu: mtu.unwrap_or_else(|| max_mtu(call.options, &segment)),
             segment,
         };
-        Ok(Network::insert(call.tx, &new)?.to_string())
+        let id = Network::insert(call.tx, &new)?;
+        if new.shared {
+            rbac_policies::grant(call, id, rbac_policies::SHARED, rbac_policies::ALL, &new.project_id)?;
+        }
+        if new.external {
+            rbac_policies::grant(call, id, rbac_policies::EXTERNAL, rbac_policies::ALL, &new.project_id)?;
+        }
+        Ok(id.to_string())
     }
 
     fn update(&self, call: Call<'_>, id: &str, body: &Body) -> Result<(), ApiError> {
@@ -136,11 +147,18 @@ impl Resource for Networks {
         refuse_provider_changes(&network, body)?;
         let shared: Option<bool> = body.get("shared")?;
         if network.shared && shared == Some(false) {
-            refuse_unsharing(call, &network)?;
+            rbac_policies::unshare(call, &network)?;
+        }
+        if !network.shared && shared == Some(true) {
+            rbac_policies::grant(call, network.id, rbac_policies::SHARED, rbac_policies::ALL, &network.project_id)?;
         }
         let external: Option<bool> = body.get("router:external")?;
         if network.external && external == Some(false) {
             refuse_making_internal(call, &network)?;
+            rbac_policies::make_internal(call, network.id)?;
+        }
+        if !network.external && external == Some(true) {
+            rbac_policies::grant(call, network.id, rbac_policies::EXTERNAL, rbac_policies::ALL, &network.project_id)?;
         }
         let is_default = body.get("is_default")?;
         let stays_default = is_default.unwrap_or(network.is_default);
@@ -175,7 +193,7 @@ impl Resource for Networks {
     }
 }
 
-fn show(network: &Network, subnets: Vec<String>) -> Object {
+fn show(network: &Network, shared: bool, subnets: Vec<String>) -> Object {
     let mut shown = object(json!({
         "id": network.id,
         "project_id": network.project_id,
@@ -183,7 +201,7 @@ fn show(network: &Network, subnets: Vec<String>) -> Object {
         "description": network.description,
         "admin_state_up": network.admin_state_up,
         "status": "ACTIVE",
-        "shared": network.shared,
+        "shared": shared,
         "router:external": network.external,
         "mtu": network.mtu,
         "port_security_enabled": network.port_security_enabled,
@@ -297,15 +315,6 @@ fn refuse_provider_changes(network: &Network, body: &Body) -> Result<(), ApiErro
     Ok(())
 }
 
-fn refuse_unsharing(call: Call<'_>, network: &Network) -> Result<(), ApiError> {
-    let sql = "SELECT (SELECT count(*) FROM ports WHERE network_id = ?1 AND project_id NOT IN (?2, '')) \
-               + (SELECT count(*) FROM subnets WHERE network_id = ?1 AND project_id <> ?2)";
-    if call.tx.count(sql, &values![network.id, &network.project_id])? > 0 {
-        return Err(ApiError::InvalidSharedSetting { network: network.name.clone() });
-    }
-    Ok(())
-}
-
 fn refuse_making_internal(call: Call<'_>, network: &Network) -> Result<(), ApiError> {
     let sql = "SELECT (SELECT count(*) FROM router_ports WHERE network_id = ?1 AND role = 'gateway') \
                + (SELECT count(*) FROM floating_ips WHERE floating_network_id = ?1)";
@@ -331,10 +340,11 @@ fn remove_spare_ports(call: Call<'_>, network: NetworkId) -> Result<(), ApiError
     Ok(())
 }
 
-/// The network's row as policy for what is on it needs it.
+/// Whose a network is and whether it is shared with the caller, as policy for what is on it needs it.
 pub(super) fn owner_of(call: Call<'_>, network: &Json) -> Result<(String, bool), ApiError> {
     let id = network.as_str().unwrap_or_default();
-    let sql = "SELECT project_id, shared FROM networks WHERE id = ?1";
-    let found = call.tx.query_opt(sql, &values![id], |row| Ok((row.text(0)?, row.bool(1)?)))?;
-    found.ok_or_else(|| ApiError::NetworkNotFound { id: id.to_owned() })
+    let sql = "SELECT project_id FROM networks WHERE id = ?1";
+    let project = call.tx.query_opt(sql, &values![id], |row| row.text(0))?;
+    let project = project.ok_or_else(|| ApiError::NetworkNotFound { id: id.to_owned() })?;
+    Ok((project, !rbac_policies::shared_with_caller(call, &[id.to_owned()])?.is_empty()))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use evergate_model::{Mac, NetworkId, PortId};
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, networks, object, parse_id, standard, visible};
+use super::{Call, Resource, networks, object, parse_id, rbac_policies, standard, visible};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::ipam::FixedIpRequest;
@@ -230,7 +230,8 @@ fn show(port: &Port, l2_hosts: &BTreeSet<String>) -> Object {
 /// Members use an external network through routers and floating IPs, not with ports of their own.
 pub(super) fn refuse_plain_external(call: Call<'_>, network: &Network) -> Result<(), ApiError> {
     let owns = call.ctx.project_id.as_deref() == Some(network.project_id.as_str());
-    if network.external && !network.shared && !call.ctx.is_admin && !owns {
+    let shared = !rbac_policies::shared_with_caller(call, &[network.id.to_string()])?.is_empty();
+    if network.external && !shared && !call.ctx.is_admin && !owns {
         let message = "It is not allowed to create ports on external network".to_owned();
         return Err(ApiError::HTTPForbidden { message });
     }

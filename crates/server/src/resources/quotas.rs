@@ -42,6 +42,11 @@ static COUNTED: &[Counted] = &[
         configured: |limits| limits.port,
     },
     Counted {
+        name: "rbac_policy",
+        count: "SELECT count(*) FROM rbac_policies WHERE project_id = ?1",
+        configured: |limits| limits.rbac_policy,
+    },
+    Counted {
         name: "router",
         count: "SELECT count(*) FROM routers WHERE project_id = ?1",
         configured: |limits| limits.router,
@@ -73,6 +78,7 @@ static TABLE: Table = Table {
         limit("floatingip"),
         limit("network"),
         limit("port"),
+        limit("rbac_policy"),
         limit("router"),
         limit("subnet"),
         Attribute::new("check_limit", Kind::BoolOrNull).put(),

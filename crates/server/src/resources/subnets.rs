@@ -35,7 +35,8 @@ static TABLE: Table = Table {
     update: Rule::MemberOrNetworkOwner,
     delete: Rule::MemberOrNetworkOwner,
     scope: "t.project_id = ?1 OR EXISTS (SELECT 1 FROM networks n WHERE n.id = t.network_id \
-            AND (n.project_id = ?1 OR n.shared = 1 OR n.external = 1))",
+            AND n.project_id = ?1) OR EXISTS (SELECT 1 FROM rbac_policies p WHERE p.object_id = t.network_id \
+            AND p.target_project IN (?1, '*'))",
     attributes: &[
         attributes::ID,
         attributes::NAME,
@@ -61,9 +62,10 @@ static TABLE: Table = Table {
         Attribute::new("router:external", Kind::Bool).filter(Filter::Exists(
             "EXISTS (SELECT 1 FROM networks n WHERE n.id = t.network_id AND n.external IN ({}))",
         )),
-        Attribute::new("shared", Kind::Bool)
-            .seen_by(Rule::Nobody)
-            .filter(Filter::Exists("EXISTS (SELECT 1 FROM networks n WHERE n.id = t.network_id AND n.shared IN ({}))")),
+        Attribute::new("shared", Kind::Bool).seen_by(Rule::Nobody).filter(Filter::ForProject(
+            "(CASE WHEN EXISTS (SELECT 1 FROM rbac_policies p WHERE p.object_id = t.network_id \
+                 AND p.action = 'access_as_shared' AND p.target_project IN (?, '*')) THEN 1 ELSE 0 END)",
+        )),
     ],
 };
 

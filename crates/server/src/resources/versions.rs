@@ -15,9 +15,12 @@ pub fn versions(base: &str) -> Json {
 
 /// Lists the resources of version 2.0.
 pub fn resources(base: &str) -> Json {
-    let more = ["extensions", "availability_zones"];
+    let more = ["extensions", "availability_zones", "quotas"];
     let resources = COLLECTIONS.into_iter().chain(more).map(|collection| {
-        let name = collection.strip_suffix('s').unwrap_or(collection);
+        let name = match super::find(collection) {
+            Some(resource) => resource.table().singular,
+            None => collection.strip_suffix('s').unwrap_or(collection),
+        };
         let links = json!([{"rel": "self", "href": format!("{base}/v2.0/{collection}")}]);
         json!({"name": name, "collection": collection, "links": links})
     });

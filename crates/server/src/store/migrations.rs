@@ -5,7 +5,11 @@ use rusqlite::{Connection, OptionalExtension};
 use super::StoreError;
 
 /// Each file once, in order; the position plus one is the schema version it leads to.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_quotas.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_quotas.sql"),
+    include_str!("migrations/0003_rbac.sql"),
+];
 
 /// Applies what is missing. Each file and its number commit together, so a kill between two of them
 /// leaves a usable state.

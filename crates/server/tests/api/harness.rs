@@ -99,7 +99,7 @@ impl Server {
 
     /// Starts one where routers are highly available unless told otherwise, and as many as one likes.
     pub(crate) fn with_many_ha_routers() -> Self {
-        let limits = Limits { network: -1, subnet: -1, port: -1, router: -1, floatingip: -1 };
+        let limits = Limits { network: -1, subnet: -1, port: -1, router: -1, floatingip: -1, rbac_policy: -1 };
         Self::with(Options { l3_ha: true, limits, ..Options::default() })
     }
 
@@ -156,7 +156,7 @@ impl Server {
     pub(crate) fn list(&self, who: &Context, collection: &str, query: &str) -> Vec<Value> {
         let answer = self.get(who, &format!("/v2.0/{collection}{query}"));
         assert_eq!(answer.status, 200, "{answer:?}");
-        answer.body[collection].as_array().unwrap().clone()
+        answer.body[collection.replace('-', "_")].as_array().unwrap().clone()
     }
 
     /// Makes a network with one IPv4 subnet; answers both.

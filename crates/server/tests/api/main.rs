@@ -17,6 +17,7 @@ mod networks;
 mod policy;
 mod ports;
 mod quotas;
+mod rbac;
 mod routers;
 mod shapes;
 mod shortage;
