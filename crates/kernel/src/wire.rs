@@ -130,6 +130,11 @@ impl Message {
         }
     }
 
+    /// The bytes of a fragment.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// The message; its sequence number is still to be set ([`set_sequence`]).
     pub(crate) fn finish(mut self) -> Vec<u8> {
         let length = self.bytes.len() as u32;

@@ -11,6 +11,7 @@
 mod checksum;
 mod frame;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,7 +19,7 @@ use crate::router::{Version, Vrid};
 
 pub(crate) use checksum::{Sum, pseudo_header};
 pub(crate) use frame::{ETHERTYPE_IPV6, ethernet_header, ipv6_header, multicast_mac_v6};
-pub use frame::{Sighting, ethernet_frame, parse_frame, peek};
+pub use frame::{Sighting, ethernet_frame, parse_frame, parse_unicast_frame, peek};
 
 /// IP protocol number of VRRP (RFC 9568 §5.1.1.4).
 pub const PROTOCOL: u8 = 112;
@@ -328,6 +329,30 @@ pub enum Unsendable {
 /// §7.1) demands.
 pub fn parse_message(carrier: Carrier, message: &[u8], expect: &Expectation<'_>) -> Result<Received, Discard> {
     check_carrier(&carrier)?;
+    parse_body(carrier, message, expect)
+}
+
+/// As [`parse_message`], for what one of `peers` sent to us alone.
+///
+/// Deviation: RFC 9568 knows multicast only. Peers may be routers apart, as with keepalived, so any hop limit
+/// is accepted; in exchange, nobody is believed but who was named.
+pub fn parse_unicast_message(
+    carrier: Carrier,
+    message: &[u8],
+    expect: &Expectation<'_>,
+    peers: &BTreeSet<IpAddr>,
+) -> Result<Received, Discard> {
+    if carrier.destination != expect.own_address {
+        return Err(Discard::Destination);
+    }
+    if !peers.contains(&carrier.source) && carrier.source != expect.own_address {
+        return Err(Discard::Source);
+    }
+    parse_body(carrier, message, expect)
+}
+
+/// What is checked whoever it was sent to.
+fn parse_body(carrier: Carrier, message: &[u8], expect: &Expectation<'_>) -> Result<Received, Discard> {
     if carrier.source == expect.own_address {
         return Err(Discard::OwnAddress);
     }
@@ -521,6 +546,16 @@ fn message_len(version: Version, source: IpAddr, count: usize) -> usize {
 impl Advertisement {
     /// Writes the VRRP message that `source` sends to the group of its family.
     pub fn message(&self, source: IpAddr, checksum: Ipv4Checksum) -> Result<Vec<u8>, Unsendable> {
+        self.message_to(source, group(source), checksum)
+    }
+
+    /// Writes the VRRP message that `source` sends to `destination`, a peer of the same family or the group.
+    pub fn message_to(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+        checksum: Ipv4Checksum,
+    ) -> Result<Vec<u8>, Unsendable> {
         let count = self.check_sendable(source)?;
         let mut message = Vec::with_capacity(message_len(self.version, source, count.into()));
         message.extend([self.version.number() << 4 | TYPE_ADVERTISEMENT, self.vrid.get(), self.priority, count]);
@@ -538,7 +573,7 @@ impl Advertisement {
         }
         let start = match (self.version, source, checksum) {
             (Version::V3, IpAddr::V6(_), _) | (Version::V3, IpAddr::V4(_), Ipv4Checksum::PseudoHeader) => {
-                pseudo_header(source, group(source), PROTOCOL, message.len())
+                pseudo_header(source, destination, PROTOCOL, message.len())
             }
             (Version::V2, _, _) | (Version::V3, IpAddr::V4(_), Ipv4Checksum::MessageOnly) => Sum::default(),
         };

@@ -23,7 +23,7 @@ fn dump(kind: u16, body: &[u8]) -> Message {
 }
 
 /// Address family of an address.
-fn family(ip: IpAddr) -> u8 {
+pub(crate) fn family(ip: IpAddr) -> u8 {
     match ip {
         IpAddr::V4(_) => libc::AF_INET as u8,
         IpAddr::V6(_) => libc::AF_INET6 as u8,

@@ -3,6 +3,8 @@
 
 mod epoll;
 mod packet;
+mod prepared;
+mod raw;
 mod schedule;
 mod udp;
 
@@ -10,6 +12,11 @@ pub use crate::netns::NetnsFd;
 pub use crate::watch::LinkEvent;
 pub use epoll::Epoll;
 pub use packet::{Filter, PacketSocket};
+pub use prepared::{
+    Change, NextHop, PreparedAddress, PreparedRoute, PreparedRule, RouteKind, address_message, link_addresses,
+    link_mac, route_message, rule_message,
+};
+pub use raw::VrrpSocket;
 pub use schedule::{lock_memory, set_fifo_priority};
 pub use udp::{Datagram, HopSocket};
 

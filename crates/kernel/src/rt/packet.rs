@@ -16,6 +16,9 @@ use crate::sys::check;
 /// 01:00:5e and the low 23 bits of 224.0.0.18 (RFC 1112 §6.4).
 const VRRP_GROUP: [u8; 6] = [0x01, 0x00, 0x5e, 0x00, 0x00, 0x12];
 
+/// 33:33 and the low 32 bits of ff02::12 (RFC 2464 §7).
+const VRRP_GROUP_V6: [u8; 6] = [0x33, 0x33, 0x00, 0x00, 0x00, 0x12];
+
 /// IP protocol of VRRP (RFC 9568 §5.1.1.4).
 const VRRP_PROTOCOL: u32 = 112;
 
@@ -28,6 +31,19 @@ pub enum Filter {
     Vrrp {
         /// Its identifier; `None` for all.
         vrid: Option<u8>,
+    },
+    /// The same over IPv6.
+    VrrpV6 {
+        /// Its identifier; `None` for all.
+        vrid: Option<u8>,
+    },
+    /// Protocol 112 of one virtual router, without becoming a member of the group: for peers that send to
+    /// this host alone.
+    VrrpUnicast {
+        /// Its identifier.
+        vrid: u8,
+        /// Over IPv6 rather than IPv4.
+        ipv6: bool,
     },
     /// Nothing.
     SendOnly,
@@ -61,25 +77,32 @@ impl PacketSocket {
     }
 
     fn configure(&self, filter: Filter) -> io::Result<()> {
-        let Filter::Vrrp { vrid } = filter else { return self.bind(0) };
-        let mut program = vrrp_filter(vrid);
+        let (ipv6, vrid, group) = match filter {
+            Filter::Vrrp { vrid } => (false, vrid, Some(VRRP_GROUP)),
+            Filter::VrrpV6 { vrid } => (true, vrid, Some(VRRP_GROUP_V6)),
+            Filter::VrrpUnicast { vrid, ipv6 } => (ipv6, Some(vrid), None),
+            Filter::SendOnly => return self.bind(0),
+        };
+        let mut program = if ipv6 { vrrp_filter_v6(vrid) } else { vrrp_filter(vrid) };
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         let fd = self.fd.as_raw_fd();
         // The kernel copies the program that this points to.
         set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
         set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
-        // The interface's own filter lets the group through even if no IP socket asked for it.
-        let mut address = [0; 8];
-        address[..6].copy_from_slice(&VRRP_GROUP);
-        let group = libc::packet_mreq {
-            mr_ifindex: self.ifindex as i32,
-            mr_type: libc::PACKET_MR_MULTICAST as u16,
-            mr_alen: 6,
-            mr_address: address,
-        };
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &group)?;
+        if let Some(group) = group {
+            // The interface's own filter lets the group through even if no IP socket asked for it.
+            let mut address = [0; 8];
+            address[..6].copy_from_slice(&group);
+            let group = libc::packet_mreq {
+                mr_ifindex: self.ifindex as i32,
+                mr_type: libc::PACKET_MR_MULTICAST as u16,
+                mr_alen: 6,
+                mr_address: address,
+            };
+            set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &group)?;
+        }
         // Last, or packets that the filter refuses would already be queued.
-        self.bind(libc::ETH_P_IP as u16)
+        self.bind(if ipv6 { libc::ETH_P_IPV6 } else { libc::ETH_P_IP } as u16)
     }
 
     fn bind(&self, protocol: u16) -> io::Result<()> {
@@ -140,6 +163,25 @@ impl AsRawFd for PacketSocket {
 
 fn sockaddr(address: &libc::sockaddr_ll) -> (*const libc::sockaddr, libc::socklen_t) {
     (std::ptr::from_ref(address).cast(), mem::size_of_val(address) as libc::socklen_t)
+}
+
+/// As [`vrrp_filter`], over IPv6, where VRRP follows the fixed header directly.
+fn vrrp_filter_v6(vrid: Option<u8>) -> Vec<libc::sock_filter> {
+    const BYTE_AT: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const IP: u32 = ETHERNET_HEADER as u32;
+    // Where, and what must be there. The ethertype needs no look: the socket is bound to it.
+    let checks: Vec<_> = [(IP + 6, VRRP_PROTOCOL)].into_iter().chain(vrid.map(|vrid| (IP + 41, vrid.into()))).collect();
+    let line = |code: u32, k, jf| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut program = Vec::new();
+    for (number, &(at, wanted)) in checks.iter().enumerate() {
+        // Over what is left of the checks, and over the line that accepts.
+        let refuse = (checks.len() - number - 1) * 2 + 1;
+        program.extend([line(BYTE_AT, at, 0), line(EQUAL, wanted, refuse as u8)]);
+    }
+    let answer = libc::BPF_RET | libc::BPF_K;
+    program.extend([line(answer, u32::MAX, 0), line(answer, 0, 0)]);
+    program
 }
 
 /// A classic BPF program over the frame: unfragmented IPv4, protocol 112, and the VRID where one is given.

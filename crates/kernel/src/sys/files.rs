@@ -71,6 +71,20 @@ pub fn set_umask(mask: u32) -> u32 {
     unsafe { libc::umask(mask) }
 }
 
+/// Makes a named pipe, unless there is one. What else has the name is an error.
+pub fn make_fifo(path: &Path, mode: u32) -> io::Result<()> {
+    let c_path = super::c_path(path)?;
+    // SAFETY: the path ends with a zero and lives through the call.
+    match super::check(unsafe { libc::mkfifo(c_path.as_ptr(), mode) }) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let is_fifo = std::os::unix::fs::FileTypeExt::is_fifo(&std::fs::symlink_metadata(path)?.file_type());
+            if is_fifo { Ok(()) } else { Err(error) }
+        }
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

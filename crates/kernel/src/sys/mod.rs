@@ -7,7 +7,7 @@ mod files;
 mod namespaces;
 mod process;
 
-pub use files::{LockError, LockFile, set_umask};
+pub use files::{LockError, LockFile, make_fifo, set_umask};
 pub use namespaces::{
     Namespace, hostname, mount_bind, mount_make_private, mount_make_shared, mount_proc, mount_sysfs, mount_tmpfs,
     set_hostname, setns, unmount, unshare,

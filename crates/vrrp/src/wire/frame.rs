@@ -4,11 +4,12 @@
 //! by the length in the IP header. VLAN tags do not appear: the kernel strips them before a packet
 //! socket sees the frame.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
     Advertisement, Carrier, Discard, Expectation, HOP_LIMIT, Ipv4Checksum, PROTOCOL, Packet, Received, Sum, Unsendable,
-    check_carrier, group, parse_message,
+    check_carrier, group, parse_message, parse_unicast_message,
 };
 use crate::router::{Version, Vrid};
 
@@ -39,6 +40,16 @@ pub struct Sighting {
 pub fn parse_frame(frame: &[u8], expect: &Expectation<'_>) -> Result<Received, Discard> {
     let (carrier, message) = unwrap_ip(frame)?;
     parse_message(carrier, message, expect)
+}
+
+/// Parses a whole Ethernet frame that one of `peers` sent to us alone.
+pub fn parse_unicast_frame(
+    frame: &[u8],
+    expect: &Expectation<'_>,
+    peers: &BTreeSet<IpAddr>,
+) -> Result<Received, Discard> {
+    let (carrier, message) = unwrap_ip(frame)?;
+    parse_unicast_message(carrier, message, expect, peers)
 }
 
 /// Tells which virtual router a frame is about, without believing what it says about it: neither its
