@@ -15,6 +15,7 @@ mod copy;
 mod discards;
 pub mod effect;
 mod ledger;
+mod liveness;
 mod mastership;
 mod shared;
 mod spec;
@@ -60,6 +61,8 @@ pub enum Timer {
     Router(RouterId),
     /// A claim is to be sent.
     Claims,
+    /// A BFD session has something to do.
+    Bfd,
     /// What is in the kernel is set again.
     Patrol,
 }
@@ -140,6 +143,7 @@ impl Engine {
             ToKeeper::Unfollow { router } => self.unfollow(router),
             ToKeeper::EndOfState => self.handle_end_of_state(now),
         }
+        self.attend_liveness(now);
         self.shared.flush_claims(now);
     }
 
@@ -160,7 +164,7 @@ impl Engine {
     }
 
     fn handle_settings(&mut self, settings: Settings, now: Instant) {
-        let moved = self.shared.set_settings(settings);
+        let moved = self.shared.set_settings(settings, now);
         if moved {
             // Claims name the tunnel address: what is active here is somewhere else now.
             let active: Vec<RouterId> =
@@ -177,6 +181,8 @@ impl Engine {
             mentioned.routers.insert(router);
         }
         let (epoch, known) = (spec.epoch, self.copies.contains_key(&router));
+        let hosts = spec.peer_hosts.clone();
+        let before = self.copies.get(&router).map(|copy| copy.spec.peer_hosts.clone()).unwrap_or_default();
         let taken = if known {
             let mut result = Ok(());
             self.with(router, |copy, shared| result = copy.update(spec, shared, now));
@@ -188,6 +194,7 @@ impl Engine {
         };
         match taken {
             Ok(()) => {
+                self.shared.liveness.share(before.values(), hosts.values());
                 self.start_patrol(now);
                 self.learn(router, epoch, None, now);
                 self.appoint_sentinels();
@@ -202,6 +209,7 @@ impl Engine {
 
     fn remove_router(&mut self, router: RouterId, now: Instant) {
         if let Some(copy) = self.copies.remove(&router) {
+            self.shared.liveness.share(copy.spec.peer_hosts.values(), []);
             copy.remove(&mut self.shared, now);
             self.closing.insert(router);
             self.reschedule(router);
@@ -358,7 +366,9 @@ impl Engine {
                 continue;
             }
             self.learn(entry.router, entry.epoch, entry.vtep, now);
-            if message.kind != Kind::Ack {
+            if message.kind == Kind::Ack {
+                self.with(entry.router, |copy, shared| copy.answered(message.sender, shared, now));
+            } else {
                 self.with(entry.router, |copy, shared| {
                     copy.rival_heard(message.sender, shared.settings.vtep, now);
                 });
@@ -409,6 +419,8 @@ impl Engine {
             self.with(router, |copy, shared| copy.handle_timeout(shared, now));
         }
         self.patrol_if_due(now);
+        self.shared.liveness.handle_timeout(now);
+        self.attend_liveness(now);
         self.shared.flush_claims(now);
     }
 
@@ -444,7 +456,8 @@ impl Engine {
         let router = self.deadlines.first().map(|&(at, router)| (at, Timer::Router(router)));
         let claims = self.shared.outbox.next_due().map(|at| (at, Timer::Claims));
         let patrol = self.patrol.next.map(|at| (at, Timer::Patrol));
-        [router, claims, patrol].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let bfd = self.shared.liveness.poll_timeout().map(|at| (at, Timer::Bfd));
+        [router, claims, patrol, bfd].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Takes the next thing to do.
@@ -460,6 +473,8 @@ impl Engine {
             for router in self.copies.keys().copied().collect::<Vec<_>>() {
                 self.with(router, |copy, shared| copy.stop(shared, now));
             }
+            self.shared.liveness.handle_stop(now);
+            self.attend_liveness(now);
         }
     }
 
@@ -495,16 +510,18 @@ impl Engine {
     /// All that the engine knows.
     pub fn status(&self) -> Status {
         let claims = self.shared.book.iter();
+        let mut discards = self.shared.discards.counters().clone();
+        discards.extend(self.shared.liveness.discards().map(|(reason, count)| (reason.to_owned(), count)));
         Status {
             routers: self.copies.values().map(|copy| copy.status(&self.shared)).collect(),
-            discards: self.shared.discards.counters().clone(),
+            discards,
             worst_lateness_us: self.worst_lateness.as_micros() as u64,
             realtime: self.start.realtime,
             claims: claims
                 .map(|(router, known)| ClaimStatus { router, epoch: known.epoch, vtep: known.vtep })
                 .collect(),
+            bfd: self.shared.liveness.status(),
             // Added by the thread that knows of it.
-            replication: Vec::new(),
         }
     }
 

@@ -80,9 +80,18 @@ pub struct Settings {
     pub claim_port: u16,
     /// Authenticates claims; hexadecimal. Empty: claims are neither sent nor believed.
     pub claim_key: String,
-    /// UDP port on which hosts replicate tracked connections; `None`: they do not.
+    /// How to notice that a host is gone.
     #[serde(default)]
-    pub replication_port: Option<u16>,
+    pub bfd: BfdSettings,
+}
+
+/// How to notice, by BFD, that a host is gone that routers are shared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BfdSettings {
+    /// Milliseconds between two packets, both ways; 0: VRRP alone notices.
+    pub interval_ms: u32,
+    /// Packets that may be missing.
+    pub multiplier: u8,
 }
 
 impl std::fmt::Debug for Settings {
@@ -92,7 +101,7 @@ impl std::fmt::Debug for Settings {
             .field("vtep", &self.vtep)
             .field("claim_port", &self.claim_port)
             .field("claim_key", &"<secret>")
-            .field("replication_port", &self.replication_port)
+            .field("bfd", &self.bfd)
             .finish()
     }
 }
@@ -299,32 +308,28 @@ pub struct Status {
     /// The hosts' claims as known here: where every followed router was last claimed to be.
     #[serde(default)]
     pub claims: Vec<ClaimStatus>,
-    /// Replication of connections, by copy.
+    /// BFD sessions with the hosts that routers are shared with.
     #[serde(default)]
-    pub replication: Vec<ReplicationStatus>,
+    pub bfd: Vec<BfdStatus>,
 }
 
-/// How the replication of one router's connections goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplicationStatus {
-    /// Which router.
-    pub router: RouterId,
-    /// Whether this copy tells the others.
-    pub active: bool,
-    /// Connections told of, or kept ready in this host's kernel.
-    pub entries: u64,
-    /// Copies that are told; on a standby, 1 if it is told.
-    pub peers: u64,
-    /// Whether everything was told: to all standbys, or to this one.
-    pub in_step: bool,
-    /// Microseconds that the slowest standby needed last, or has been needing, to have everything.
-    pub lag_us: u64,
-    /// Connections that ended before they could be told, or that did not fit.
-    pub shed: u64,
-    /// How often everything was told again because the two sides disagreed.
-    pub resyncs: u64,
-    /// Connections that this host's kernel did not take: its table is full.
-    pub refused: u64,
+/// A BFD session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BfdStatus {
+    /// Tunnel address of the other host.
+    pub peer: Option<IpAddr>,
+    /// State here: `admin-down`, `down`, `init`, `up`.
+    pub state: String,
+    /// State that the peer said last.
+    pub remote_state: String,
+    /// Why it last left `up`, in words.
+    pub diagnostic: String,
+    /// Microseconds between two packets that we send.
+    pub transmit_interval_us: u64,
+    /// Microseconds between two packets that we expect.
+    pub receive_interval_us: u64,
+    /// Microseconds of silence after which the peer is given up.
+    pub detection_time_us: u64,
 }
 
 /// Where a router was last claimed to be.

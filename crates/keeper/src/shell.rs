@@ -5,6 +5,7 @@
 //! are taken before timers, also after the process was kept from running for a while: what has arrived
 //! meanwhile may say that the silence a timer would report was not one.
 
+mod bfd;
 mod control;
 mod mailbox;
 mod sockets;
@@ -28,7 +29,7 @@ use crate::claims::wire::MAX_DATAGRAM;
 use crate::engine::effect::Effect;
 use crate::engine::{Engine, Start};
 use crate::protocol::{FromKeeper, LOCK_NAME, ToKeeper};
-use crate::replication::Replication;
+use bfd::BfdPort;
 use control::Connection;
 use mailbox::Mailbox;
 use sockets::RouterSockets;
@@ -68,6 +69,7 @@ const SIGNALS: u64 = 1;
 const CONTROL: u64 = 2;
 const CLAIMS: u64 = 3;
 const WORKER: u64 = 4;
+const BFD: u64 = 5;
 /// Tokens from here on: four per opening of a router's sockets.
 const FIRST_ROUTER: u64 = 8;
 const VRRP: u64 = 0;
@@ -92,7 +94,6 @@ struct Shell {
     mailbox: Mailbox,
     accept_at: Option<Instant>,
     worker: Worker,
-    replication: Replication,
     routers: BTreeMap<RouterId, Router>,
     router_of: BTreeMap<u64, RouterId>,
     /// Counts openings of sockets. Never repeats, so nothing late is taken for something new.
@@ -101,6 +102,7 @@ struct Shell {
     claims: Option<UdpSocket>,
     claims_at: Option<SocketAddr>,
     rebind_at: Option<Instant>,
+    bfd: BfdPort,
     /// Interfaces that could not be sent on, and were told of.
     unsent: BTreeSet<(RouterId, u32)>,
     sign: File,
@@ -133,7 +135,6 @@ impl Shell {
             control::listen(run_path).with_context(|| format!("failed to listen below {}", run_path.display()))?;
         let start = Start { away, ..start() };
         let worker = Worker::start(options.netns_path.clone(), start.realtime.then_some(FIFO_PRIORITY - 1))?;
-        let replication = Replication::start(options.netns_path.clone())?;
         let epoll = Epoll::new().context("failed to make the event queue")?;
         epoll.add(&listener, LISTENER)?;
         epoll.add(&signals, SIGNALS)?;
@@ -149,7 +150,6 @@ impl Shell {
             mailbox: Mailbox::default(),
             accept_at: None,
             worker,
-            replication,
             routers: BTreeMap::new(),
             router_of: BTreeMap::new(),
             next_token: FIRST_ROUTER,
@@ -157,6 +157,7 @@ impl Shell {
             claims: None,
             claims_at: None,
             rebind_at: None,
+            bfd: BfdPort::default(),
             unsent: BTreeSet::new(),
             sign,
             sign_at: now,
@@ -191,7 +192,13 @@ impl Shell {
     fn next_deadline(&self) -> Instant {
         let engine = self.engine.poll_timeout().map(|(at, _)| at);
         let stop = self.stopping_since.map(|since| since + STOP_PATIENCE);
-        engine.into_iter().chain(self.rebind_at).chain(self.accept_at).chain(stop).fold(self.sign_at, Instant::min)
+        engine
+            .into_iter()
+            .chain(self.rebind_at)
+            .chain(self.bfd.retry_at())
+            .chain(self.accept_at)
+            .chain(stop)
+            .fold(self.sign_at, Instant::min)
     }
 
     fn may_leave(&self) -> bool {
@@ -207,6 +214,8 @@ impl Shell {
         if self.rebind_at.is_some_and(|at| at <= now) {
             self.bind_claims(self.claims_at);
         }
+        let text = self.bfd.retry(now, &self.epoll, BFD);
+        self.tell(text);
         if self.accept_at.is_some_and(|at| at <= now) {
             self.accept_at = None;
             if let Err(error) = self.epoll.add(&self.listener, LISTENER) {
@@ -227,6 +236,7 @@ impl Shell {
                 SIGNALS => self.handle_signals(),
                 CONTROL => self.read_control()?,
                 CLAIMS => self.read_claims()?,
+                BFD => self.read_bfd()?,
                 WORKER => self.take_done()?,
                 router => self.handle_router(router)?,
             }
@@ -284,7 +294,6 @@ impl Shell {
             if matches!(message, ToKeeper::Shutdown) {
                 self.stopping_since.get_or_insert(Instant::now());
             }
-            self.replication.hear(&message);
             self.engine.handle_message(message, Instant::now());
             self.carry_out()?;
         }
@@ -320,6 +329,17 @@ impl Shell {
             // An error is what ICMP had to say about a claim that was sent: its receiver is not there now.
             let Ok((length, from)) = socket.recv_from(&mut datagram) else { break };
             self.engine.handle_claim(&datagram[..length], from.ip(), Instant::now());
+            self.carry_out()?;
+        }
+        Ok(())
+    }
+
+    fn read_bfd(&mut self) -> anyhow::Result<()> {
+        let mut buffer = [0; evergate_vrrp::bfd::wire::MAX_LEN + 1];
+        for _ in 0..READS_PER_TURN {
+            let Some(datagram) = self.bfd.recv(&mut buffer) else { break };
+            let (bytes, from) = (&buffer[..datagram.length], datagram.from.ip());
+            self.engine.handle_bfd(bytes, from, datagram.hop_limit, Instant::now());
             self.carry_out()?;
         }
         Ok(())
@@ -384,10 +404,12 @@ impl Shell {
                     }
                 }
                 Effect::SendClaim { to, datagram } => self.send_claim(to, &datagram),
-                Effect::Emit(mut message) => {
-                    self.replication.overhear(&mut message);
-                    self.mailbox.push(&stamped(message));
+                Effect::BindBfd(address) => {
+                    let text = self.bfd.bind(address, &self.epoll, BFD);
+                    self.tell(text);
                 }
+                Effect::SendBfd { to, datagram } => self.bfd.send(&datagram, to),
+                Effect::Emit(message) => self.mailbox.push(&stamped(message)),
             }
         }
         Ok(())
@@ -470,6 +492,14 @@ impl Shell {
                     self.mailbox.push(&FromKeeper::Warning { text });
                 }
             }
+        }
+    }
+
+    /// Tells the log and control.
+    fn tell(&mut self, text: Option<String>) {
+        if let Some(text) = text {
+            warn!("{text}");
+            self.mailbox.push(&FromKeeper::Warning { text });
         }
     }
 

@@ -3,13 +3,14 @@
 //! Read RFC 9568 §6 beside [`VirtualRouter`]. What a virtual router is told is in [`Config`]; how long
 //! it waits for what is in `timing`. Transitions happen in this file alone.
 //!
-//! Four things go beyond the RFC, each marked where it is decided:
+//! Five things go beyond the RFC, each marked where it is decided:
 //!
 //! - copies of equal priority that know each other take over in an agreed order (`timing::rank_delay`);
 //! - a process that was not running for a while does not mistake its own absence for its peers'
 //!   (`VirtualRouter::expire`, `VirtualRouter::step_down_if_absent`);
 //! - an active that wins a contest announces its addresses again, because the loser's announcements
 //!   have misled the neighbours;
+//! - what another path says of the active's host can end the wait (`VirtualRouter::handle_peer_down`);
 //! - a resignation shortens what a backup still waits, and never lengthens it.
 
 mod config;
@@ -50,6 +51,9 @@ pub enum Reason {
     Resigned,
     /// It was the virtual router's first election, and nobody was heard.
     First,
+    /// The active router's host is not heard any more on another path either, which is as good as the
+    /// expiry of the Active_Down_Timer.
+    PeerDown,
     /// An advertisement of higher priority arrived.
     HigherPriority,
     /// One of equal priority from a higher address arrived.
@@ -96,6 +100,31 @@ pub enum Timer {
     ActiveDown,
     /// Gratuitous announcements are sent again (keepalived's garp_master_delay).
     Announce,
+}
+
+/// What another way of looking at a host (BFD) says of it: nothing was heard for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerDown {
+    /// The host's address in this election.
+    pub peer: IpAddr,
+    /// When it was last heard there.
+    pub last_heard: Instant,
+    /// The longest time between two of its packets there, while it lived.
+    pub interval: Duration,
+    /// How long to listen whether it answers here: longer than a question and its answer take.
+    pub listen: Duration,
+}
+
+/// What a virtual router makes of [`PeerDown`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspicion {
+    /// It does not concern it: another one is active, or this one.
+    Irrelevant,
+    /// The active was heard here when it was already silent there: it lives, and the other path does not.
+    Contradicted,
+    /// It takes over unless it hears the active within `PeerDown::listen` (and its rank): the caller asks
+    /// the active for an advertisement.
+    Listening,
 }
 
 /// Shortest time between an announcement and the next burst of them that a won contest starts.
@@ -296,6 +325,37 @@ impl VirtualRouter {
         }
     }
 
+    /// Takes the news that a host is not heard any more on another path.
+    ///
+    /// Deviation: RFC 9568 knows advertisements alone. If the host was active, its death there counts as
+    /// the expiry of the Active_Down_Timer, with two safeguards against a path that died alone. An
+    /// advertisement that came more than an interval after the last sign of life there proves that the host
+    /// outlived it: nothing happens, and the Active_Down_Timer decides as ever. Otherwise the backup
+    /// listens for a moment, in which the caller asks the active for an advertisement (priority 0, to it
+    /// alone: RFC 9568 §6.4.3 makes an active answer that at once); hearing it ends the suspicion.
+    pub fn handle_peer_down(&mut self, down: &PeerDown, now: Instant) -> Suspicion {
+        let Phase::Backup(listening) = &mut self.phase else {
+            return Suspicion::Irrelevant;
+        };
+        // Another wait than for silence ends soon, or knows better who is active.
+        if listening.active != Some(down.peer) || listening.wait != Wait::ActiveDown {
+            return Suspicion::Irrelevant;
+        }
+        // Both times are when we noticed, so what is in between on either way may differ by `listen`.
+        if listening.since > down.last_heard + down.interval + down.listen {
+            return Suspicion::Contradicted;
+        }
+        listening.wait = Wait::PeerDown;
+        let wait = timing::peer_down_wait(&self.config, down);
+        listening.active_down = listening.active_down.min(now + wait);
+        Suspicion::Listening
+    }
+
+    /// What asks an active for an advertisement, when sent to it alone: to a backup it would be a resignation.
+    pub fn solicitation(&self) -> Advertisement {
+        self.config.resignation()
+    }
+
     /// Fires the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.step_down_if_absent(now);
@@ -397,6 +457,7 @@ impl VirtualRouter {
             Wait::ActiveDown | Wait::Absence | Wait::Relinquished => Reason::ActiveDown,
             Wait::Resigned => Reason::Resigned,
             Wait::First => Reason::First,
+            Wait::PeerDown => Reason::PeerDown,
         };
         self.become_active(reason, now);
     }

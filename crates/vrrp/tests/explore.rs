@@ -21,7 +21,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use evergate_vrrp::router::{Announcements, Config, Output, Reason, State, Timer, Version, VirtualRouter, Vrid};
+use evergate_vrrp::router::{
+    Announcements, Config, Output, PeerDown, Reason, State, Suspicion, Timer, Version, VirtualRouter, Vrid,
+};
 use evergate_vrrp::wire::Advertisement;
 
 const MS: Duration = Duration::from_millis(1);
@@ -174,6 +176,49 @@ fn whoever_was_asleep_takes_nothing_from_a_living_active() {
 }
 
 #[test]
+fn a_host_that_is_noticed_to_be_gone_is_replaced_by_one_copy_at_once() {
+    for config in [v2(), v3()] {
+        explore(&Scenario {
+            settled_first: true,
+            moves: Moves { crashes: 1, starts: 1, alarms: 1, alarm: Alarm::ToAll, ..Moves::default() },
+            rules: Rules { never_two: true, keep_role: true, one_takeover_per_cause: true, ..Rules::default() },
+            ..Scenario::new("alarm", ranked(&config, 3))
+        });
+    }
+}
+
+#[test]
+fn a_host_that_is_noticed_by_each_in_its_own_time_is_replaced_by_one_copy_in_the_end() {
+    explore(&Scenario {
+        settled_first: true,
+        moves: Moves { crashes: 1, alarms: 2, alarm: Alarm::ToOne, ..Moves::default() },
+        rules: Rules { two_only_in_flight: true, ..Rules::default() },
+        ..Scenario::new("alarms one by one", ranked(&v2(), 3))
+    });
+}
+
+#[test]
+fn a_false_alarm_takes_nothing_from_a_living_active() {
+    for config in [v2(), v3()] {
+        explore(&Scenario {
+            settled_first: true,
+            moves: Moves { alarms: 2, alarm: Alarm::False, ..Moves::default() },
+            rules: Rules { never_two: true, keep_role: true, one_takeover_per_cause: true, ..Rules::default() },
+            ..Scenario::new("false alarm", ranked(&config, 3))
+        });
+    }
+}
+
+#[test]
+fn false_alarms_and_losses_end_in_one_active() {
+    explore(&Scenario {
+        settled_first: true,
+        moves: Moves { alarms: 1, alarm: Alarm::False, loss: Loss::Budget(2), ..Moves::default() },
+        ..Scenario::new("false alarm and loss", ranked(&v2(), 2))
+    });
+}
+
+#[test]
 fn preemption_settles_on_the_highest_priority_whoever_comes_first() {
     for config in [v2(), v3()] {
         let mut nodes = strangers(&Config { preempt: true, ..config }, 3);
@@ -217,7 +262,26 @@ struct Moves {
     /// Not running for `asleep`. What is sent to a sleeper waits for it, or is lost.
     sleeps: u8,
     asleep: Duration,
+    /// News that the active's host is not heard on another path.
+    alarms: u8,
+    alarm: Alarm,
 }
+
+/// Who hears the news, and whether it is true.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+enum Alarm {
+    /// True, to all at once.
+    #[default]
+    ToAll,
+    /// True, to one backup.
+    ToOne,
+    /// The active lives; to one backup, which asks it.
+    False,
+}
+
+/// On the other path. Whoever asks the active waits for two ways and a late wake-up.
+const ALARM_INTERVAL: Duration = Duration::from_millis(100);
+const LISTEN: Duration = Duration::from_millis(60);
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 enum Loss {
@@ -320,6 +384,7 @@ enum Move {
     Stop(usize),
     Start(usize),
     Sleep(usize),
+    Alarm(usize),
 }
 
 impl World {
@@ -401,6 +466,7 @@ impl World {
                 (up && awake && left.stops > 0, Move::Stop(node)),
                 (!up && left.starts > 0, Move::Start(node)),
                 (up && awake && left.sleeps > 0, Move::Sleep(node)),
+                (up && awake && left.alarms > 0 && self.may_be_alarmed(node), Move::Alarm(node)),
             ];
             moves.extend(possible.iter().filter(|(possible, _)| *possible).map(|(_, made)| *made));
         }
@@ -408,6 +474,29 @@ impl World {
             moves.push(Move::Delay);
         }
         moves
+    }
+
+    /// The active that a backup hears.
+    fn heard_by(&self, node: usize) -> Option<usize> {
+        let heard = self.router(node)?.status(self.now).active?;
+        (0..self.nodes.len()).find(|other| address(*other) == heard)
+    }
+
+    fn may_be_alarmed(&self, node: usize) -> bool {
+        let lives = self.left.alarm == Alarm::False;
+        self.heard_by(node).is_some_and(|active| self.router(active).is_some() == lives)
+    }
+
+    fn alarm(&mut self, node: usize, peer: IpAddr) {
+        // The last packet on the other path came just before the news: nothing contradicts it.
+        let down = PeerDown { peer, last_heard: self.now, interval: ALARM_INTERVAL, listen: LISTEN };
+        let mut suspicion = Suspicion::Irrelevant;
+        let _ = self.act(node, |router, now| suspicion = router.handle_peer_down(&down, now));
+        let asked = self.heard_by(node).filter(|active| self.router(*active).is_some());
+        if let (Suspicion::Listening, Some(to), Some(router)) = (suspicion, asked, self.router(node)) {
+            let adv = router.solicitation();
+            self.air.push(Flight { from: node, to, adv, due: self.now + LATENCY });
+        }
     }
 
     fn may_lose(&self, flight: &Flight) -> bool {
@@ -462,6 +551,17 @@ impl World {
             Move::Start(node) => {
                 self.left.starts -= 1;
                 self.start(scenario, node)
+            }
+            Move::Alarm(node) => {
+                self.left.alarms -= 1;
+                let peer = address(self.heard_by(node).expect("only offered to who hears somebody"));
+                let all = self.left.alarm == Alarm::ToAll;
+                for backup in (0..self.nodes.len()).filter(|other| *other == node || all) {
+                    if self.router(backup).is_some() && !self.is_asleep(backup) {
+                        self.alarm(backup, peer);
+                    }
+                }
+                Vec::new()
             }
             Move::Sleep(node) => {
                 self.left.sleeps -= 1;
@@ -588,7 +688,7 @@ struct NodeKey {
     active: Option<IpAddr>,
     timers: Vec<(Timer, Duration)>,
     overdue: Duration,
-    waits: (bool, bool, bool),
+    waits: (bool, bool, bool, bool),
     asleep: Duration,
 }
 
@@ -602,7 +702,7 @@ impl Node {
             active: status.active,
             timers: status.timers,
             overdue: router.poll_timeout().map(overdue).unwrap_or_default(),
-            waits: (status.resigned, status.absent, status.excused),
+            waits: (status.resigned, status.absent, status.excused, status.suspects),
             asleep: self.asleep_until.map(|until| until.saturating_duration_since(now)).unwrap_or_default(),
         })
     }

@@ -100,6 +100,15 @@ impl ClaimKey {
         (!bytes.is_empty()).then_some(Self(bytes))
     }
 
+    /// A key for another purpose, from which this one cannot be told.
+    pub fn derived(&self, purpose: &[u8]) -> [u8; 20] {
+        let mut hmac = self.hmac();
+        hmac.update(b"evergate ");
+        hmac.update(purpose);
+        let whole = hmac.finalize().into_bytes();
+        std::array::from_fn(|at| whole[at])
+    }
+
     fn hmac(&self) -> Hmac<Sha256> {
         Hmac::new_from_slice(&self.0).expect("HMAC takes a key of any length")
     }

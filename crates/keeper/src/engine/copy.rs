@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use evergate_model::{HaState, RouterId};
-use evergate_vrrp::router::{Output, State, VirtualRouter};
+use evergate_vrrp::router::{Output, PeerDown, State, Suspicion, VirtualRouter};
 use evergate_vrrp::wire;
 use tracing::{debug, info};
 
@@ -17,7 +17,7 @@ use super::access::{Access, How};
 use super::discards::sender_of;
 use super::effect::{Effect, Opened, SocketRequest};
 use super::ledger::Ledger;
-use super::mastership::Contest;
+use super::mastership::{Asking, Contest};
 use super::shared::Shared;
 use super::spec::{self, Prepared, SpecError};
 use super::transition::Waiting;
@@ -52,6 +52,8 @@ pub(super) struct RouterCopy {
     pub(super) epoch: u64,
     /// Another host claims the router while this copy is active.
     pub(super) contest: Option<Contest>,
+    /// Other hosts are asked whether this copy may resume.
+    pub(super) asking: Option<Asking>,
     /// When VRRP last decided a contest for this copy.
     pub(super) prevailed_at: Option<Instant>,
     pub(super) waiting: Waiting,
@@ -62,6 +64,8 @@ pub(super) struct RouterCopy {
     repair: Option<(Instant, BTreeSet<u32>)>,
     announce_again: Option<(Instant, Vec<Announce>)>,
     heard_from: Option<Ipv4Addr>,
+    /// The Ethernet address that the last advertisement came from.
+    heard_mac: Option<[u8; 6]>,
     sent: u64,
     received: u64,
 }
@@ -102,6 +106,7 @@ impl RouterCopy {
             strangers: BTreeMap::new(),
             epoch: 0,
             contest: None,
+            asking: None,
             prevailed_at: None,
             waiting: Waiting::default(),
             born,
@@ -109,6 +114,7 @@ impl RouterCopy {
             repair: None,
             announce_again: None,
             heard_from: None,
+            heard_mac: None,
             sent: 0,
             received: 0,
             spec,
@@ -241,6 +247,9 @@ impl RouterCopy {
     fn start(&mut self, shared: &mut Shared, now: Instant) {
         let was_active = matches!(self.past, Past::Found { .. });
         if was_active && self.may_adopt(shared, now) {
+            if self.must_ask(shared, now) {
+                return;
+            }
             self.past = Past::Settled;
             self.vrrp.handle_adopt_active(now);
             return;
@@ -259,6 +268,7 @@ impl RouterCopy {
 
     fn clean_up(&mut self, shared: &mut Shared) {
         self.past = Past::Settled;
+        self.asking = None;
         let mut batches = self.ledger.deactivate(shared.wanted(self.id()), &self.items);
         // Without sockets nothing can be sent into the namespace, nor has this process ever been there.
         if !self.access.is_open() {
@@ -297,11 +307,19 @@ impl RouterCopy {
     }
 
     fn transmit(&mut self, advertisement: &wire::Advertisement, shared: &mut Shared) {
+        self.transmit_to(None, advertisement, shared);
+    }
+
+    /// Sends to one Ethernet address, or to the group.
+    fn transmit_to(&mut self, mac: Option<[u8; 6]>, advertisement: &wire::Advertisement, shared: &mut Shared) {
         let source = IpAddr::V4(self.spec.ha_address.addr());
         let checksum = self.vrrp.config().interop.ipv4_checksum;
         match wire::ethernet_frame(advertisement, self.spec.ha_mac.0, source, checksum) {
-            Ok(frame) => {
+            Ok(mut frame) => {
                 self.sent += 1;
+                if let Some(mac) = mac {
+                    frame[..6].copy_from_slice(&mac);
+                }
                 let (router, ifindex) = (self.id(), self.spec.ha_ifindex);
                 shared.effects.push_back(Effect::SendFrame { router, ifindex, frame });
             }
@@ -323,7 +341,10 @@ impl RouterCopy {
                 wire::Discard::UnknownVrid
             }
             Ok(_) => match wire::parse_frame(frame, &self.vrrp.config().expectation()) {
-                Ok(received) => return self.handle_received(received, shared, now),
+                Ok(received) => {
+                    self.heard_mac = frame.get(6..12).and_then(|mac| mac.try_into().ok());
+                    return self.handle_received(received, shared, now);
+                }
                 Err(reason) => reason,
             },
             Err(reason) => reason,
@@ -335,15 +356,43 @@ impl RouterCopy {
         self.received += 1;
         if let IpAddr::V4(source) = received.source {
             self.heard_from = Some(source);
+            if let Some(&host) = self.spec.peer_hosts.get(&source) {
+                shared.still_advertises(host);
+            }
         }
         for remark in received.remarks.names() {
             shared.discards.bump(remark);
+        }
+        if self.asking.is_some() && received.advertisement.priority > 0 {
+            // It took over while there was no keeper here.
+            self.clean_up(shared);
+            self.settle(shared, now);
         }
         self.vrrp.handle_advertisement(received.source, &received.advertisement, now);
         self.drain(shared, now);
         if self.is_active() {
             self.prevailed(shared, now);
         }
+    }
+
+    /// The HA address of the copy on a host.
+    pub(super) fn address_of(&self, host: IpAddr) -> Option<IpAddr> {
+        let mut copies = self.spec.peer_hosts.iter();
+        copies.find(|(_, vtep)| **vtep == host).map(|(address, _)| IpAddr::V4(*address))
+    }
+
+    /// A host is not heard by BFD any more. If it has the active copy, that one is asked whether it is so.
+    pub(super) fn peer_down(&mut self, down: &PeerDown, shared: &mut Shared, now: Instant) -> Suspicion {
+        let suspicion = self.vrrp.handle_peer_down(down, now);
+        if suspicion == Suspicion::Listening
+            && let (Some(mac), Some(from)) = (self.heard_mac, self.heard_from)
+            && IpAddr::V4(from) == down.peer
+        {
+            // To it alone: to another backup, priority 0 would say that the active resigns.
+            self.transmit_to(Some(mac), &self.vrrp.solicitation(), shared);
+        }
+        self.drain(shared, now);
+        suspicion
     }
 
     /// Takes the state of a link in the namespace.
@@ -394,6 +443,9 @@ impl RouterCopy {
             self.announce(what, shared);
         }
         self.contest_timeout(shared, now);
+        if self.asking_deadline().is_some_and(|at| at <= now) {
+            self.settle(shared, now);
+        }
     }
 
     fn repair_if_due(&mut self, shared: &mut Shared, now: Instant) {
@@ -424,10 +476,19 @@ impl RouterCopy {
         let vrrp = self.vrrp.poll_timeout().map(|(at, _)| at);
         let repair = self.repair.as_ref().map(|(at, _)| *at);
         let again = self.announce_again.as_ref().map(|(at, _)| *at);
-        [vrrp, self.ledger.retry_at(), self.access.retry_at(), keep, repair, again, self.contest_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            vrrp,
+            self.ledger.retry_at(),
+            self.access.retry_at(),
+            keep,
+            repair,
+            again,
+            self.contest_deadline(),
+            self.asking_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Leaves the election for good: an active resigns with priority 0.

@@ -50,6 +50,15 @@ pub enum Effect {
         /// Signed.
         datagram: Vec<u8>,
     },
+    /// Receive BFD packets at this address, and send them from its host; `None`: neither.
+    BindBfd(Option<SocketAddr>),
+    /// Send a BFD packet.
+    SendBfd {
+        /// To which host.
+        to: SocketAddr,
+        /// UDP payload.
+        datagram: Vec<u8>,
+    },
     /// Tell control. Transitions leave `at_ms` to the shell, which has the clock of day.
     Emit(FromKeeper),
 }

@@ -4,14 +4,17 @@
 //! VRRP decides who is active; claims tell every host of it. Invariant: whoever stays active ends up
 //! with the highest epoch, so forwarding everywhere ends up pointing at it.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use evergate_vrrp::router::Reason;
 
 use super::copy::RouterCopy;
+use super::effect::Effect;
 use super::shared::Shared;
 use crate::claims::book::Known;
+use crate::claims::wire::{Entry, Kind, Message};
 use crate::protocol::FromKeeper;
 
 /// An active that claims repeats itself every four to six seconds: one that was not heard for this long
@@ -25,7 +28,68 @@ pub(super) struct Contest {
     heard: Instant,
 }
 
+/// Longest wait for the other hosts' word before a copy resumes. The kernel goes on forwarding meanwhile; a
+/// host that is asked answers within milliseconds, so one that has not by then is dead or cut off.
+const ASK: Duration = Duration::from_millis(200);
+/// A question or its answer may be lost.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Other hosts are asked whether they know of a higher epoch.
+#[derive(Debug)]
+pub(super) struct Asking {
+    unanswered: BTreeSet<IpAddr>,
+    again: Instant,
+    until: Instant,
+}
+
 impl RouterCopy {
+    /// Tells whether the copy has to wait before it resumes, and asks the other copies' hosts.
+    ///
+    /// Where BFD is spoken, another copy may have taken over within tenths of a second, so that having been
+    /// away for less than the others' VRRP patience proves nothing. The question is the claim with the
+    /// epoch that is known here, which tells them nothing new; the answer is what they know. Whoever took
+    /// over has said so to all of them, and to this host as well: what it says while this one waits
+    /// counts, too.
+    pub(super) fn must_ask(&mut self, shared: &mut Shared, now: Instant) -> bool {
+        if !shared.liveness.is_on() {
+            return false;
+        }
+        let hosts = self.spec.peer_hosts.values().copied().filter(|host| Some(*host) != shared.settings.vtep);
+        let fresh = Asking { unanswered: hosts.collect(), again: now, until: now + ASK };
+        let mut asking = self.asking.take().unwrap_or(fresh);
+        if asking.unanswered.is_empty() || asking.until <= now {
+            return false;
+        }
+        if asking.again <= now {
+            asking.again = now + ASK_AGAIN;
+            self.ask(&asking.unanswered, shared);
+        }
+        self.asking = Some(asking);
+        true
+    }
+
+    fn ask(&self, hosts: &BTreeSet<IpAddr>, shared: &mut Shared) {
+        let (Some(key), Some(vtep)) = (&shared.key, shared.settings.vtep) else { return };
+        let entry = Entry { router: self.id(), epoch: shared.book.known(self.id()).epoch, vtep: Some(vtep) };
+        let datagram = Message { kind: Kind::Claim, sender: vtep, entries: vec![entry] }.emit(key);
+        for &host in hosts {
+            let to = SocketAddr::new(host, shared.settings.claim_port);
+            shared.effects.push_back(Effect::SendClaim { to, datagram: datagram.clone() });
+        }
+    }
+
+    /// A host has said what it knows.
+    pub(super) fn answered(&mut self, by: IpAddr, shared: &mut Shared, now: Instant) {
+        let Some(asking) = &mut self.asking else { return };
+        if asking.unanswered.remove(&by) && asking.unanswered.is_empty() {
+            self.settle(shared, now);
+        }
+    }
+
+    pub(super) fn asking_deadline(&self) -> Option<Instant> {
+        self.asking.as_ref().map(|asking| asking.again.min(asking.until))
+    }
+
     /// Tells whether the addresses found in the kernel make this copy active again without an election.
     ///
     /// Not if another host is known to have the router. Nor if the keeper was away for so long that the

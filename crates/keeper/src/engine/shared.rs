@@ -12,6 +12,7 @@ use tracing::warn;
 use super::discards::Discards;
 use super::effect::{Action, Batch, Effect, Purpose};
 use super::ledger::Wanted;
+use super::liveness::Liveness;
 use crate::claims::book::{Book, Learned};
 use crate::claims::outbox::{self, Outbox};
 use crate::claims::wire::ClaimKey;
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub(super) outbox: Outbox,
     pub(super) follows: BTreeMap<RouterId, FollowSpec>,
     pub(super) discards: Discards,
+    pub(super) liveness: Liveness,
     pub(super) effects: VecDeque<Effect>,
     /// Counts what was ever wanted of any copy's items.
     pub(super) generation: u64,
@@ -46,6 +48,7 @@ impl Shared {
             outbox: Outbox::new(seed),
             follows: BTreeMap::new(),
             discards: Discards::default(),
+            liveness: Liveness::new(seed),
             effects: VecDeque::new(),
             generation: 0,
             away_since: None,
@@ -69,6 +72,13 @@ impl Shared {
         self.emit(FromKeeper::Warning { text });
     }
 
+    /// A host that is not heard by BFD advertises.
+    pub(super) fn still_advertises(&mut self, host: IpAddr) {
+        if let Some(text) = self.liveness.contradicted(host) {
+            self.warn(text);
+        }
+    }
+
     /// Counts a refused packet, and tells of it once per kind and sender.
     pub(super) fn discard(&mut self, router: Option<RouterId>, reason: &str, sender: &str) {
         if let Some(text) = self.discards.count(router, reason, sender) {
@@ -77,7 +87,7 @@ impl Shared {
     }
 
     /// Takes new settings; tells whether the address that we claim for has changed.
-    pub(super) fn set_settings(&mut self, settings: Settings) -> bool {
+    pub(super) fn set_settings(&mut self, settings: Settings, now: Instant) -> bool {
         let moved = settings.vtep != self.settings.vtep;
         self.key = match hex::decode(&settings.claim_key) {
             Ok(bytes) => ClaimKey::new(bytes),
@@ -88,8 +98,10 @@ impl Shared {
         };
         let address =
             settings.vtep.filter(|_| self.key.is_some()).map(|vtep| SocketAddr::new(vtep, settings.claim_port));
+        let bfd = self.liveness.configure(settings.bfd, settings.vtep, self.key.as_ref(), now);
         self.settings = settings;
         self.effects.push_back(Effect::BindClaims(address));
+        self.effects.extend(bfd.map(Effect::BindBfd));
         moved
     }
 

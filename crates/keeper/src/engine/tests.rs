@@ -5,6 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use evergate_model::{HaState, Mac, NetworkId, RouterId};
+use evergate_vrrp::bfd::auth::Key;
+use evergate_vrrp::bfd::session as bfd;
+use evergate_vrrp::bfd::sessions::{Output, Path, Sessions};
+use evergate_vrrp::bfd::wire::{Diagnostic, State};
 use evergate_vrrp::router::{Config, Vrid};
 use evergate_vrrp::wire::{self, Advertisement, Ipv4Checksum};
 
@@ -577,6 +581,212 @@ fn a_late_timer_is_noticed() {
     assert_eq!(host.engine.status().worst_lateness_us, 7000);
 }
 
+// Hosts that are gone.
+
+#[test]
+fn a_host_that_falls_silent_is_asked_and_then_replaced() {
+    let mut host = Host::beside(THEIRS, 300);
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    host.hear(advertisement(200, 50));
+    host.run_beside(&mut peer, Duration::from_millis(500));
+    host.log.clear();
+    // It dies: within the detection time its one router is here.
+    host.advance(Duration::from_millis(900 + 20));
+    assert_eq!(host.state(), "active");
+    assert_eq!(host.log[..2], ["ask 0", "advertise 50"]);
+    assert!(host.log.contains(&"transition active 1".to_owned()), "{:?}", host.log);
+}
+
+#[test]
+fn a_host_whose_router_still_advertises_keeps_it_and_the_operator_is_told_once() {
+    // Whether the advertisement came before the silence was noticed, or answers the question.
+    for answers in [false, true] {
+        let mut host = Host::beside(THEIRS, 300);
+        let mut peer = Peer::new(THEIRS, 300);
+        host.run_beside(&mut peer, Duration::from_secs(3));
+        host.hear(advertisement(200, 50));
+        host.run_beside(&mut peer, Duration::from_millis(100));
+        host.log.clear();
+        host.advance(Duration::from_millis(600));
+        if !answers {
+            host.hear(advertisement(200, 50));
+        }
+        while !host.is_down(THEIRS) {
+            host.advance(Duration::from_millis(10));
+        }
+        assert_eq!(host.log.contains(&"ask 0".to_owned()), answers, "{:?}", host.log);
+        for _ in 0..5 {
+            host.hear(advertisement(200, 50));
+            host.advance(Duration::from_secs(2));
+        }
+        assert_eq!(host.state(), "backup");
+        let told: Vec<_> = host.log.iter().filter(|line| line.contains("still advertise")).collect();
+        assert_eq!(told.len(), 1, "{:?}", host.log);
+        // When it dies in earnest, VRRP notices.
+        host.advance(ACTIVE_DOWN);
+        assert_eq!(host.state(), "active");
+    }
+}
+
+#[test]
+fn a_host_that_says_that_it_is_down_or_stops_is_not_replaced() {
+    for stops in [true, false] {
+        let mut host = Host::beside(THEIRS, 300);
+        let mut peer = Peer::new(THEIRS, 300);
+        host.run_beside(&mut peer, Duration::from_secs(3));
+        host.hear(advertisement(200, 50));
+        if stops {
+            peer.sessions.handle_stop(host.now);
+        } else {
+            // It does not hear us: its side goes down, and it says so.
+            peer.deaf = true;
+        }
+        host.run_beside(&mut peer, Duration::from_millis(1500));
+        assert_eq!(host.state(), "backup");
+        assert!(!host.log.iter().any(|line| line.starts_with("ask")), "{:?}", host.log);
+    }
+}
+
+#[test]
+fn a_host_that_has_another_router_is_no_matter_and_sessions_follow_the_routers() {
+    let mut host = Host::beside(THEIRS, 300);
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    assert_eq!(host.engine.status().bfd[0].state, "up");
+    host.hear(advertisement(201, 50)); // the third host's copy is active
+    host.log.clear();
+    host.advance(Duration::from_secs(1));
+    assert_eq!((host.state(), host.log.len()), ("backup".to_owned(), 0));
+    host.spec.peer_hosts.clear();
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    host.advance(Duration::from_secs(5));
+    assert_eq!(host.engine.status().bfd, []);
+}
+
+#[test]
+fn without_a_key_or_an_interval_no_bfd_is_spoken() {
+    for (interval_ms, claim_key) in [(0, "00"), (300, "")] {
+        let mut host = Host::new();
+        let bfd = BfdSettings { interval_ms, multiplier: 3 };
+        host.say(ToKeeper::Settings { settings: Settings { bfd, claim_key: claim_key.to_owned(), ..settings() } });
+        host.spec.peer_hosts.insert(Ipv4Addr::new(169, 254, 192, 200), THEIRS);
+        host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+        host.advance(Duration::from_secs(2));
+        assert_eq!((host.bfd_out.len(), host.engine.status().bfd.len()), (0, 0));
+    }
+}
+
+#[test]
+fn a_stopping_keeper_says_that_its_silence_is_no_failure() {
+    let mut host = Host::beside(THEIRS, 300);
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    host.engine.handle_stop(host.now);
+    host.settle();
+    host.run_beside(&mut peer, Duration::from_millis(1));
+    assert_eq!(peer.last_change, Some((State::Down, Diagnostic::NEIGHBOR_SIGNALED_DOWN)));
+}
+
+#[test]
+fn a_restarted_keeper_asks_before_it_resumes() {
+    // Nobody knows better; nobody answers; somebody took over and says so; somebody advertises.
+    for (answer, expected) in [("same", "active"), ("none", "active"), ("newer", "backup"), ("advertisement", "backup")]
+    {
+        let mut host = Host::new();
+        host.say(ToKeeper::Settings { settings: bfd_settings(300) });
+        host.has_virtual_address = true;
+        host.kernel = ["tap", "vip", "lan", "default"].map(str::to_owned).to_vec();
+        host.spec.epoch = 7;
+        host.spec.peer_hosts.insert(Ipv4Addr::new(169, 254, 192, 200), THEIRS);
+        host.log.clear();
+        host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+        assert_eq!(host.log, ["claim 192.0.2.2 claim 7"], "{answer}");
+        assert_eq!((host.state(), host.kernel.len()), ("initialize".to_owned(), 4), "it goes on forwarding");
+        match answer {
+            "same" => host.say_known(THEIRS, 7, Some(OURS)),
+            "newer" => host.say_known(THEIRS, 8, Some(THEIRS)),
+            "advertisement" => host.hear(advertisement(200, 50)),
+            _ => host.advance(Duration::from_millis(200)),
+        }
+        assert_eq!(host.state(), expected, "{answer}");
+        assert_eq!(host.kernel.is_empty(), expected == "backup", "{answer}");
+    }
+}
+
+fn bfd_settings(interval_ms: u32) -> Settings {
+    Settings { bfd: BfdSettings { interval_ms, multiplier: 3 }, ..settings() }
+}
+
+/// The other host's end of the session.
+struct Peer {
+    address: IpAddr,
+    sessions: Sessions,
+    deaf: bool,
+    last_change: Option<(State, Diagnostic)>,
+}
+
+impl Peer {
+    fn new(address: IpAddr, interval_ms: u64) -> Self {
+        let config = bfd::Config::symmetric(Duration::from_millis(interval_ms), 3.try_into().unwrap());
+        let keys = vec![Key::new(1, key().derived(b"bfd"))];
+        let sessions = Sessions::new(Path::Multihop, config, keys, 77);
+        Self { address, sessions, deaf: false, last_change: None }
+    }
+}
+
+impl Host {
+    /// Backup of a router that it shares with another host.
+    fn beside(other: IpAddr, interval_ms: u32) -> Self {
+        let mut host = Self::new();
+        host.say(ToKeeper::Settings { settings: bfd_settings(interval_ms) });
+        host.spec.peer_hosts.insert(Ipv4Addr::new(169, 254, 192, 200), other);
+        host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+        assert_eq!(host.state(), "backup");
+        host
+    }
+
+    fn run_beside(&mut self, peer: &mut Peer, duration: Duration) {
+        let end = self.now + duration;
+        peer.sessions.set_peers(&BTreeSet::from([OURS]), self.now);
+        loop {
+            for (to, datagram) in std::mem::take(&mut self.bfd_out) {
+                assert_eq!(to, peer.address);
+                if !peer.deaf {
+                    peer.sessions.handle_datagram(&datagram, OURS, None, self.now);
+                }
+            }
+            while let Some(output) = peer.sessions.poll_output() {
+                match output {
+                    Output::Send { datagram, .. } => {
+                        self.engine.handle_bfd(&datagram, peer.address, None, self.now);
+                        self.settle();
+                    }
+                    Output::StateChanged { to, diagnostic, .. } => peer.last_change = Some((to, diagnostic)),
+                }
+            }
+            let timers = [self.engine.poll_timeout().map(|(at, _)| at), peer.sessions.poll_timeout().map(|(at, _)| at)];
+            let Some(next) = timers.into_iter().flatten().min().filter(|at| *at <= end) else { break };
+            self.now = self.now.max(next);
+            peer.sessions.handle_timeout(self.now);
+            self.engine.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    fn is_down(&self, peer: IpAddr) -> bool {
+        self.engine.status().bfd.iter().any(|session| session.peer == Some(peer) && session.state == "down")
+    }
+
+    fn say_known(&mut self, sender: IpAddr, epoch: u64, vtep: Option<IpAddr>) {
+        let entries = vec![Entry { router: R, epoch, vtep }];
+        let datagram = Message { kind: Kind::Ack, sender, entries }.emit(&key());
+        self.engine.handle_claim(&datagram, sender, self.now);
+        self.settle();
+    }
+}
+
 /// An engine with everything around it.
 struct Host {
     engine: Engine,
@@ -595,6 +805,8 @@ struct Host {
     stalled: Vec<Batch>,
     /// The item that the kernel does not take.
     refuses: Option<String>,
+    /// BFD packets that were sent, by receiver.
+    bfd_out: Vec<(IpAddr, Vec<u8>)>,
 }
 
 impl Host {
@@ -619,6 +831,7 @@ impl Host {
             kernel_stalls: false,
             stalled: Vec::new(),
             refuses: None,
+            bfd_out: Vec::new(),
         };
         host.connect();
         host.say(ToKeeper::EndOfState);
@@ -740,7 +953,11 @@ impl Host {
                 let results = self.run(&batch);
                 self.engine.handle_batch(&batch, results, self.now);
             }
-            Effect::BindClaims(address) => assert_eq!(address, Some(SocketAddr::new(OURS, 3796))),
+            Effect::BindClaims(address) => {
+                assert!(address.is_none_or(|address| address == SocketAddr::new(OURS, 3796)));
+            }
+            Effect::BindBfd(address) => assert!(address.is_none_or(|address| address == SocketAddr::new(OURS, 4784))),
+            Effect::SendBfd { to, datagram } => self.bfd_out.push((to.ip(), datagram)),
             Effect::SendClaim { to, datagram } => {
                 let message = Message::parse(&datagram, OURS, &key()).unwrap();
                 let kind = format!("{:?}", message.kind).to_lowercase();
@@ -802,6 +1019,9 @@ impl Host {
 
 fn describe(frame: &[u8]) -> String {
     if let Ok(seen) = wire::peek(frame) {
+        if frame[0] & 1 == 0 {
+            return format!("ask {}", seen.priority);
+        }
         return format!("advertise {}", seen.priority);
     }
     let ip: [u8; 4] = frame[28..32].try_into().unwrap();
@@ -813,7 +1033,13 @@ fn key() -> ClaimKey {
 }
 
 fn settings() -> Settings {
-    Settings { host: "h1".to_owned(), vtep: Some(OURS), claim_port: 3796, claim_key: hex::encode(b"cluster"), replication_port: None }
+    Settings {
+        host: "h1".to_owned(),
+        vtep: Some(OURS),
+        claim_port: 3796,
+        claim_key: hex::encode(b"cluster"),
+        bfd: BfdSettings::default(),
+    }
 }
 
 /// A netlink header (length, type, flags, sequence, sender) and a text.
@@ -852,7 +1078,7 @@ fn spec() -> RouterSpec {
         preempt_delay_s: 0,
         password: None,
         peers: BTreeSet::new(),
-        peer_hosts: Default::default(),
+        peer_hosts: BTreeMap::new(),
         network_vrids: BTreeSet::from([1, 2, 3]),
         items: vec![
             item("tap", Place::Host),

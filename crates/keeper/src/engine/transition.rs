@@ -136,6 +136,7 @@ fn in_words(reason: Reason) -> &'static str {
         Reason::Shutdown => "stopped on request",
         Reason::ActiveDown => "nothing was heard of the active router for three intervals",
         Reason::Resigned => "the active router resigned",
+        Reason::PeerDown => "the active router's host is not heard any more",
         Reason::First => "is the first of a new router",
         Reason::HigherPriority => "another copy with higher priority is active",
         Reason::HigherAddress => "another copy with equal priority and a higher address is active",

@@ -266,7 +266,7 @@ impl Lab {
             preempt_delay_s: 0,
             password: None,
             peers: hosts.iter().filter(|&&peer| peer != n).map(|&n| Ipv4Addr::new(169, 254, 192, n)).collect(),
-            peer_hosts: Default::default(),
+            peer_hosts: std::collections::BTreeMap::new(),
             network_vrids: BTreeSet::from([7]),
             items: vec![address("ha-1", ha, VIP), address("qr-1", qr, "10.0.0.1/24"), default],
             announce: vec![Announce {
@@ -301,7 +301,13 @@ pub fn vtep(n: u8) -> IpAddr {
 }
 
 pub fn settings(n: u8) -> Settings {
-    Settings { host: format!("h{n}"), vtep: Some(vtep(n)), claim_port: 3796, claim_key: "00112233".to_owned(), replication_port: None }
+    Settings {
+        host: format!("h{n}"),
+        vtep: Some(vtep(n)),
+        claim_port: 3796,
+        claim_key: "00112233".to_owned(),
+        bfd: Default::default(),
+    }
 }
 
 /// A keeper process.

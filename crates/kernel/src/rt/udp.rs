@@ -78,7 +78,8 @@ impl HopSocket {
     /// Takes a datagram, if one is there. What is longer than the buffer is cut.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         // SAFETY: all-zero bytes are a valid value of both.
-        let (mut from, mut header) = unsafe { (mem::zeroed::<libc::sockaddr_storage>(), mem::zeroed::<libc::msghdr>()) };
+        let (mut from, mut header) =
+            unsafe { (mem::zeroed::<libc::sockaddr_storage>(), mem::zeroed::<libc::msghdr>()) };
         // Aligned for control messages, and large enough for one number.
         let mut control = [0_u64; 8];
         let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -112,7 +113,9 @@ fn hop_limit(header: &libc::msghdr) -> Option<u8> {
     while !message.is_null() {
         // SAFETY: not null, and inside the control messages.
         let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
-        if (level, kind) == (libc::IPPROTO_IP, libc::IP_TTL) || (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) {
+        if (level, kind) == (libc::IPPROTO_IP, libc::IP_TTL)
+            || (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
+        {
             // SAFETY: both carry one C integer, at an address that need not be aligned for it.
             let value = unsafe { libc::CMSG_DATA(message).cast::<libc::c_int>().read_unaligned() };
             return u8::try_from(value).ok();

@@ -79,6 +79,8 @@ pub struct Session {
     transmit_at: Option<Instant>,
     /// When the last valid packet came.
     heard_at: Option<Instant>,
+    /// The longest time between two of its packets, as agreed upon when the last one came.
+    heard_interval: Duration,
     /// What the Detection Time runs from: `heard_at`, and later by what we were away.
     silent_since: Option<Instant>,
     /// AdminDown: when enough has been said of it.
@@ -139,8 +141,6 @@ pub struct Status {
     pub receive_interval: Duration,
     /// Silence after which the peer is given up.
     pub detection_time: Duration,
-    /// How long ago the peer was heard.
-    pub heard_ago: Option<Duration>,
 }
 
 impl Session {
@@ -158,6 +158,7 @@ impl Session {
             sent_at: now,
             transmit_at: Some(now),
             heard_at: None,
+            heard_interval: SLOW_INTERVAL,
             silent_since: None,
             quiet_at: None,
             random: seed | 1,
@@ -184,6 +185,7 @@ impl Session {
         self.heard_at = Some(now);
         self.silent_since = Some(now);
         self.advance(packet.state, now);
+        self.heard_interval = self.receive_interval();
         self.reschedule(now);
         if packet.poll {
             // RFC 5880 §6.5: answered at once, whenever the next periodic packet is due.
@@ -323,6 +325,11 @@ impl Session {
         self.heard_at
     }
 
+    /// The longest time between two of the peer's packets, as agreed upon when the last one came.
+    pub fn heard_interval(&self) -> Duration {
+        self.heard_interval
+    }
+
     /// Our session's number.
     pub fn discriminator(&self) -> NonZeroU32 {
         self.discriminator
@@ -339,7 +346,7 @@ impl Session {
     }
 
     /// Everything worth showing.
-    pub fn status(&self, now: Instant) -> Status {
+    pub fn status(&self) -> Status {
         Status {
             state: self.state,
             remote_state: self.remote.state,
@@ -349,7 +356,6 @@ impl Session {
             transmit_interval: self.transmit_interval(),
             receive_interval: self.receive_interval(),
             detection_time: self.detection_time(),
-            heard_ago: self.heard_at.map(|at| now.saturating_duration_since(at)),
         }
     }
 

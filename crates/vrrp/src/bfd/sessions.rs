@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::HOP_LIMIT;
 use super::auth::{Key, Sequences, silence};
@@ -226,17 +226,12 @@ impl Sessions {
     }
 
     /// Every session, as `show` prints it.
-    pub fn status(&self, now: Instant) -> impl Iterator<Item = (IpAddr, Status)> {
-        self.peers.iter().map(move |(&address, peer)| (address, peer.session.status(now)))
+    pub fn status(&self) -> impl Iterator<Item = (IpAddr, Status)> {
+        self.peers.iter().map(|(&address, peer)| (address, peer.session.status()))
     }
 
     /// Refused packets, by reason.
     pub fn discards(&self) -> impl Iterator<Item = (Discard, u64)> {
         self.discards.iter().map(|(&reason, &count)| (reason, count))
-    }
-
-    /// How long a peer that went silent now would go unnoticed at most.
-    pub fn patience(&self) -> Duration {
-        self.config.required_min_rx * u32::from(self.config.detect_mult.get())
     }
 }

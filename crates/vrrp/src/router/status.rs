@@ -26,6 +26,8 @@ pub struct Status {
     pub resigned: bool,
     /// Backup: was away, and listens whether somebody is active.
     pub absent: bool,
+    /// Backup: listens whether the active answers, whose host is not heard any more on another path.
+    pub suspects: bool,
     /// Backup: has used its one excuse for being late.
     pub excused: bool,
     /// Backup: time left until it may preempt the active of lower priority that it hears.
@@ -44,6 +46,7 @@ pub(super) fn of(router: &VirtualRouter, now: Instant) -> Status {
         timers: Vec::new(),
         resigned: false,
         absent: false,
+        suspects: false,
         excused: false,
         preempt_in: None,
         announcing: None,
@@ -57,6 +60,7 @@ pub(super) fn of(router: &VirtualRouter, now: Instant) -> Status {
             status.timers = vec![(Timer::ActiveDown, left(listening.active_down))];
             status.resigned = listening.wait == Wait::Resigned;
             status.absent = matches!(listening.wait, Wait::Absence | Wait::Relinquished);
+            status.suspects = listening.wait == Wait::PeerDown;
             status.excused = listening.excused;
             let waited = |since| now.saturating_duration_since(since);
             status.preempt_in =

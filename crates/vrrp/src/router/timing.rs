@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::PeerDown;
 use super::config::{Config, Version};
 
 /// Intervals without an advertisement before an active is given up.
@@ -41,6 +42,8 @@ pub(super) enum Wait {
     Relinquished,
     /// A short listen, because this is the first election of a new virtual router.
     First,
+    /// An answer of the active whose host is not heard any more on another path ([`peer_down_wait`]).
+    PeerDown,
 }
 
 /// How long to wait, with `active` heard last and advertising every `interval`.
@@ -48,7 +51,8 @@ pub(super) fn wait(config: &Config, wait: Wait, interval: Duration, active: Opti
     let skew_and_rank = || skew_time(config, interval) + rank_delay(config, interval, active);
     match wait {
         // RFC 9568 §6.1: Active_Down_Interval.
-        Wait::ActiveDown => LOST_INTERVALS * interval + skew_and_rank(),
+        // A changed configuration starts the wait anew: then the longer one is safe.
+        Wait::ActiveDown | Wait::PeerDown => LOST_INTERVALS * interval + skew_and_rank(),
         Wait::Resigned => resigned_skew(config, interval, active) + rank_delay(config, interval, active),
         Wait::Absence => interval + skew_and_rank(),
         Wait::Relinquished => interval + rank_step(config, interval),
@@ -58,6 +62,23 @@ pub(super) fn wait(config: &Config, wait: Wait, interval: Duration, active: Opti
         Wait::First if is_first(config) => rank_step(config, interval) / 2,
         Wait::First => LOST_INTERVALS * interval + skew_and_rank(),
     }
+}
+
+/// How long a backup listens for the active whose host is not heard on another path.
+///
+/// Rank 0 listens just long enough for an answer. The next ranks wait longer by the time in which their
+/// own sessions with the dead host may have noticed before rank 0's did (the host spoke to each in its own
+/// time, up to an interval apart), plus the way of rank 0's advertisement. That is longer than the steps
+/// of an ordinary election; only a failure of two hosts at once ever pays for it.
+pub(super) fn peer_down_wait(config: &Config, down: &PeerDown) -> Duration {
+    down.listen + (down.interval + down.listen) * rank(config, Some(down.peer))
+}
+
+/// How many copies go before this one, should `active` be gone.
+fn rank(config: &Config, active: Option<IpAddr>) -> u32 {
+    let own = config.primary_address;
+    // A router has at most a few hundred copies: they share one link.
+    config.peers.iter().filter(|peer| **peer > own && Some(**peer) != active).count() as u32
 }
 
 /// Whether a backup with these two configurations would wait differently long, the interval aside.
@@ -129,7 +150,6 @@ fn rank_delay(config: &Config, interval: Duration, active: Option<IpAddr>) -> Du
     }
     let headroom = skew_unit(config, interval) * u32::from(config.priority.saturating_sub(1)) / 256;
     let step = rank_step(config, interval).min(headroom / copies);
-    let rank = rivals().filter(|peer| **peer > own && Some(**peer) != active).count() as u32;
     let newcomer = if active.is_none() { step / 2 } else { Duration::ZERO };
-    step * rank + newcomer
+    step * rank(config, active) + newcomer
 }
