@@ -85,6 +85,8 @@ pub struct HostSettings {
     pub availability_zone: String,
     /// UDP port that claims are exchanged on, at the tunnel addresses.
     pub claim_port: u16,
+    /// UDP port that tracked connections are replicated on, at the tunnel addresses; `None`: they are not.
+    pub conntrack_sync_port: Option<u16>,
     /// Milliseconds between two BFD packets; 0: none.
     pub bfd_interval_ms: u32,
     /// BFD packets that may be missing in a row.
@@ -133,6 +135,9 @@ impl HostSettings {
             report_interval: config.seconds("agent", "report_interval"),
             availability_zone: config.text("agent", "availability_zone"),
             claim_port: config.int("evergate", "claim_port"),
+            conntrack_sync_port: config
+                .bool("evergate", "conntrack_sync")
+                .then(|| config.int("evergate", "conntrack_sync_port")),
             bfd_interval_ms: config.int("evergate", "bfd_interval_ms"),
             bfd_multiplier: config.int("evergate", "bfd_multiplier"),
             handle_internal_only_routers: config.bool("DEFAULT", "handle_internal_only_routers"),

@@ -396,6 +396,7 @@ impl Core {
             vtep: self.vtep,
             claim_port: self.settings.claim_port,
             claim_key: config.cluster.claim_key.clone(),
+            replication_port: self.settings.conntrack_sync_port,
             bfd: evergate_keeper::protocol::BfdSettings {
                 interval_ms: self.settings.bfd_interval_ms,
                 multiplier: self.settings.bfd_multiplier,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_config::settings::InterfaceDriver;
-use evergate_keeper::protocol::{BfdStatus, RouterStatus};
+use evergate_keeper::protocol::{BfdStatus, ReplicationStatus, RouterStatus};
 use evergate_model::host::{Location, Network, Router, Segment};
 use evergate_model::{HaState, NetworkId, RouterId, names};
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,9 @@ pub struct RouterView {
     pub active_at: Option<IpAddr>,
     /// VRRP, for an HA router.
     pub vrrp: Option<VrrpView>,
+    /// How its connections are replicated, for an HA router.
+    #[serde(default)]
+    pub connections: Option<ReplicationStatus>,
     /// What keeps it from taking part; empty if nothing does.
     pub hindrance: String,
     /// Devices in its namespace, with their addresses.
@@ -239,6 +242,7 @@ fn router_view(core: &Core, router: &Router) -> RouterView {
         role: if router.ha.is_some() { "unknown" } else { state_word(HaState::Active) }.to_owned(),
         active_at: core.keeper().claim(router.id).map(|claim| claim.vtep),
         vrrp: vrrp_view(router, status),
+        connections: core.keeper().words().status.replication.iter().find(|one| one.router == router.id).copied(),
         hindrance: hindrance(core, router.id, status),
         devices: devices(router),
         routes: router.routes.iter().map(|r| format!("{} via {}", r.destination, r.nexthop)).collect(),
@@ -418,6 +422,7 @@ impl fmt::Display for RouterView {
         }
         self.active_at.iter().try_for_each(|at| writeln!(f, "active at   {at}"))?;
         self.vrrp.iter().try_for_each(|vrrp| write!(f, "{vrrp}"))?;
+        self.connections.iter().try_for_each(|status| writeln!(f, "connections {}", connections(status)))?;
         for (name, addresses) in &self.devices {
             writeln!(f, "device      {name}  {}", addresses.join(" "))?;
         }
@@ -434,6 +439,31 @@ impl fmt::Display for VrrpView {
         writeln!(f, "device      {}  {} (virtual address {})", self.device, self.address, self.virtual_address)?;
         self.peers.iter().try_for_each(|(host, address)| writeln!(f, "copy        {host}  {address}"))
     }
+}
+
+/// How connections are replicated, in one line.
+fn connections(status: &ReplicationStatus) -> String {
+    let mut words = match (status.active, status.peers, status.in_step) {
+        (true, 0, _) => format!("{} tracked, no other copy asks for them", status.entries),
+        (true, peers, true) => {
+            format!("{} told to {peers} other copies, last in {} us", status.entries, status.lag_us)
+        }
+        (true, peers, false) => {
+            format!("{} being told to {peers} other copies for {} us", status.entries, status.lag_us)
+        }
+        (false, _, true) => format!("{} kept ready", status.entries),
+        (false, _, false) => format!("{} kept ready, not yet all there are", status.entries),
+    };
+    for (count, what) in [
+        (status.shed, "never told (too short-lived, or too many)"),
+        (status.resyncs, "times told anew"),
+        (status.refused, "refused by this host's kernel"),
+    ] {
+        if count > 0 {
+            words += &format!("; {count} {what}");
+        }
+    }
+    words
 }
 
 fn or_none<T: fmt::Display>(value: Option<&T>) -> String {

@@ -522,6 +522,7 @@ impl Engine {
                 .collect(),
             bfd: self.shared.liveness.status(),
             // Added by the thread that knows of it.
+            replication: Vec::new(),
         }
     }
 

@@ -80,6 +80,9 @@ pub struct Settings {
     pub claim_port: u16,
     /// Authenticates claims; hexadecimal. Empty: claims are neither sent nor believed.
     pub claim_key: String,
+    /// UDP port on which hosts replicate tracked connections; `None`: they do not.
+    #[serde(default)]
+    pub replication_port: Option<u16>,
     /// How to notice that a host is gone.
     #[serde(default)]
     pub bfd: BfdSettings,
@@ -101,6 +104,7 @@ impl std::fmt::Debug for Settings {
             .field("vtep", &self.vtep)
             .field("claim_port", &self.claim_port)
             .field("claim_key", &"<secret>")
+            .field("replication_port", &self.replication_port)
             .field("bfd", &self.bfd)
             .finish()
     }
@@ -308,6 +312,9 @@ pub struct Status {
     /// The hosts' claims as known here: where every followed router was last claimed to be.
     #[serde(default)]
     pub claims: Vec<ClaimStatus>,
+    /// Replication of connections, by copy.
+    #[serde(default)]
+    pub replication: Vec<ReplicationStatus>,
     /// BFD sessions with the hosts that routers are shared with.
     #[serde(default)]
     pub bfd: Vec<BfdStatus>,
@@ -330,6 +337,29 @@ pub struct BfdStatus {
     pub receive_interval_us: u64,
     /// Microseconds of silence after which the peer is given up.
     pub detection_time_us: u64,
+}
+
+/// How the replication of one router's connections goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationStatus {
+    /// Which router.
+    pub router: RouterId,
+    /// Whether this copy tells the others.
+    pub active: bool,
+    /// Connections told of, or kept ready in this host's kernel.
+    pub entries: u64,
+    /// Copies that are told; on a standby, 1 if it is told.
+    pub peers: u64,
+    /// Whether everything was told: to all standbys, or to this one.
+    pub in_step: bool,
+    /// Microseconds that the slowest standby needed last, or has been needing, to have everything.
+    pub lag_us: u64,
+    /// Connections that ended before they could be told, or that did not fit.
+    pub shed: u64,
+    /// How often everything was told again because the two sides disagreed.
+    pub resyncs: u64,
+    /// Connections that this host's kernel did not take: its table is full.
+    pub refused: u64,
 }
 
 /// Where a router was last claimed to be.

@@ -29,6 +29,7 @@ use crate::claims::wire::MAX_DATAGRAM;
 use crate::engine::effect::Effect;
 use crate::engine::{Engine, Start};
 use crate::protocol::{FromKeeper, LOCK_NAME, ToKeeper};
+use crate::replication::Replication;
 use bfd::BfdPort;
 use control::Connection;
 use mailbox::Mailbox;
@@ -94,6 +95,7 @@ struct Shell {
     mailbox: Mailbox,
     accept_at: Option<Instant>,
     worker: Worker,
+    replication: Replication,
     routers: BTreeMap<RouterId, Router>,
     router_of: BTreeMap<u64, RouterId>,
     /// Counts openings of sockets. Never repeats, so nothing late is taken for something new.
@@ -135,6 +137,7 @@ impl Shell {
             control::listen(run_path).with_context(|| format!("failed to listen below {}", run_path.display()))?;
         let start = Start { away, ..start() };
         let worker = Worker::start(options.netns_path.clone(), start.realtime.then_some(FIFO_PRIORITY - 1))?;
+        let replication = Replication::start(options.netns_path.clone())?;
         let epoll = Epoll::new().context("failed to make the event queue")?;
         epoll.add(&listener, LISTENER)?;
         epoll.add(&signals, SIGNALS)?;
@@ -150,6 +153,7 @@ impl Shell {
             mailbox: Mailbox::default(),
             accept_at: None,
             worker,
+            replication,
             routers: BTreeMap::new(),
             router_of: BTreeMap::new(),
             next_token: FIRST_ROUTER,
@@ -294,6 +298,7 @@ impl Shell {
             if matches!(message, ToKeeper::Shutdown) {
                 self.stopping_since.get_or_insert(Instant::now());
             }
+            self.replication.hear(&message);
             self.engine.handle_message(message, Instant::now());
             self.carry_out()?;
         }
@@ -409,7 +414,10 @@ impl Shell {
                     self.tell(text);
                 }
                 Effect::SendBfd { to, datagram } => self.bfd.send(&datagram, to),
-                Effect::Emit(message) => self.mailbox.push(&stamped(message)),
+                Effect::Emit(mut message) => {
+                    self.replication.overhear(&mut message);
+                    self.mailbox.push(&stamped(message));
+                }
             }
         }
         Ok(())

@@ -1038,6 +1038,7 @@ fn settings() -> Settings {
         vtep: Some(OURS),
         claim_port: 3796,
         claim_key: hex::encode(b"cluster"),
+        replication_port: None,
         bfd: BfdSettings::default(),
     }
 }

@@ -306,6 +306,7 @@ pub fn settings(n: u8) -> Settings {
         vtep: Some(vtep(n)),
         claim_port: 3796,
         claim_key: "00112233".to_owned(),
+        replication_port: None,
         bfd: Default::default(),
     }
 }
