@@ -41,7 +41,9 @@ fn main() -> Result<()> {
     }
     let joined = rejoin(&bench, standbys[0], id)?;
     bench.lab.fail(active, Fault::Power)?;
-    wait_for("another copy is active", PATIENCE, || Ok(bench.lab.active_hosts(id)?.into_iter().find(|n| *n != active)))?;
+    wait_for("another copy is active", PATIENCE, || {
+        Ok(bench.lab.active_hosts(id)?.into_iter().find(|n| *n != active))
+    })?;
     for end in [&mut server, &mut client] {
         end.go()?;
     }

@@ -1,6 +1,12 @@
 //! Engines on a network that loses, repeats and reorders: in the end the standby's kernel holds what the
 //! active copy's does.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may start its clock anywhere, and ends where it fails"
+)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

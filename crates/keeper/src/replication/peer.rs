@@ -135,11 +135,10 @@ impl Peer {
         let mut window = Window::default();
         window.note(header.counter);
         if let Some(old) = self.known.replace(Known { life: header.from, seal, open, window }) {
-            self.retired.push_back(old.life);
-            self.retired.truncate(RETIRED);
             if self.retired.len() == RETIRED {
                 self.retired.pop_front();
             }
+            self.retired.push_back(old.life);
         }
         Ok(content)
     }

@@ -142,9 +142,7 @@ fn connections_go_on_in_the_namespace_that_their_entries_were_put_into() {
     let told = hear(&mut watch);
     for flow in &flows {
         let of_it = |event: &&FlowEvent| matches!(event, FlowEvent::Changed(seen) if seen.flow.key() == flow.key());
-        let Some(FlowEvent::Changed(last)) = told.iter().filter(of_it).next_back() else {
-            panic!("no word of {flow:?}")
-        };
+        let Some(FlowEvent::Changed(last)) = told.iter().rfind(of_it) else { panic!("no word of {flow:?}") };
         assert_eq!((last.flow.reply, last.flow.status), (flow.reply, flow.status));
         assert!(flow.source_nat().is_some() != flow.destination_nat().is_some(), "{flow:?}");
         assert_eq!(flow.has(status::SRC_NAT), flow.source_nat().is_some());
