@@ -2,13 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use evergate_dataplane::{KernelState, Netns, Op, View};
 use evergate_kernel::Kernel;
+use evergate_kernel::rt::{Filter, NetnsFd, PacketSocket};
+use evergate_model::Mac;
+use evergate_vrrp::announce;
 
 use crate::worker::Machine;
+
+/// Neighbours that are announced per round: a host that is given a network of thousands of ports knows of
+/// no earlier owner of any of them.
+const MOST_ANNOUNCED: usize = 64;
 
 /// The kernel of this host.
 #[derive(Debug)]
@@ -21,6 +29,18 @@ impl RealMachine {
     /// Opens it.
     pub fn open(netns_path: &Path) -> anyhow::Result<Self> {
         Ok(Self { kernel: Kernel::open(netns_path)?, netns_path: netns_path.to_owned() })
+    }
+
+    /// Tells the instances on a bridge who has an address now.
+    ///
+    /// A bridge with neighbour suppression keeps gratuitous ARP from the tunnel, so an instance elsewhere
+    /// would believe in an earlier owner (of a gateway address, say, whose router was replaced) until its
+    /// own entry has aged: most of a minute. Each host learns of the new owner from the server, and can
+    /// say so itself. Sent by the bridge, it reaches the ports here and not the tunnel.
+    fn announce(&mut self, link: &str, ip: IpAddr, mac: Mac) -> anyhow::Result<()> {
+        let index = self.kernel.link_index(&Netns::Host, link)?.with_context(|| format!("there is no link {link}"))?;
+        let socket = PacketSocket::open(&NetnsFd::host()?, index, Filter::SendOnly)?;
+        socket.send(&announce::frame(mac.0, ip)).with_context(|| format!("failed to send on {link}"))
     }
 }
 
@@ -47,8 +67,20 @@ impl Machine for RealMachine {
         Ok(self.kernel.observe(desired)?)
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "one op of many is looked for")]
     fn apply(&mut self, ops: &[Op]) -> Vec<anyhow::Result<()>> {
-        self.kernel.apply(ops).into_iter().map(|result| Ok(result?)).collect()
+        let results = self.kernel.apply(ops);
+        let done = ops.iter().zip(&results).filter(|(_, result)| result.is_ok());
+        let neighbours = done.filter_map(|(op, _)| match op {
+            Op::SetNeighbour { netns: Netns::Host, link, ip, mac } => Some((link, *ip, *mac)),
+            _ => None,
+        });
+        for (link, ip, mac) in neighbours.take(MOST_ANNOUNCED) {
+            if let Err(error) = self.announce(link, ip, mac) {
+                tracing::debug!(%ip, %mac, "not announced: {error:#}");
+            }
+        }
+        results.into_iter().map(|result| Ok(result?)).collect()
     }
 
     fn encode(&mut self, op: &Op) -> anyhow::Result<Vec<u8>> {
