@@ -5,6 +5,7 @@
 //! without one, only version discovery is answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body as HttpBody;
@@ -12,6 +13,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value as Json;
+use tokio::sync::Semaphore;
 
 use crate::attributes::{Object, query};
 use crate::base_url::base_url;
@@ -25,6 +27,13 @@ use crate::store::{Store, Tx, TxError as _};
 
 /// Largest body that is read. A bulk request of a few thousand ports fits.
 const MAX_BODY: usize = 4 << 20;
+/// How long a body may take to arrive.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// Requests that are worked on at once; further ones wait. Each takes a thread, and the writers among them
+/// stand in one line anyway.
+const AT_ONCE: usize = 128;
+/// How long a request waits for its turn before it is told to come back.
+const TURN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What every request needs.
 #[derive(Clone, Debug)]
@@ -33,6 +42,7 @@ pub struct ApiState {
     pub store: Arc<Store>,
     /// The settings.
     pub options: Arc<Options>,
+    turns: Arc<Semaphore>,
 }
 
 /// Makes the part of the server that answers `/` and `/v2.0`.
@@ -69,14 +79,9 @@ async fn handle(State(state): State<ApiState>, request: Request) -> Response {
         return StatusCode::UNAUTHORIZED.into_response();
     };
     let request_id = context.request_id.clone();
-    let outcome = match Asked::read(&state, request).await {
-        Ok(asked) => {
-            // The store blocks, so its work is kept off the threads that serve connections.
-            let work = tokio::task::spawn_blocking(move || answer(&state, &context, &asked));
-            work.await.unwrap_or_else(|panic| Err(ApiError::internal(format!("a handler panicked: {panic}"))))
-        }
-        Err(error) => Err(error),
-    };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let outcome = work(state, &context, request).await;
+    audit(&context, &method, &path, &outcome);
     let mut response = match outcome {
         Ok((status, Some(body))) => json(status, &body),
         Ok((status, None)) => status.into_response(),
@@ -86,6 +91,52 @@ async fn handle(State(state): State<ApiState>, request: Request) -> Response {
         response.headers_mut().insert("x-openstack-request-id", value);
     }
     response
+}
+
+async fn work(state: ApiState, context: &Context, request: Request) -> Result<Answer, ApiError> {
+    // The body first: a slow client shall not hold a turn.
+    let asked = Asked::read(&state, request).await?;
+    let turn = tokio::time::timeout(TURN_PATIENCE, Arc::clone(&state.turns).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return Err(ApiError::busy()) };
+    let context = context.clone();
+    // The store blocks, so its work is kept off the threads that serve connections.
+    let work = tokio::task::spawn_blocking(move || {
+        let answer = answer(&state, &context, &asked);
+        drop(turn);
+        answer
+    });
+    work.await.unwrap_or_else(|panic| Err(ApiError::internal(format!("a handler panicked: {panic}"))))
+}
+
+/// Writes a line about whatever was to change something: who, what, and what came of it. Its target is
+/// `audit`, so that it can be kept apart from other lines. Bodies are not in it.
+fn audit(context: &Context, method: &Method, path: &str, outcome: &Result<Answer, ApiError>) {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return;
+    }
+    let (status, error) = match outcome {
+        Ok((status, _)) => (status.as_u16(), None),
+        Err(error) => (error.status(), Some(error.type_name())),
+    };
+    let made = outcome.as_ref().ok().and_then(|(_, body)| made_id(body.as_ref()?));
+    tracing::info!(
+        target: "audit",
+        request_id = %context.request_id,
+        user_id = %context.user_id,
+        user = %context.user_name,
+        project_id = context.project_id.as_deref(),
+        %method,
+        path,
+        status,
+        error,
+        made,
+        "write"
+    );
+}
+
+/// The id of the one object that a body shows.
+fn made_id(body: &Json) -> Option<&str> {
+    body.as_object()?.values().next()?.get("id")?.as_str()
 }
 
 fn failure(error: &ApiError) -> Response {
@@ -110,6 +161,11 @@ fn json(status: StatusCode, body: &Json) -> Response {
 }
 
 impl ApiState {
+    /// Serves a store under settings.
+    pub fn new(store: Arc<Store>, options: Arc<Options>) -> Self {
+        Self { store, options, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
     fn base_url(&self, headers: &HeaderMap) -> String {
         base_url(self.options.public_url.as_deref(), headers)
     }
@@ -121,9 +177,7 @@ impl Asked {
         let path = parts.uri.path().strip_prefix("/v2.0").unwrap_or_default();
         let segments: Vec<String> =
             path.split('/').filter(|segment| !segment.is_empty()).map(percent_decoded).collect();
-        let body = axum::body::to_bytes(body, MAX_BODY)
-            .await
-            .map_err(|_| ApiError::bad_request("Request body is too large or was cut off"))?;
+        let body = read_body(&parts.headers, body).await?;
         Ok(Self {
             method: parts.method,
             segments,
@@ -142,6 +196,21 @@ impl Asked {
             Ok(Json::Object(object)) => Ok(object),
             _ => Err(ApiError::bad_request("Body contains invalid data")),
         }
+    }
+}
+
+async fn read_body(headers: &HeaderMap, body: HttpBody) -> Result<bytes::Bytes, ApiError> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(ApiError::too_large());
+    }
+    match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => Err(match std::error::Error::source(&error) {
+            Some(cause) if cause.to_string() == "length limit exceeded" => ApiError::too_large(),
+            _ => ApiError::bad_request("Request body was cut off"),
+        }),
+        Err(_) => Err(ApiError::HTTPRequestTimeout { message: "The request's body did not come in time.".into() }),
     }
 }
 

@@ -83,7 +83,7 @@ async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow
     let options = Arc::new(options(settings));
     let hosts =
         Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
-    let api = api_router(ApiState { store: Arc::clone(&store), options: Arc::clone(&options) })
+    let api = api_router(ApiState::new(Arc::clone(&store), Arc::clone(&options)))
         .layer(from_fn_with_state(Arc::clone(&identity), identity::guard));
     let app = api.merge(identity::routes(Arc::clone(&identity))).merge(hosts::routes(Arc::new(hosts)));
 

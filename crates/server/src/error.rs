@@ -57,6 +57,12 @@ api_errors! {
     HTTPMethodNotAllowed { message } 405 "{message}";
     /// The verb is known to Neutron but not offered here.
     HTTPNotImplemented { message } 501 "{message}";
+    /// The request's body took too long.
+    HTTPRequestTimeout { message } 408 "{message}";
+    /// The request's body is larger than any request needs.
+    HTTPRequestEntityTooLarge { message } 413 "{message}";
+    /// Too many requests are under way.
+    HTTPServiceUnavailable { message } 503 "{message}";
     /// A generic conflict.
     HTTPConflict { message } 409 "{message}";
     /// Our own mistake.
@@ -159,6 +165,16 @@ impl ApiError {
     /// A 404 that names nothing.
     pub fn not_found() -> Self {
         Self::HTTPNotFound { message: "The resource could not be found.".into() }
+    }
+
+    /// A 413.
+    pub fn too_large() -> Self {
+        Self::HTTPRequestEntityTooLarge { message: "Request is too large.".into() }
+    }
+
+    /// A 503 to somebody who should ask again soon.
+    pub fn busy() -> Self {
+        Self::HTTPServiceUnavailable { message: "The server is busy. Try again soon.".into() }
     }
 
     /// A 500 whose reason is only logged.

@@ -1,9 +1,10 @@
-//! The listening socket, with two habits that a plain one has not.
+//! The listening socket, with three habits that a plain one has not.
 //!
 //! Small writes go out at once (a change for a host is one small line). And a peer that does not take
 //! what is written to it for a while is let go: otherwise a host that was switched off, or a client
 //! that stopped reading, would hold its connection and what is queued for it for as long as TCP is
-//! willing to try.
+//! willing to try. Nor does anybody hold a connection who asks for nothing whole: one that sends a header
+//! byte by byte, or keeps a connection it does not use. Streams of hosts are never silent for so long.
 
 use std::future::Future;
 use std::io;
@@ -15,20 +16,25 @@ use std::time::Duration;
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// How long a write may wait for the peer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a connection may be held without anything being answered on it: several times what an answer
+/// takes, and the pause between a client's requests.
+const SILENCE: Duration = Duration::from_secs(75);
 
 /// A listening socket.
 pub(crate) struct Patient {
     inner: TcpListener,
     patience: Duration,
+    silence: Duration,
 }
 
 impl Patient {
     pub(crate) fn new(inner: TcpListener) -> Self {
-        Self { inner, patience: PATIENCE }
+        Self { inner, patience: PATIENCE, silence: SILENCE }
     }
 }
 
@@ -41,7 +47,8 @@ impl Listener for Patient {
         if let Err(error) = inner.set_nodelay(true) {
             tracing::debug!(%error, %address, "failed to switch delays off for a connection");
         }
-        (Connection { inner, patience: self.patience, waiting: None }, address)
+        let silent = Box::pin(sleep(self.silence));
+        (Connection { inner, patience: self.patience, waiting: None, silence: self.silence, silent }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -55,6 +62,9 @@ pub(crate) struct Connection {
     patience: Duration,
     /// Runs out when the write that waits now has waited for too long.
     waiting: Option<Pin<Box<Sleep>>>,
+    silence: Duration,
+    /// Runs out when nothing was written for too long.
+    silent: Pin<Box<Sleep>>,
 }
 
 impl Connection {
@@ -71,15 +81,30 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Notes that something was answered. A flush is nothing: it comes with every look at the connection.
+    fn wrote(&mut self, outcome: &Poll<io::Result<usize>>) {
+        if matches!(outcome, Poll::Ready(Ok(bytes)) if *bytes > 0) {
+            self.silent.as_mut().reset(Instant::now() + self.silence);
+        }
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let outcome = Pin::new(&mut self.inner).poll_read(cx, buf);
+        // Looked at also when bytes came: few bytes at a time are no excuse.
+        if self.silent.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was asked for in time")));
+        }
+        outcome
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.wrote(&outcome);
         self.timed(outcome, cx)
     }
 
@@ -89,6 +114,7 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.wrote(&outcome);
         self.timed(outcome, cx)
     }
 
@@ -108,8 +134,6 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use axum::routing::get;
 
     use super::*;
@@ -120,7 +144,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (dropped, mut gone) = tokio::sync::mpsc::channel::<()>(1);
         let endless = axum::Router::new().route("/", get(move || endless(dropped.clone())));
-        let patient = Patient { inner: listener, patience: Duration::from_millis(200) };
+        let patient = Patient { inner: listener, patience: Duration::from_millis(200), silence: SILENCE };
         tokio::spawn(async move { axum::serve(patient, endless).await });
 
         let peer = TcpStream::connect(address).await.unwrap();
@@ -132,6 +156,32 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), gone.recv()).await.expect("the connection is closed");
         assert!(start.elapsed() >= Duration::from_millis(200));
         drop(peer);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_asks_for_nothing_whole_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let patient = Patient { inner: listener, patience: PATIENCE, silence: Duration::from_millis(200) };
+        let routes = axum::Router::new().route("/", get(|| async { "whole" }));
+        tokio::spawn(async move { axum::serve(patient, routes).await });
+
+        let peer = TcpStream::connect(address).await.unwrap();
+        let start = Instant::now();
+        let mut sent = 0;
+        // A header without an end, one byte after the other.
+        let closed = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                let byte = b"GET / HTTP/1.1\r\nX: ".get(sent).copied().unwrap_or(b'x');
+                if peer.try_write(&[byte]).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+                    return;
+                }
+                sent += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        closed.await.expect("the connection is closed");
+        assert!(start.elapsed() >= Duration::from_millis(200));
     }
 
     /// A body without an end, that owns `_held`.

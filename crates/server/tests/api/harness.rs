@@ -92,8 +92,8 @@ impl Server {
         std::fs::create_dir_all(&dir).unwrap();
         let store = Arc::new(Store::open(&dir.join("evergate.sqlite")).unwrap());
         let options = Arc::new(options);
-        let state = ApiState { store: Arc::clone(&store), options: Arc::clone(&options) };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let state = ApiState::new(Arc::clone(&store), Arc::clone(&options));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
         Self { store, options, router: api_router(state), runtime, dir }
     }
 

@@ -6,10 +6,12 @@
 
 mod harness;
 
+mod audit;
 mod bad_input;
 mod concurrency;
 mod durability;
 mod floating_ips;
+mod fuzz;
 mod ha;
 mod hostview;
 mod lists;
