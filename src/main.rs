@@ -26,6 +26,8 @@ enum Command {
     Show(evergate_hostd::cli::ShowArgs),
     /// Print what the host daemon would change in the kernel now.
     Plan(evergate_hostd::cli::PlanArgs),
+    /// Speak VRRP on this machine from a keepalived configuration, without a cloud.
+    Vrrp(evergate_standalone::cli::Args),
     /// The host daemon's control process; `evergate host` starts it.
     #[command(hide = true)]
     Control(evergate_hostd::cli::ControlArgs),
@@ -36,13 +38,14 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log::init(matches!(cli.command, Command::Keeper(_)));
+    log::init(matches!(cli.command, Command::Keeper(_) | Command::Vrrp(_)));
     let result = match cli.command {
         Command::Server(args) => evergate_server::cli::run(args),
         Command::Host(args) => evergate_hostd::cli::run_host(args),
         Command::Lab(args) => evergate_lab::cli::run(args),
         Command::Show(args) => evergate_hostd::cli::run_show(args),
         Command::Plan(args) => evergate_hostd::cli::run_plan(args),
+        Command::Vrrp(args) => evergate_standalone::cli::run(args),
         Command::Control(args) => evergate_hostd::cli::run_control(args),
         Command::Keeper(args) => evergate_keeper::cli::run(args),
     };

@@ -5,12 +5,17 @@ use std::collections::BTreeSet;
 const VRRP: &str = include_str!("../../../conformance/vrrp-rules.md");
 const BFD: &str = include_str!("../../../conformance/bfd-rules.md");
 
-/// Where this crate's tests are.
-const SOURCES: [&str; 4] = [
+/// Where the tests are.
+const SOURCES: [&str; 8] = [
     include_str!("../src/router/tests.rs"),
     include_str!("../src/wire/tests.rs"),
     include_str!("explore.rs"),
     include_str!("../src/bfd/tests.rs"),
+    // The whole product's, against real peers.
+    include_str!("../../standalone/tests/keepalived.rs"),
+    include_str!("../../standalone/tests/frr.rs"),
+    include_str!("../../standalone/tests/alone.rs"),
+    include_str!("../../standalone/src/conf/tests.rs"),
 ];
 
 #[test]

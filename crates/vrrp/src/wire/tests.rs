@@ -487,6 +487,24 @@ fn ipv4_options_are_skipped() {
 }
 
 #[test]
+fn unicast_is_believed_from_listed_peers_alone() {
+    for adv in every_kind() {
+        let expect = expect(&adv);
+        let (source, own) = (carrier(&adv).source, expect.own_address);
+        let message = adv.message_to(source, own, Ipv4Checksum::PseudoHeader).unwrap();
+        let to_us = Carrier { source, destination: own, hop_limit: 3 };
+        let peers = BTreeSet::from([source]);
+        let received = parse_unicast_message(to_us, &message, &expect, &peers).unwrap();
+        assert_eq!(received.advertisement, adv);
+        assert_eq!(parse_unicast_message(to_us, &message, &expect, &BTreeSet::new()), Err(Discard::Source));
+        // What went to the group is for those who are in it.
+        let to_group = Carrier { destination: group(source), ..to_us };
+        assert_eq!(parse_unicast_message(to_group, &message, &expect, &peers), Err(Discard::Destination));
+        assert!(parse_message(to_us, &message, &expect).is_err());
+    }
+}
+
+#[test]
 fn a_stranger_is_seen_whatever_its_password_and_interval() {
     let stranger = Advertisement { vrid: Vrid::new(7).unwrap(), ..v2_with_password() };
     assert_eq!(
