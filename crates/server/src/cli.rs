@@ -22,6 +22,7 @@ use crate::api::{ApiState, api_router};
 use crate::hosts::{self, HostToken, Hosts};
 use crate::identity::{self, Identity};
 use crate::listener::Patient;
+use crate::openapi;
 use crate::options::{Limits, Options};
 use crate::store::Store;
 
@@ -85,7 +86,10 @@ async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow
         Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
     let api = api_router(ApiState::new(Arc::clone(&store), Arc::clone(&options)))
         .layer(from_fn_with_state(Arc::clone(&identity), identity::guard));
-    let app = api.merge(identity::routes(Arc::clone(&identity))).merge(hosts::routes(Arc::new(hosts)));
+    let app = api
+        .merge(identity::routes(Arc::clone(&identity)))
+        .merge(hosts::routes(Arc::new(hosts)))
+        .merge(openapi::routes());
 
     let has_clouds = identity.announce(&local_url(address))?;
     announce(settings, address, has_clouds);
@@ -358,6 +362,9 @@ mod tests {
         let token = client.log_in(&settings.clouds_file(), "admin");
         let networks = client.call("GET", "/v2.0/networks", &[("x-auth-token", &token)], None);
         assert_eq!((networks.status, networks.body), (200, json!({"networks": []})));
+
+        let described = client.call("GET", "/evergate/v1/openapi.json", &[], None);
+        assert_eq!((described.status, &described.body["openapi"]), (200, &json!("3.1.0")));
 
         let host_token = std::fs::read_to_string(&settings.host_token_file).unwrap();
         let bearer = format!("Bearer {}", host_token.trim());

@@ -15,6 +15,7 @@ pub mod hostview;
 pub mod identity;
 pub mod ipam;
 pub mod objects;
+pub mod openapi;
 pub mod options;
 pub mod placement;
 pub mod policy;
