@@ -102,6 +102,8 @@ pub(crate) struct Slot {
     pub(crate) left_behind: bool,
     port: Option<Port>,
     items: Vec<Item>,
+    /// Links that were not there when the messages were prepared.
+    missing: BTreeSet<String>,
     checksum: Ipv4Checksum,
     /// Learns the form of the checksum from others.
     checksum_follows: bool,
@@ -136,6 +138,7 @@ impl Slot {
             left_behind: true,
             port: None,
             items: Vec::new(),
+            missing: BTreeSet::new(),
             checksum,
             checksum_follows,
             discards: BTreeMap::new(),
@@ -161,8 +164,9 @@ impl Slot {
         devices.chain(tracked).chain(hops).chain([&self.spec.interface]).any(|link| links.contains(link))
     }
 
-    /// Opens what it needs, unless that is done. Its failure is a fault, and tried again.
-    pub(crate) fn open(&mut self, space: &mut Space) -> Result<(), String> {
+    /// Opens what it needs, unless that is done; tells whether there is a new socket to watch. Its failure is a
+    /// fault, and tried again.
+    pub(crate) fn open(&mut self, space: &mut Space) -> Result<bool, String> {
         let Some(&(ifindex, running)) = space.links.get(&self.spec.interface) else {
             self.port = None;
             return Err(format!("interface {} does not exist", self.spec.interface));
@@ -173,14 +177,15 @@ impl Slot {
         if !running {
             return Err(format!("interface {} is down", self.spec.interface));
         }
-        if self.port.is_none() {
+        let is_new = self.port.is_none();
+        if is_new {
             let port = self.open_port(space, ifindex).map_err(|error| error.full())?;
             self.port = Some(port.ok_or_else(|| {
                 let what = if self.spec.ipv6 { "link-local IPv6 address" } else { "IPv4 address of its own" };
                 format!("interface {} has no {what} yet", self.spec.interface)
             })?);
         }
-        Ok(())
+        Ok(is_new)
     }
 
     fn open_port(&self, space: &mut Space, ifindex: u32) -> Result<Option<Port>, Error> {
@@ -219,6 +224,11 @@ impl Slot {
     /// Prepares what is added and removed with the role. Links that are not there yet are left out, and
     /// prepared when they appear.
     pub(crate) fn prepare(&mut self, space: &mut Space) {
+        let missing = self.missing(space);
+        for link in missing.difference(&self.missing) {
+            warn!(instance = self.spec.name, "link {link} is not there; what belongs on it comes when it appears");
+        }
+        self.missing = missing;
         let items = self.make_items(space);
         let old = std::mem::replace(&mut self.items, items);
         if self.state() == State::Active {
@@ -232,14 +242,14 @@ impl Slot {
         self.open_announcers(space);
     }
 
+    fn missing(&self, space: &Space) -> BTreeSet<String> {
+        let devices = self.spec.addresses.iter().chain(&self.spec.excluded).map(|address| &address.dev);
+        let hops = self.spec.routes.iter().flat_map(|route| &route.hops).filter_map(|hop| hop.dev.as_ref());
+        devices.chain(hops).filter(|link| !space.links.contains_key(*link)).cloned().collect()
+    }
+
     fn make_items(&self, space: &Space) -> Vec<Item> {
-        let index = |link: &str| {
-            let index = space.links.get(link).map(|(index, _)| *index);
-            if index.is_none() {
-                warn!(instance = self.spec.name, "link {link} is not there; what belongs on it comes when it appears");
-            }
-            index
-        };
+        let index = |link: &str| space.links.get(link).map(|(index, _)| *index);
         let mut items = Vec::new();
         for address in self.spec.addresses.iter().chain(&self.spec.excluded) {
             let Some(ifindex) = index(&address.dev) else { continue };

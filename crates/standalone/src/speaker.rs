@@ -365,15 +365,15 @@ impl Speaker {
         let broken = &self.broken;
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some((_, space)) = self.spaces.iter_mut().find(|(netns, _)| *netns == slot.key.0) else { return };
-        let had = slot.packets().is_some();
         let mut faults = BTreeSet::new();
-        faults.extend(slot.open(space).err());
-        if !had
+        let opened = slot.open(space);
+        if opened == Ok(true)
             && let Some(packets) = slot.packets()
             && let Err(error) = self.epoll.add(packets, id as u64)
         {
             faults.insert(format!("its socket cannot be watched: {error}"));
         }
+        faults.extend(opened.err());
         let mut priority = i32::from(slot.spec.priority);
         let netns = slot.key.0.clone();
         let works = |tracked: &Tracked, script: bool| {

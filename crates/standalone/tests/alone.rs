@@ -194,6 +194,29 @@ fn a_killed_active_that_is_back_in_time_goes_on_and_a_late_one_leaves_nothing_be
 }
 
 #[test]
+fn an_interface_that_was_replaced_is_used_again() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::new(2);
+    let ours = lab.ours(1, &instance("V", 51, 150, "", "10.7.0.100"), &[]);
+    eventually("it is active", || lab.has(1, "10.7.0.100"));
+    let (netns, wire) = (lab.netns(1), lab.name("wire"));
+    sh(&format!("ip -n {netns} link del eth0"));
+    eventually("it is in fault", || ours.log().contains("reason=Fault"));
+    let second = lab.ours(2, &instance("V", 51, 200, "", "10.7.0.100"), &[]);
+    eventually("the other is active", || lab.has(2, "10.7.0.100"));
+    sh(&format!(
+        "ip -n {netns} link add eth0 type veth peer name p1 netns {wire} && ip -n {wire} link set p1 master lan up && \
+         ip -n {netns} link set eth0 up && ip -n {netns} addr add 10.7.0.1/24 dev eth0"
+    ));
+    eventually("it is a backup again", || ours.log().matches("reason=Startup").count() == 2);
+    for_a_while("it hears the other", Duration::from_secs(1), || lab.holders("10.7.0.100") == [2]);
+    assert!(second.stop());
+    eventually("it takes over", || lab.holders("10.7.0.100") == [1]);
+}
+
+#[test]
 fn one_process_serves_several_namespaces() {
     if !can_run() {
         return;
