@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
     support::wait_if_asked();
-    let bench = Bench::up("connections", Some(1))?;
+    let bench = Bench::up("connections", Some(1), None)?;
     let waiting = bench.first_answer()?;
     let router = bench.create_router()?;
     waiting.wait()?;

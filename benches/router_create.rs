@@ -16,7 +16,7 @@ const TIMES: usize = 10;
 
 fn main() -> Result<()> {
     support::wait_if_asked();
-    let bench = Bench::up("create", None)?;
+    let bench = Bench::up("create", None, None)?;
     let (external, subnet) = (bench.find("network", "external")?, bench.find("subnet", "net1")?);
     let mut answered = Vec::new();
     let mut forwards = Vec::new();

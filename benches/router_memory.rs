@@ -15,7 +15,7 @@ use support::Bench;
 
 fn main() -> Result<()> {
     support::wait_if_asked();
-    let bench = Bench::up("memory", None)?;
+    let bench = Bench::up("memory", None, None)?;
     // Its own project's 254 VRIDs are enough for 200 routers; the lab's server sets no quotas.
     let external = bench.find("network", "external")?;
     let mut first: Option<(usize, f64)> = None;
@@ -25,14 +25,16 @@ fn main() -> Result<()> {
         let start = Instant::now();
         while made < target {
             let gateway = json!({"network_id": external});
-            bench.create("router", json!({"name": format!("m{made}"), "ha": true, "external_gateway_info": gateway}))?;
+            bench
+                .create("router", json!({"name": format!("m{made}"), "ha": true, "external_gateway_info": gateway}))?;
             made += 1;
         }
         settled(&bench, target)?;
         let built = start.elapsed().as_secs_f64();
         let (processes, pss) = usage(&bench)?;
         let (base, base_pss) = *first.get_or_insert((target, pss));
-        let slope = if target > base { format!("{:.1}", (pss - base_pss) / (target - base) as f64) } else { "-".into() };
+        let slope =
+            if target > base { format!("{:.1}", (pss - base_pss) / (target - base) as f64) } else { "-".into() };
         println!("{target:7}  {processes:9}  {pss:7.0}  {slope:>27}  {built:16.1}");
     }
     Ok(())

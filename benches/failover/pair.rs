@@ -76,12 +76,9 @@ impl Pair {
 
     fn wire(&self) -> Result<()> {
         let p = &self.prefix;
-        let mut lines: Vec<String> =
-            NODES.iter().chain(&SWITCHES).map(|n| format!("netns add {p}{n}")).collect();
+        let mut lines: Vec<String> = NODES.iter().chain(&SWITCHES).map(|n| format!("netns add {p}{n}")).collect();
         let mut plug = |switch: &str, node: &str, device: &str, mac: &str| {
-            lines.push(format!(
-                "link add {device} netns {p}{node} {mac} type veth peer name {node} netns {p}{switch}"
-            ));
+            lines.push(format!("link add {device} netns {p}{node} {mac} type veth peer name {node} netns {p}{switch}"));
             lines.push(format!("-n {p}{node} link set {device} up"));
         };
         // As all copies of a Neutron router port do, both members share an Ethernet address per side.
@@ -98,14 +95,17 @@ impl Pair {
         for line in &lines {
             ip(line)?;
         }
-        for (switch, ports) in [("lan", &["client", "r1", "r2"][..]), ("wan", &["server", "r1", "r2"]), ("ha", &["r1", "r2"])] {
+        for (switch, ports) in
+            [("lan", &["client", "r1", "r2"][..]), ("wan", &["server", "r1", "r2"]), ("ha", &["r1", "r2"])]
+        {
             ip(&format!("-n {p}{switch} link add br0 type bridge mcast_snooping 0 forward_delay 0"))?;
             ip(&format!("-n {p}{switch} link set br0 up"))?;
             for port in ports {
                 ip(&format!("-n {p}{switch} link set {port} master br0 up"))?;
             }
         }
-        for (node, address, gateway) in [("client", "10.9.0.10/24", "10.9.0.1"), ("server", "10.8.0.10/24", "10.8.0.1")] {
+        for (node, address, gateway) in [("client", "10.9.0.10/24", "10.9.0.1"), ("server", "10.8.0.10/24", "10.8.0.1")]
+        {
             ip(&format!("-n {p}{node} addr add {address} dev eth0"))?;
             ip(&format!("-n {p}{node} route add default via {gateway}"))?;
         }

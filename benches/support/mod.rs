@@ -18,10 +18,18 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// Brings a lab up with an external network, and one project network with an instance on `cmp1`.
-    pub(crate) fn up(what: &str, advert_int: Option<u8>) -> Result<Self> {
+    pub(crate) fn up(what: &str, advert_int: Option<u8>, bfd_interval_ms: Option<u16>) -> Result<Self> {
         let name = format!("bench_{what}_{}", std::process::id());
         let evergate = PathBuf::from(env!("CARGO_BIN_EXE_evergate"));
-        let spec = Spec { name: name.clone(), network_hosts: 3, compute_hosts: 1, advert_int, evergate, client: None };
+        let spec = Spec {
+            name: name.clone(),
+            network_hosts: 3,
+            compute_hosts: 1,
+            advert_int,
+            bfd_interval_ms,
+            evergate,
+            client: None,
+        };
         let folder = std::env::temp_dir().join(&name);
         let lab = Lab::up(spec, Some(&folder)).inspect_err(|_| drop(Lab::down(&name, Some(&folder), false)))?;
         let bench = Self { lab };
@@ -30,14 +38,20 @@ impl Bench {
     }
 
     fn prepare(&self) -> Result<()> {
-        let external = self.create("network", json!({
-            "name": "external", "router:external": true,
-            "provider:network_type": "flat", "provider:physical_network": "external"
-        }))?;
-        self.create("subnet", json!({
-            "network_id": external, "ip_version": 4, "cidr": "203.0.113.0/24", "gateway_ip": "203.0.113.254",
-            "enable_dhcp": false, "allocation_pools": [{"start": "203.0.113.10", "end": "203.0.113.240"}]
-        }))?;
+        let external = self.create(
+            "network",
+            json!({
+                "name": "external", "router:external": true,
+                "provider:network_type": "flat", "provider:physical_network": "external"
+            }),
+        )?;
+        self.create(
+            "subnet",
+            json!({
+                "network_id": external, "ip_version": 4, "cidr": "203.0.113.0/24", "gateway_ip": "203.0.113.254",
+                "enable_dhcp": false, "allocation_pools": [{"start": "203.0.113.10", "end": "203.0.113.240"}]
+            }),
+        )?;
         let network = self.create("network", json!({"name": "net1"}))?;
         self.create("subnet", json!({"name": "net1", "network_id": network, "ip_version": 4, "cidr": "10.0.0.0/24"}))?;
         let port = self.create("port", json!({"network_id": network}))?;
@@ -68,9 +82,12 @@ impl Bench {
 
     /// As [`Self::create_router`], with the ids looked up beforehand.
     pub(crate) fn create_router_between(&self, external: &str, subnet: &str) -> Result<String> {
-        let router = self.create("router", json!({
-            "name": "r1", "ha": true, "external_gateway_info": {"network_id": external}
-        }))?;
+        let router = self.create(
+            "router",
+            json!({
+                "name": "r1", "ha": true, "external_gateway_info": {"network_id": external}
+            }),
+        )?;
         let path = format!("/v2.0/routers/{router}/add_router_interface");
         self.lab.api_ok("PUT", &path, Some(&json!({"subnet_id": subnet})))?;
         Ok(router)
@@ -91,6 +108,19 @@ impl Bench {
         let agents = answer["agents"].as_array().cloned().unwrap_or_default();
         let active = agents.iter().find(|agent| agent["ha_state"] == "active").and_then(|agent| agent["host"].as_str());
         active.map(|host| self.lab.spec().node(host)).transpose()
+    }
+
+    /// Waits until every network host sees the two others by BFD, as they do a few seconds after the last
+    /// one has booted.
+    pub(crate) fn wait_bfd(&self) -> Result<()> {
+        for number in 1..=3 {
+            let host = self.lab.machine(Node::Network(number));
+            let what = format!("BFD on {}", host.node);
+            evergate_lab::wait_for(&what, Duration::from_secs(30), || {
+                Ok((host.shell("evergate show | grep -c 'BFD.*: up' || true")?.trim() == "2").then_some(()))
+            })?;
+        }
+        Ok(())
     }
 
     /// Starts a process in the instance that ends with the first answer from outside.
@@ -131,9 +161,8 @@ pub(crate) fn wait_if_asked() {
     if !std::env::args().any(|arg| arg == FIRST_ANSWER) {
         return;
     }
-    let answered = UdpSocket::bind("0.0.0.0:0").is_ok_and(|socket| {
-        socket.set_read_timeout(Some(Duration::from_millis(1))).is_ok() && hear(&socket)
-    });
+    let answered = UdpSocket::bind("0.0.0.0:0")
+        .is_ok_and(|socket| socket.set_read_timeout(Some(Duration::from_millis(1))).is_ok() && hear(&socket));
     std::process::exit(i32::from(!answered));
 }
 

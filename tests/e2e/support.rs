@@ -21,15 +21,15 @@ pub(crate) struct Cloud {
 impl Cloud {
     /// Brings a lab up. Without an interval, the documented 2 s hold.
     pub(crate) fn up(test: &str, advert_int: Option<u8>) -> Self {
+        Self::up_with(test, |spec| spec.advert_int = advert_int)
+    }
+
+    /// Brings a lab up that differs from the usual one.
+    pub(crate) fn up_with(test: &str, differ: impl FnOnce(&mut Spec)) -> Self {
         let name = format!("e2e{}_{test}", std::process::id());
-        let spec = Spec {
-            name: name.clone(),
-            network_hosts: 3,
-            compute_hosts: 2,
-            advert_int,
-            evergate: PathBuf::from(env!("CARGO_BIN_EXE_evergate")),
-            client: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/openstack")),
-        };
+        let mut spec = Spec::new(&name, PathBuf::from(env!("CARGO_BIN_EXE_evergate")));
+        spec.client = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/openstack"));
+        differ(&mut spec);
         let dir = std::env::temp_dir().join(format!("evergate-lab-{name}"));
         let lab = Lab::up(spec, Some(&dir)).unwrap_or_else(|error| {
             print_logs(&dir);

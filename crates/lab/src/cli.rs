@@ -119,6 +119,9 @@ struct UpArgs {
     /// Seconds between two VRRP advertisements (`ha_vrrp_advert_int`); the documented 2 unless given.
     #[arg(long)]
     advert_int: Option<u8>,
+    /// Milliseconds between two BFD packets of a pair of hosts (`bfd_interval_ms`); 0: VRRP alone.
+    #[arg(long)]
+    bfd_interval_ms: Option<u16>,
     /// The `openstack` client; looked for in a `.venv` beside or above here and in the path unless given.
     #[arg(long)]
     client: Option<PathBuf>,
@@ -287,12 +290,12 @@ fn bring_up(name: &str, dir: Option<&Path>, args: UpArgs) -> Result<()> {
         None => find_client(&evergate),
     };
     let spec = Spec {
-        name: name.to_owned(),
         network_hosts: args.network_hosts,
         compute_hosts: args.compute_hosts,
         advert_int: args.advert_int,
-        evergate,
+        bfd_interval_ms: args.bfd_interval_ms,
         client,
+        ..Spec::new(name, evergate)
     };
     let lab = Lab::up(spec, dir)?;
     say(&lab.status()?.to_string())

@@ -119,6 +119,7 @@ vni_ranges = 1:4000
 
 fn host_files(spec: &Spec, node: Node, server: &str, roles: &str) -> Vec<(&'static str, String)> {
     let local_ip = node.underlay().map(|address| address.to_string()).unwrap_or_default();
+    let bfd = spec.bfd_interval_ms.map(|ms| format!("bfd_interval_ms = {ms}\n")).unwrap_or_default();
     let neutron = format!(
         "\
 [DEFAULT]
@@ -130,7 +131,7 @@ report_interval = 1
 [evergate]
 server_url = {server}
 roles = {roles}
-"
+{bfd}"
     );
     let openvswitch = format!(
         "\
@@ -179,6 +180,14 @@ mod tests {
         assert!(!text(&example()).contains("advert_int"));
         let spec = Spec { advert_int: Some(1), ..example() };
         assert!(text(&spec).contains("ha_vrrp_advert_int = 1\n"));
+    }
+
+    #[test]
+    fn bfd_is_left_at_its_default_unless_asked_for() {
+        let text = |spec: &Spec| host_files(spec, Node::Network(1), "", "l2,l3").remove(0).1;
+        assert!(!text(&example()).contains("bfd"));
+        let spec = Spec { bfd_interval_ms: Some(0), ..example() };
+        assert!(text(&spec).ends_with("roles = l2,l3\nbfd_interval_ms = 0\n"));
     }
 
     #[test]

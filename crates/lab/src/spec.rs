@@ -46,6 +46,10 @@ pub struct Spec {
     pub compute_hosts: u16,
     /// `ha_vrrp_advert_int` in the hosts' `l3_agent.ini`, in seconds; without it, the default holds.
     pub advert_int: Option<u8>,
+    /// `bfd_interval_ms` in the hosts' `neutron.conf`; 0: no BFD, so that VRRP alone notices a dead host.
+    /// Without it, the default holds.
+    #[serde(default)]
+    pub bfd_interval_ms: Option<u16>,
     /// The `evergate` executable that the nodes run.
     pub evergate: PathBuf,
     /// The `openstack` client's executable, if it is known.
@@ -53,6 +57,19 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Three network hosts and two compute hosts with default settings, running the given executable.
+    pub fn new(name: &str, evergate: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            network_hosts: 3,
+            compute_hosts: 2,
+            advert_int: None,
+            bfd_interval_ms: None,
+            evergate,
+            client: None,
+        }
+    }
+
     /// Refuses what could not be built, or could not be told apart from another lab.
     ///
     /// # Errors
@@ -282,14 +299,7 @@ impl fmt::Display for Link {
 
 #[cfg(test)]
 pub(crate) fn example() -> Spec {
-    Spec {
-        name: "t".into(),
-        network_hosts: 3,
-        compute_hosts: 2,
-        advert_int: None,
-        evergate: "/opt/evergate".into(),
-        client: None,
-    }
+    Spec::new("t", "/opt/evergate".into())
 }
 
 #[cfg(test)]

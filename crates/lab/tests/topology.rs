@@ -180,14 +180,7 @@ struct TestLab(Lab);
 impl TestLab {
     fn up(test: &str) -> Self {
         let name = format!("t{}_{test}", std::process::id());
-        let spec = Spec {
-            name: name.clone(),
-            network_hosts: 2,
-            compute_hosts: 1,
-            advert_int: None,
-            evergate: "/nonexistent".into(),
-            client: None,
-        };
+        let spec = Spec { network_hosts: 2, compute_hosts: 1, ..Spec::new(&name, "/nonexistent".into()) };
         let dir = std::env::temp_dir().join(format!("evergate-lab-{name}"));
         match Lab::up_without_daemons(spec, Some(&dir)) {
             Ok(lab) => Self(lab),
