@@ -44,6 +44,27 @@ fn without_the_server_traffic_flows_and_failover_works() {
 }
 
 #[test]
+fn vrrp_alone_takes_over_after_three_missed_intervals() {
+    let mut cloud = Cloud::up_with("vrrp", |spec| {
+        spec.advert_int = Some(1);
+        spec.bfd_interval_ms = Some(0);
+    });
+    let router = cloud.with_router();
+    cloud.with_instance();
+    let active = cloud.lab.wait_copies(router, 3, &["ha-", "qr-", "qg-"]).unwrap();
+    let probe = Running::start(&cloud.lab, "vm1", Duration::from_millis(5)).unwrap();
+    cloud.wait_instance_reaches_the_world();
+    cloud.lab.fail(active, Fault::Power).unwrap();
+    assert_ne!(cloud.lab.wait_active(router).unwrap(), active);
+    cloud.wait_instance_reaches_the_world();
+    let report = probe.finish().unwrap();
+    // Three intervals and a skew of (256 - 50) / 256 s make 3.8 s, from an advertisement that is up to 1 s
+    // old when the power goes. The rest is for a loaded machine.
+    let gap = report.longest_gap_ms();
+    assert!(gap > 2_500.0 && gap < 6_500.0, "{report}");
+}
+
+#[test]
 fn a_killed_keeper_loses_nothing_and_a_cut_ha_network_heals_to_one_active() {
     let mut cloud = Cloud::up("keeper", Some(1));
     let router = cloud.with_router();

@@ -222,6 +222,9 @@ impl Walk<'_> {
              links go down and all its processes die in the same moment.",
             PROBE_INTERVAL.as_millis()
         ));
+        if self.lab.spec().bfd_interval_ms != Some(0) {
+            self.lab.wait_watching(router)?;
+        }
         let probe = Running::start(self.lab, "vm1", PROBE_INTERVAL)?;
         // Some packets before the loss, or there would be no gap to see.
         self.fetch_quietly()?;
@@ -233,8 +236,9 @@ impl Walk<'_> {
         self.tell.output(&report.to_string());
         self.tell.check(next != active, &format!("{next} took over; the instance noticed a gap and nothing else"))?;
         self.tell.say(&format!(
-            "A standby takes over when it has missed three advertisements, 2 s apart unless configured otherwise. \
-             The API shows it at once, and after {AGENT_DOWN_TIME_S} s that the dead host is dead."
+            "Hosts that share routers watch each other (BFD), and a standby takes over when the host of the active \
+             copy is gone; without that, VRRP would wait for three missed advertisements. The API shows the change \
+             at once, and after {AGENT_DOWN_TIME_S} s that the dead host is dead."
         ));
         self.wait_states(router, Some(next))?;
         wait_for("the dead host is shown as dead", PATIENCE, || {

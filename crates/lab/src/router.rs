@@ -131,4 +131,23 @@ impl Lab {
             Ok(moved.map(|(_, list)| list).all(|list| !list.is_empty()).then_some(active))
         })
     }
+
+    /// Waits until every host that has a copy of the router hears, by BFD, every other one.
+    ///
+    /// # Errors
+    ///
+    /// It is not so for too long; for example because BFD is off.
+    pub fn wait_watching(&self, router: RouterId) -> Result<()> {
+        let hosts = self.hosts_of(router);
+        for node in &hosts {
+            wait_for(&format!("{node} hears the other hosts by BFD"), Duration::from_secs(30), || {
+                let text = self.machine(*node).shell("evergate show --json")?;
+                let shown: Value = serde_json::from_str(&text).context("failed to understand 'evergate show'")?;
+                let sessions = shown["keeper"]["bfd"].as_array().into_iter().flatten();
+                let up = sessions.filter(|session| session["state"] == "up" && session["remote_state"] == "up");
+                Ok((up.count() + 1 >= hosts.len()).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
 }
