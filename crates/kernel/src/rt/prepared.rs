@@ -154,8 +154,7 @@ pub fn route_message(change: Change, route: &PreparedRoute) -> Vec<u8> {
     let single = if let [hop] = route.hops.as_slice() { Some(hop) } else { None };
     let net = route.destination;
     let [f0, f1, f2, f3] = u32::from(single.map_or(0, hop_flags)).to_ne_bytes();
-    let body =
-        [family(net.addr()), net.prefix_len(), 0, 0, 0, route.protocol, scope, route_kind, f0, f1, f2, f3];
+    let body = [family(net.addr()), net.prefix_len(), 0, 0, 0, route.protocol, scope, route_kind, f0, f1, f2, f3];
     Message::request(kind, flags)
         .body(&body)
         .attr_u32(libc::RTA_TABLE, route.table)
