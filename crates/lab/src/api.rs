@@ -42,7 +42,12 @@ impl Lab {
         let clouds = self.clouds_file();
         let token = self.dir().join("token");
         let mut command = self.machine(Node::Controller).lab_command(&["api", method, path, "--clouds"])?;
-        let text = tools::feed(command.arg(clouds).arg("--token").arg(token), &body)?;
+        let text = tools::feed(command.arg(clouds).arg("--token").arg(token), &body).map_err(|error| {
+            // What the process inside said, without how it was started.
+            let all = error.to_string();
+            let why = all.split_once("): evergate: ").map(|(_, why)| why.to_owned());
+            why.map_or(error, anyhow::Error::msg)
+        })?;
         serde_json::from_str(&text).context("failed to understand what 'evergate lab api' printed")
     }
 
