@@ -256,7 +256,7 @@ fn note_links(outcome: &mut Outcome, config: &HostConfig, desired: &Desired, obs
 fn ports_here(config: &HostConfig) -> impl Iterator<Item = (PortId, bool)> {
     config.networks.values().flat_map(|network| &network.ports).filter_map(|(id, port)| match port.location {
         Location::Local => Some((*id, true)),
-        Location::Active { .. } => Some((*id, false)),
+        Location::Active { .. } | Location::Everywhere { .. } => Some((*id, false)),
         Location::Unbound | Location::Remote { .. } => None,
     })
 }

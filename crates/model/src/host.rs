@@ -5,12 +5,12 @@
 //! its kernel must hold. A host is told of exactly the networks and routers it needs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{FloatingIpId, NetworkId, PortId, RouterId};
+use crate::id::{AddressScopeId, FloatingIpId, NetworkId, PortForwardingId, PortId, RouterId};
 use crate::mac::Mac;
 
 /// Everything one host must know, at one revision of the server's change log.
@@ -85,6 +85,19 @@ pub struct NetworkPort {
     pub location: Location,
     /// False when the port's `admin_state_up` is false: its tap is kept down.
     pub admin_state_up: bool,
+    /// Addresses that the instance may have beside its own, and that may move between instances
+    /// (Neutron's `allowed_address_pairs`): who has one now is learned from the data plane.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_addresses: Vec<AllowedAddress>,
+}
+
+/// An entry of a port's `allowed_address_pairs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AllowedAddress {
+    /// The address, or a range of addresses.
+    pub ip: IpNet,
+    /// The Ethernet address that may answer for it: the port's own unless the pair names another.
+    pub mac: Mac,
 }
 
 /// Where a port is.
@@ -103,6 +116,12 @@ pub enum Location {
     /// On whichever host has the active copy of this HA router: follows claims.
     Active {
         /// The HA router.
+        router: RouterId,
+    },
+    /// On every host that has the distributed router it belongs to: each host answers for it at home, with
+    /// the same address and the same Ethernet address (an anycast gateway). Nothing is ever sent elsewhere.
+    Everywhere {
+        /// The distributed router.
         router: RouterId,
     },
 }
@@ -133,8 +152,61 @@ pub struct Router {
     pub interfaces: BTreeMap<PortId, Interface>,
     /// Extra routes.
     pub routes: BTreeSet<ExtraRoute>,
-    /// Floating IPs that this router translates.
+    /// Floating IPs that this host translates for the router.
     pub floating_ips: BTreeMap<FloatingIpId, FloatingIp>,
+    /// Port forwardings, translated where the router's source NAT is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub port_forwardings: BTreeMap<PortForwardingId, PortForwarding>,
+    /// Set when the router is distributed: which of its parts are on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distributed: Option<Distributed>,
+}
+
+/// The parts of a distributed router on one host.
+///
+/// Instances' traffic is routed in `qrouter-<id>` on their own host, whose `qr-` devices have the router's
+/// addresses everywhere ([`Location::Everywhere`]). Traffic to the outside without a floating IP goes by
+/// policy route to the address of the subnet's `sg-` port, in `snat-<id>` on a gateway host. With
+/// [`Router::ha`] set, this host's `snat-<id>` is one of several copies, and [`HaCopy`] is about it: its
+/// `ha-` device stands there, and the `sg-` and `qg-` addresses are the active copy's alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distributed {
+    /// Ports of this host (or of a router connected to this one) need the router: it has `qrouter-<id>`.
+    pub routes_here: bool,
+    /// The router's source NAT is on this host, or one copy of it: it has `snat-<id>`.
+    pub translates_here: bool,
+    /// The `sg-` ports, on all hosts of the router, because traffic is sent to their addresses: one per IPv4
+    /// subnet of the router, and one per network with IPv6 subnets.
+    pub snat_ports: BTreeMap<PortId, Interface>,
+    /// This host's `fg-` port in the external network's `fip-` namespace; none on hosts that have no
+    /// way out of their own (`dvr_no_external`), or before a gateway is set.
+    pub agent_gateway: Option<AgentGateway>,
+}
+
+/// A host's port on an external network, for floating IPs that are translated on the host itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentGateway {
+    /// The port (`network:floatingip_agent_gateway`).
+    pub port_id: PortId,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its addresses on the external network; empty where the deployment does not spend one per host.
+    pub addresses: Vec<IpNet>,
+}
+
+/// A port of the router's external address that leads to a port of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortForwarding {
+    /// The floating IP's address.
+    pub floating: Ipv4Addr,
+    /// IP protocol number: 6 for TCP, 17 for UDP.
+    pub protocol: u8,
+    /// First and last port outside.
+    pub external_ports: (u16, u16),
+    /// The instance's fixed address.
+    pub fixed: Ipv4Addr,
+    /// First and last port inside: as many as outside, in the same order, or a single one.
+    pub internal_ports: (u16, u16),
 }
 
 /// This host's copy of an HA router.
@@ -188,6 +260,19 @@ pub struct Gateway {
     pub onlink_subnets: Vec<IpNet>,
     /// Source NAT for instances without a floating IP.
     pub enable_snat: bool,
+    /// The external network's address scopes.
+    #[serde(default)]
+    pub address_scopes: AddressScopes,
+}
+
+/// The address scopes that a network's subnets belong to, by way of their subnet pools. Between two networks
+/// of one scope a router routes without translating; between different scopes it does not route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressScopes {
+    /// Of the IPv4 subnets.
+    pub v4: Option<AddressScopeId>,
+    /// Of the IPv6 subnets.
+    pub v6: Option<AddressScopeId>,
 }
 
 /// A router's port on a project network.
@@ -199,6 +284,33 @@ pub struct Interface {
     pub mac: Mac,
     /// The router's addresses there, with their subnets' prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// The network's address scopes.
+    #[serde(default)]
+    pub address_scopes: AddressScopes,
+    /// What the router advertises there (RFC 4861), for subnets whose `ipv6_ra_mode` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertisement: Option<RouterAdvertisement>,
+}
+
+/// What a router's advertisements on one network say; the link's MTU is the network's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterAdvertisement {
+    /// The advertised prefixes.
+    pub prefixes: BTreeMap<Ipv6Net, AddressMode>,
+    /// Recursive DNS servers (RFC 8106), from the subnets' `dns_nameservers`.
+    pub dns_servers: Vec<Ipv6Addr>,
+}
+
+/// Neutron's `ipv6_ra_mode`: how instances get addresses of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressMode {
+    /// `slaac`: from the advertised prefix alone.
+    Slaac,
+    /// `dhcpv6-stateless`: from the prefix, other settings by DHCPv6.
+    Dhcpv6Stateless,
+    /// `dhcpv6-stateful`: by DHCPv6.
+    Dhcpv6Stateful,
 }
 
 /// A route beside the connected ones.
@@ -217,6 +329,10 @@ pub struct FloatingIp {
     pub floating: Ipv4Addr,
     /// The instance's fixed address.
     pub fixed: Ipv4Addr,
+    /// Of a distributed router: translated on this host, where the instance is, and sent out by its `fip-`
+    /// namespace. Otherwise translated where the router's external gateway is.
+    #[serde(default)]
+    pub distributed: bool,
 }
 
 /// What a host tells the server, whole each time.

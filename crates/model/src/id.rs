@@ -55,4 +55,14 @@ ids! {
     FloatingIpId,
     /// A Neutron agent: one role of one host.
     AgentId,
+    /// A Neutron port forwarding of a floating IP.
+    PortForwardingId,
+    /// A Neutron address scope.
+    AddressScopeId,
+    /// A Neutron subnet pool.
+    SubnetPoolId,
+    /// A Neutron security group.
+    SecurityGroupId,
+    /// A Neutron security group rule.
+    SecurityGroupRuleId,
 }

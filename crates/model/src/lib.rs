@@ -17,5 +17,8 @@ pub mod stream;
 
 pub use flow::{Flow, FlowKey};
 pub use host::{HaState, HostConfig, HostReport};
-pub use id::{AgentId, FloatingIpId, NetworkId, PortId, RouterId, SubnetId};
+pub use id::{
+    AddressScopeId, AgentId, FloatingIpId, NetworkId, PortForwardingId, PortId, RouterId, SecurityGroupId,
+    SecurityGroupRuleId, SubnetId, SubnetPoolId,
+};
 pub use mac::Mac;

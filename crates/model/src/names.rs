@@ -27,6 +27,16 @@ pub fn router_of_namespace(name: &str) -> Option<RouterId> {
     name.strip_prefix("qrouter-")?.parse().ok()
 }
 
+/// The namespace of a distributed router's source NAT: `snat-<id>`.
+pub fn snat_namespace(router: RouterId) -> String {
+    format!("snat-{router}")
+}
+
+/// The namespace of a host's floating IPs on an external network: `fip-<id>`.
+pub fn fip_namespace(external: NetworkId) -> String {
+    format!("fip-{external}")
+}
+
 /// The bridge of a network: `brq<id>`.
 pub fn bridge(network: NetworkId) -> String {
     device("brq", network)
@@ -55,6 +65,26 @@ pub fn external_device(port: PortId) -> String {
 /// The router side of an HA port: `ha-<id>`.
 pub fn ha_device(port: PortId) -> String {
     device("ha-", port)
+}
+
+/// The gateway side of a distributed router's port for source NAT: `sg-<id>`.
+pub fn snat_device(port: PortId) -> String {
+    device("sg-", port)
+}
+
+/// A host's device on an external network, in its `fip-` namespace: `fg-<id>`.
+pub fn agent_gateway_device(port: PortId) -> String {
+    device("fg-", port)
+}
+
+/// The router's end of the pair between `qrouter-<id>` and the `fip-` namespace: `rfp-<id>`.
+pub fn router_to_fip_device(router: RouterId) -> String {
+    device("rfp-", router)
+}
+
+/// The other end of that pair: `fpr-<id>`.
+pub fn fip_to_router_device(router: RouterId) -> String {
+    device("fpr-", router)
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use evergate_model::host::{
-    ActiveCopy, ClusterConfig, ExtraRoute, FloatingIp as HostFloatingIp, Gateway, HaCopy, HaPeer, Interface, Location,
-    Network as HostNetwork, NetworkPort, Router as HostRouter, Segment as HostSegment,
+    ActiveCopy, AddressScopes, ClusterConfig, ExtraRoute, FloatingIp as HostFloatingIp, Gateway, HaCopy, HaPeer,
+    Interface, Location, Network as HostNetwork, NetworkPort, Router as HostRouter, Segment as HostSegment,
 };
 use evergate_model::{HostConfig, Mac, NetworkId, PortId, RouterId, SubnetId};
 use ipnet::{IpNet, Ipv4Net};
@@ -91,7 +91,13 @@ fn networks(
             (None, None) => Location::Unbound,
         };
         let ips = addresses.remove(&port.id).unwrap_or_default();
-        let shown = NetworkPort { mac: port.mac, ips, location, admin_state_up: port.admin_state_up };
+        let shown = NetworkPort {
+            mac: port.mac,
+            ips,
+            location,
+            admin_state_up: port.admin_state_up,
+            allowed_addresses: Vec::new(),
+        };
         if let Some(network) = networks.get_mut(&port.network_id) {
             network.ports.insert(port.id, shown);
         }
@@ -253,9 +259,18 @@ impl Routers {
                 routes: routes.map(|r| ExtraRoute { destination: r.destination, nexthop: r.nexthop }).collect(),
                 floating_ips: floating_ips
                     .filter_map(|f| {
-                        Some((f.id, HostFloatingIp { floating: f.floating_ip_address, fixed: f.fixed_ip_address? }))
+                        Some((
+                            f.id,
+                            HostFloatingIp {
+                                floating: f.floating_ip_address,
+                                fixed: f.fixed_ip_address?,
+                                distributed: false,
+                            },
+                        ))
                     })
                     .collect(),
+                port_forwardings: BTreeMap::new(),
+                distributed: None,
             };
             built.insert(router.id, shown);
         }
@@ -277,7 +292,16 @@ impl Routers {
     fn interfaces(&self, router: &Router) -> BTreeMap<PortId, Interface> {
         let interface = |port: &RouterPort| {
             let addresses = self.nets(port.port_id);
-            (port.port_id, Interface { network_id: port.network_id, mac: self.mac(port.port_id), addresses })
+            (
+                port.port_id,
+                Interface {
+                    network_id: port.network_id,
+                    mac: self.mac(port.port_id),
+                    addresses,
+                    address_scopes: AddressScopes::default(),
+                    advertisement: None,
+                },
+            )
         };
         self.ports(router.id, Role::Interface).map(interface).collect()
     }
@@ -295,6 +319,7 @@ impl Routers {
             next_hops: addresses.iter().filter_map(|address| address.gateway).collect(),
             onlink_subnets: subnets.filter(|(id, _)| !own.contains(id)).map(|(_, cidr)| *cidr).collect(),
             enable_snat: router.enable_snat,
+            address_scopes: AddressScopes::default(),
         })
     }
 

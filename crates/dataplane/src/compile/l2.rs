@@ -163,7 +163,8 @@ impl Compiler<'_> {
 
     fn forwarding(&mut self, network: &Network, bridge: &str, vxlan: &str, port: &NetworkPort) {
         match port.location {
-            Location::Unbound | Location::Local => return,
+            // A distributed router's port is answered for at home.
+            Location::Unbound | Location::Local | Location::Everywhere { .. } => return,
             Location::Remote { vtep } => {
                 if !self.reachable(network.id, vtep) {
                     return;

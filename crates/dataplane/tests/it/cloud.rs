@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_dataplane::{Desired, HostSettings, KernelState, View, compile};
 use evergate_model::host::{
-    ActiveCopy, FloatingIp, Gateway, HaCopy, HaPeer, Interface, Location, Network, NetworkPort, Router, Segment,
+    ActiveCopy, AddressScopes, FloatingIp, Gateway, HaCopy, HaPeer, Interface, Location, Network, NetworkPort, Router,
+    Segment,
 };
 use evergate_model::{FloatingIpId, HostConfig, Mac, NetworkId, PortId, RouterId};
 
@@ -39,7 +40,7 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 }
 
 fn port(n: u8, address: &str, location: Location) -> NetworkPort {
-    NetworkPort { mac: mac(n), ips: vec![ip(address)], location, admin_state_up: true }
+    NetworkPort { mac: mac(n), ips: vec![ip(address)], location, admin_state_up: true, allowed_addresses: Vec::new() }
 }
 
 fn network(
@@ -78,13 +79,22 @@ fn router(ha: Option<HaCopy>) -> Router {
             next_hops: vec![ip("203.0.113.254")],
             onlink_subnets: Vec::new(),
             enable_snat: true,
+            address_scopes: AddressScopes::default(),
         }),
         interfaces: BTreeMap::from([(
             QR_PORT,
-            Interface { network_id: PROJECT_NET, mac: mac(1), addresses: vec!["10.0.0.1/24".parse().unwrap()] },
+            Interface {
+                network_id: PROJECT_NET,
+                mac: mac(1),
+                addresses: vec!["10.0.0.1/24".parse().unwrap()],
+                address_scopes: AddressScopes::default(),
+                advertisement: None,
+            },
         )]),
         routes: BTreeSet::new(),
         floating_ips: BTreeMap::new(),
+        port_forwardings: BTreeMap::new(),
+        distributed: None,
     }
 }
 
@@ -156,7 +166,8 @@ pub(crate) fn compute_host() -> HostConfig {
 }
 
 pub(crate) fn with_floating_ip(mut config: HostConfig) -> HostConfig {
-    let fip = FloatingIp { floating: Ipv4Addr::new(203, 0, 113, 50), fixed: Ipv4Addr::new(10, 0, 0, 9) };
+    let fip =
+        FloatingIp { floating: Ipv4Addr::new(203, 0, 113, 50), fixed: Ipv4Addr::new(10, 0, 0, 9), distributed: false };
     config.routers.get_mut(&ROUTER).unwrap().floating_ips.insert(FIP, fip);
     config
 }

@@ -78,7 +78,8 @@ fn config(choices: &Choices) -> HostConfig {
         gateway.onlink_subnets.push("198.51.100.0/24".parse().unwrap());
     }
     for n in 1..=choices.floating_ips {
-        let fip = FloatingIp { floating: [203, 0, 113, 50 + n].into(), fixed: [10, 0, 0, n % 3].into() };
+        let fip =
+            FloatingIp { floating: [203, 0, 113, 50 + n].into(), fixed: [10, 0, 0, n % 3].into(), distributed: false };
         router.floating_ips.insert(FloatingIpId::from_u128(u128::from(n)), fip);
     }
     if choices.extra_route {

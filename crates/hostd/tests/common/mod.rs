@@ -8,8 +8,8 @@ use std::path::Path;
 
 use evergate_config::{Config, HostSettings, Role};
 use evergate_model::host::{
-    ClusterConfig, FloatingIp, Gateway, HaCopy, HaPeer, HostConfig, Interface, Location, Network, NetworkPort, Router,
-    Segment,
+    AddressScopes, ClusterConfig, FloatingIp, Gateway, HaCopy, HaPeer, HostConfig, Interface, Location, Network,
+    NetworkPort, Router, Segment,
 };
 use evergate_model::{FloatingIpId, Mac, NetworkId, PortId, RouterId};
 
@@ -73,7 +73,13 @@ fn add_network(config: &mut HostConfig, id: NetworkId, segment: Segment, mtu: u1
 }
 
 pub fn port(n: u8, ips: &[&str], location: Location) -> NetworkPort {
-    NetworkPort { mac: mac(n), ips: ips.iter().map(|text| ip(text)).collect(), location, admin_state_up: true }
+    NetworkPort {
+        mac: mac(n),
+        ips: ips.iter().map(|text| ip(text)).collect(),
+        location,
+        admin_state_up: true,
+        allowed_addresses: Vec::new(),
+    }
 }
 
 pub fn add_port(config: &mut HostConfig, network: NetworkId, id: PortId, port: NetworkPort) {
@@ -115,10 +121,20 @@ pub fn router(ha: Option<HaCopy>) -> Router {
         next_hops: vec![ip("203.0.113.254")],
         onlink_subnets: Vec::new(),
         enable_snat: true,
+        address_scopes: AddressScopes::default(),
     };
-    let interface =
-        Interface { network_id: PROJECT_NETWORK, mac: mac(0x20), addresses: vec!["10.0.0.1/24".parse().unwrap()] };
-    let floating = FloatingIp { floating: "203.0.113.20".parse().unwrap(), fixed: "10.0.0.50".parse().unwrap() };
+    let interface = Interface {
+        network_id: PROJECT_NETWORK,
+        mac: mac(0x20),
+        addresses: vec!["10.0.0.1/24".parse().unwrap()],
+        address_scopes: AddressScopes::default(),
+        advertisement: None,
+    };
+    let floating = FloatingIp {
+        floating: "203.0.113.20".parse().unwrap(),
+        fixed: "10.0.0.50".parse().unwrap(),
+        distributed: false,
+    };
     Router {
         id: ROUTER,
         project_id: "5f6b".into(),
@@ -128,6 +144,8 @@ pub fn router(ha: Option<HaCopy>) -> Router {
         interfaces: BTreeMap::from([(port_id(0x20), interface)]),
         routes: BTreeSet::new(),
         floating_ips: BTreeMap::from([(FloatingIpId::from_u128(1), floating)]),
+        port_forwardings: BTreeMap::new(),
+        distributed: None,
     }
 }
 
@@ -193,6 +211,15 @@ fn add_numbered_router(config: &mut HostConfig, n: u32) {
         gateway.addresses = vec![format!("{external_ip}/16").parse().unwrap()];
     }
     let addresses = vec!["10.0.0.1/24".parse().unwrap()];
-    router.interfaces = BTreeMap::from([(internal.0, Interface { network_id: network, mac: internal.1, addresses })]);
+    router.interfaces = BTreeMap::from([(
+        internal.0,
+        Interface {
+            network_id: network,
+            mac: internal.1,
+            addresses,
+            address_scopes: AddressScopes::default(),
+            advertisement: None,
+        },
+    )]);
     config.routers.insert(id, router);
 }
