@@ -4,12 +4,15 @@
 //! the same [`Desired`]. What control applies itself is in [`Desired::kernel`]; what follows the role of
 //! an HA router is [`Prepared`] for the keeper, which adds and removes it as the role changes.
 //!
-//! Read `l2` (networks), then `l3` (routers), `ha` (what follows the role) and `nat`.
+//! Read `l2` (networks), then `l3` (routers), `namespace` and `routes` (what each of a router's namespaces holds),
+//! `ha` (what follows the role) and `nat`.
 
 mod ha;
 mod l2;
 mod l3;
+mod namespace;
 mod nat;
+mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -10,13 +10,13 @@ use std::net::IpAddr;
 use evergate_model::host::{HaCopy, Location, Network, Segment};
 use evergate_model::{Mac, names};
 
-use super::l3::{self, Leg, RouterParts};
+use super::namespace::{self, Leg, RouterNamespace};
 use super::{Announcement, Compiler, Prepared, PreparedItem};
 use crate::op::Op;
 use crate::state::{Address, FdbEntry, FdbTable, Netns, Route};
 
 impl<'a> Compiler<'a> {
-    pub(super) fn ha_copy(&mut self, parts: &mut RouterParts<'a>, copy: &HaCopy) {
+    pub(super) fn ha_copy(&mut self, parts: &mut RouterNamespace<'a>, copy: &HaCopy) {
         let leg = Leg {
             port: copy.port_id,
             network: copy.network_id,
@@ -24,11 +24,11 @@ impl<'a> Compiler<'a> {
             mac: copy.mac,
             addresses: vec![copy.address],
         };
-        let virtual_address = l3::address(&leg.link, copy.virtual_address);
+        let virtual_address = namespace::address(&leg.link, copy.virtual_address);
         // Without its HA interface a copy must not have addresses: they stay the keeper's all the same.
         let plugged = self.plug(parts, &leg);
         if plugged {
-            parts.state.addresses.insert(l3::address(&leg.link, copy.address));
+            parts.state.addresses.insert(namespace::address(&leg.link, copy.address));
         }
         let keeper = &mut parts.state.keeper;
         keeper.links =
@@ -40,9 +40,9 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn prepare(&self, parts: &RouterParts<'_>, copy: &HaCopy, leg: &Leg, virtual_address: Address) -> Prepared {
-        let ports = l3::port_addresses(parts);
-        let floating = l3::floating_addresses(parts);
+    fn prepare(&self, parts: &RouterNamespace<'_>, copy: &HaCopy, leg: &Leg, virtual_address: Address) -> Prepared {
+        let ports = namespace::port_addresses(parts);
+        let floating = namespace::floating_addresses(parts);
         let netns = &parts.netns;
         let mut items = vec![address_item(netns, virtual_address.clone())];
         items.extend(ports.iter().chain(&floating).map(|(address, _)| address_item(netns, address.clone())));
@@ -56,7 +56,7 @@ impl<'a> Compiler<'a> {
         let virtual_address = [(virtual_address, leg.mac)];
         let announce = outside.into_iter().chain(floating).chain(inside).chain(virtual_address);
         Prepared {
-            netns: names::qrouter_namespace(parts.router.id),
+            netns: parts.netns.to_string(),
             ha_link: leg.link.clone(),
             items,
             announce: announce.map(|(a, mac)| Announcement { link: a.link, mac, ip: a.net.addr() }).collect(),
@@ -65,14 +65,14 @@ impl<'a> Compiler<'a> {
     }
 
     /// On VXLAN networks, the bridge's way to the router's addresses. Other networks learn it.
-    fn forwarding_items(&self, parts: &RouterParts<'_>) -> Vec<PreparedItem> {
+    fn forwarding_items(&self, parts: &RouterNamespace<'_>) -> Vec<PreparedItem> {
         let legs = parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg));
         let on_vxlan = |leg: &&Leg| self.segments.get(&leg.network).is_some_and(|segment| segment.vxlan.is_some());
         legs.filter(on_vxlan).map(|leg| forwarding_item(&names::tap(leg.port), leg.mac)).collect()
     }
 
     /// Hosts with a VXLAN network that the router has a port on, and hosts with another copy.
-    fn claim_to(&self, parts: &RouterParts<'_>, copy: &HaCopy) -> BTreeSet<IpAddr> {
+    fn claim_to(&self, parts: &RouterNamespace<'_>, copy: &HaCopy) -> BTreeSet<IpAddr> {
         let mut to: BTreeSet<IpAddr> = copy.peers.values().filter_map(|peer| peer.vtep).collect();
         let on_vxlan = |network: &&Network| matches!(network.segment, Segment::Vxlan { .. });
         for network in self.config.networks.values().filter(on_vxlan) {

@@ -1,42 +1,23 @@
-//! Routers: a namespace each, with a pair of devices per port, addresses, routes and rules.
+//! Routers: which namespaces each has on this host, and what is in them.
 //!
 //! A legacy router's addresses and routes are control's to apply. An HA router's follow the role of the
 //! copy, so they become [`Prepared`](super::Prepared) items, and only the `ha-` device's own address is
 //! applied; its `qr-` and `qg-` devices stand ready, up and without any address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_model::host::{Gateway, Interface, Router};
-use evergate_model::{Mac, NetworkId, PortId, RouterId, names};
-use ipnet::{IpNet, Ipv4Net};
+use evergate_model::{PortId, names};
+use ipnet::Ipv4Net;
 
+use super::namespace::{Leg, RouterNamespace, floating_addresses, port_addresses};
 use super::{Compiler, nat};
-use crate::state::{Address, BridgePort, Link, LinkKind, Netns, NetnsState, OWNER_MARK, Route, TABLE_MAIN};
+use crate::state::Address;
 
-/// A router port's device in the router's namespace.
-#[derive(Clone, Debug)]
-pub(super) struct Leg {
-    pub(super) port: PortId,
-    pub(super) network: NetworkId,
-    /// Name of the device.
-    pub(super) link: String,
-    pub(super) mac: Mac,
-    /// IPv4 addresses with their subnets' prefix lengths.
-    pub(super) addresses: Vec<Ipv4Net>,
-}
-
-/// A router while it is compiled.
-pub(super) struct RouterParts<'a> {
-    pub(super) router: &'a Router,
-    pub(super) netns: Netns,
-    /// The `qr-` devices, by port.
-    pub(super) interfaces: Vec<Leg>,
-    /// The `qg-` device.
-    pub(super) gateway: Option<(Leg, &'a Gateway)>,
-    /// Every route that the router needs beside the connected ones, in the order of adding.
-    pub(super) routes: Vec<Route>,
-    pub(super) state: NetnsState,
+/// Ports of a router on project networks, and how their devices are named.
+struct InnerPorts<'a> {
+    ports: &'a BTreeMap<PortId, Interface>,
+    device: fn(PortId) -> String,
 }
 
 impl<'a> Compiler<'a> {
@@ -49,16 +30,16 @@ impl<'a> Compiler<'a> {
     }
 
     fn router(&mut self, router: &'a Router) {
-        let state = NetnsState {
-            owned: true,
-            links: BTreeMap::from([("lo".to_owned(), loopback(router.id))]),
-            sysctls: self.sysctls(router),
-            ..NetnsState::default()
-        };
-        let netns = Netns::Named(names::qrouter_namespace(router.id));
-        let mut parts = RouterParts { router, netns, interfaces: Vec::new(), gateway: None, routes: Vec::new(), state };
-        for (port, interface) in &router.interfaces {
-            self.interface(&mut parts, *port, interface);
+        let ports = InnerPorts { ports: &router.interfaces, device: names::internal_device };
+        self.gateway_namespace(router, names::qrouter_namespace(router.id), &ports);
+    }
+
+    /// The namespace in which a router meets the outside: with its gateway, its translation of addresses, and
+    /// all that follows the role of an HA router's copy.
+    fn gateway_namespace(&mut self, router: &'a Router, name: String, inner: &InnerPorts<'a>) {
+        let mut parts = self.router_namespace(router, name);
+        for (port, interface) in inner.ports {
+            self.interface(&mut parts, *port, interface, inner.device);
         }
         if let Some(gateway) = &router.gateway {
             self.gateway(&mut parts, gateway);
@@ -71,42 +52,13 @@ impl<'a> Compiler<'a> {
         self.out.kernel.netns.insert(parts.netns, parts.state);
     }
 
-    /// Settings of the namespace. New devices inherit them, so they are set before any is made.
-    fn sysctls(&self, router: &Router) -> BTreeMap<String, String> {
-        let mut settings = vec![
-            ("ipv4/ip_forward", "1"),
-            // Each device answers for its own addresses only, and asks with one that fits: Neutron's choice.
-            ("ipv4/conf/all/arp_ignore", "1"),
-            ("ipv4/conf/all/arp_announce", "2"),
-            // Replies may come by another way than the request left by.
-            ("ipv4/conf/all/rp_filter", "0"),
-            ("ipv4/conf/default/rp_filter", "0"),
-            // Two subnets on one device: the router does not tell instances to talk past it.
-            ("ipv4/conf/all/send_redirects", "0"),
-            ("ipv4/conf/default/send_redirects", "0"),
-            // Otherwise deleting a primary address takes along all others of its subnet.
-            ("ipv4/conf/all/promote_secondaries", "1"),
-        ];
-        if router.ha.is_some() {
-            settings.push(("ipv4/ip_nonlocal_bind", "1"));
-        }
-        if self.view.has_ipv6 {
-            // IPv6 is not forwarded yet. A device that had it would speak at once (listener reports), and on
-            // a standby that moves the shared Ethernet address in every switch that hears it.
-            settings.push(("ipv6/conf/all/disable_ipv6", "1"));
-            settings.push(("ipv6/conf/default/disable_ipv6", "1"));
-        }
-        if router.gateway.is_some() {
-            // A copy that takes over has not seen the windows of the connections it goes on with.
-            settings.push(("netfilter/nf_conntrack_tcp_be_liberal", "1"));
-            // Also of a connection that began while nobody listened (the keeper was being restarted) must be
-            // told what becomes of it. By default such a one stays silent for life.
-            settings.push(("netfilter/nf_conntrack_events", "1"));
-        }
-        settings.into_iter().map(|(path, value)| (path.to_owned(), value.to_owned())).collect()
-    }
-
-    fn interface(&mut self, parts: &mut RouterParts<'a>, port: PortId, interface: &Interface) {
+    fn interface(
+        &mut self,
+        parts: &mut RouterNamespace<'a>,
+        port: PortId,
+        interface: &Interface,
+        device: fn(PortId) -> String,
+    ) {
         let network = self.config.networks.get(&interface.network_id);
         // As Neutron's agent does: a port whose admin_state_up is false is no interface of the router.
         if network.and_then(|n| n.ports.get(&port)).is_some_and(|port| !port.admin_state_up) {
@@ -115,7 +67,7 @@ impl<'a> Compiler<'a> {
         let leg = Leg {
             port,
             network: interface.network_id,
-            link: names::internal_device(port),
+            link: device(port),
             mac: interface.mac,
             addresses: self.ipv4(parts.router.id, &interface.addresses),
         };
@@ -124,7 +76,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn gateway(&mut self, parts: &mut RouterParts<'a>, gateway: &'a Gateway) {
+    fn gateway(&mut self, parts: &mut RouterNamespace<'a>, gateway: &'a Gateway) {
         let leg = Leg {
             port: gateway.port_id,
             network: gateway.network_id,
@@ -140,187 +92,12 @@ impl<'a> Compiler<'a> {
         parts.state.nft = Some(nat::table(&leg.link, snat, parts.router.floating_ips.values()));
         parts.gateway = Some((leg, gateway));
     }
-
-    fn ipv4(&mut self, router: RouterId, addresses: &[IpNet]) -> Vec<Ipv4Net> {
-        let mut v4 = Vec::new();
-        for address in addresses {
-            match address {
-                IpNet::V4(net) => v4.push(*net),
-                IpNet::V6(net) => {
-                    self.problem(
-                        format!("router {router}"),
-                        format!("address {net} is left out: IPv6 is not forwarded yet"),
-                    );
-                }
-            }
-        }
-        v4
-    }
-
-    /// Makes the pair of devices of a router port. Its tap is on the network's bridge.
-    pub(super) fn plug(&mut self, parts: &mut RouterParts<'a>, leg: &Leg) -> bool {
-        let router = parts.router.id;
-        let Some(segment) = self.segments.get(&leg.network).cloned() else {
-            self.problem(
-                format!("router {router}"),
-                format!("port {} is left out: its network {} is not on this host", leg.port, leg.network),
-            );
-            return false;
-        };
-        let tap_name = names::tap(leg.port);
-        let alias = format!("{OWNER_MARK} router {router} port {}", leg.port);
-        let follows_role = parts.router.ha.as_ref().is_some_and(|ha| ha.port_id != leg.port);
-        let tap = Link {
-            kind: LinkKind::Veth { peer: Some((parts.netns.clone(), leg.link.clone())) },
-            alias: Some(alias.clone()),
-            up: true,
-            // The network's own MTU: a veth drops what is too long without a word, before the router
-            // could answer that fragmentation is needed.
-            mtu: Some(segment.mtu),
-            mac: Some(tap_mac(leg.mac)),
-            master: Some(segment.bridge),
-            // Where the keeper says which way a router's address lies, a frame that an outgoing active
-            // copy still sends must not turn the bridge back to it.
-            port: Some(BridgePort { learning: !(follows_role && segment.vxlan.is_some()), neigh_suppress: false }),
-        };
-        let device = Link {
-            kind: LinkKind::Veth { peer: Some((Netns::Host, tap_name.clone())) },
-            alias: Some(alias),
-            up: true,
-            mtu: Some(segment.mtu),
-            mac: Some(leg.mac),
-            master: None,
-            port: None,
-        };
-        if parts.state.links.contains_key(&leg.link) {
-            self.problem(
-                format!("router {router}"),
-                format!("port {} is left out: another port's device is named {}, too", leg.port, leg.link),
-            );
-            return false;
-        }
-        if !self.add_host_link(&format!("router {router}"), tap_name, tap) {
-            return false;
-        }
-        parts.state.links.insert(leg.link.clone(), device);
-        true
-    }
-
-    fn routes(&mut self, parts: &RouterParts<'a>) -> Vec<Route> {
-        let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
-        let mut add = |route: Route| routes.insert(route.destination, route);
-        if let Some((leg, gateway)) = &parts.gateway {
-            for subnet in ipv4_only(&gateway.onlink_subnets) {
-                add(on_link(subnet, &leg.link));
-            }
-            let next_hop = gateway.next_hops.iter().find_map(|hop| match hop {
-                IpAddr::V4(hop) => Some(*hop),
-                IpAddr::V6(_) => None,
-            });
-            if let Some(hop) = next_hop {
-                // A gateway outside all subnets (Neutron permits it) is first told to be on the link.
-                let onlink = || ipv4_only(&gateway.onlink_subnets).any(|net| net.contains(&hop));
-                if !leg.addresses.iter().any(|net| net.contains(&hop)) && !onlink() {
-                    add(on_link(Ipv4Net::from(hop), &leg.link));
-                }
-                add(by_way_of(Ipv4Net::default(), hop, &leg.link));
-            }
-        }
-        for route in &parts.router.routes {
-            let (IpNet::V4(destination), IpAddr::V4(nexthop)) = (route.destination, route.nexthop) else {
-                continue;
-            };
-            match link_towards(parts, nexthop) {
-                // An extra route to everywhere replaces the default route, as in Neutron.
-                Some(link) => drop(add(by_way_of(destination.trunc(), nexthop, &link))),
-                None => self.out.problems.push(unreachable_nexthop(parts.router.id, destination, nexthop)),
-            }
-        }
-        let mut routes: Vec<Route> = routes.into_values().collect();
-        // A next hop must be reachable when the route by way of it is added.
-        routes.sort_by_key(|route| route.via.is_some());
-        routes
-    }
-}
-
-fn loopback(router: RouterId) -> Link {
-    Link {
-        kind: LinkKind::Loopback,
-        alias: Some(format!("{OWNER_MARK} router {router}")),
-        up: true,
-        mtu: None,
-        mac: None,
-        master: None,
-        port: None,
-    }
-}
-
-/// The Ethernet address of a port's tap: high, as hypervisors choose it, because a bridge takes the lowest
-/// address of its ports for its own, and the operator's bridge must keep the one that it has.
-fn tap_mac(port: Mac) -> Mac {
-    let [first, rest @ ..] = port.0;
-    // Not the port's own: the bridge would take frames to the port for its own.
-    let high = if first == 0xfe { 0xf2 } else { 0xfe };
-    let [b, c, d, e, f] = rest;
-    Mac([high, b, c, d, e, f])
 }
 
 /// A legacy router has everything at once.
-fn legacy(parts: &mut RouterParts<'_>) {
+fn legacy(parts: &mut RouterNamespace<'_>) {
     let addresses: BTreeSet<Address> =
         port_addresses(parts).into_iter().chain(floating_addresses(parts)).map(|(address, _)| address).collect();
     parts.state.addresses = addresses;
     parts.state.routes = parts.routes.iter().cloned().collect();
-}
-
-/// Addresses of the ports, with the Ethernet address each is announced by: internal ones, then external.
-pub(super) fn port_addresses(parts: &RouterParts<'_>) -> Vec<(Address, Mac)> {
-    let legs = parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg));
-    legs.flat_map(|leg| leg.addresses.iter().map(|net| (address(&leg.link, *net), leg.mac))).collect()
-}
-
-/// Floating IPs, as addresses of the external device, so that the router answers for them there.
-pub(super) fn floating_addresses(parts: &RouterParts<'_>) -> Vec<(Address, Mac)> {
-    let Some((leg, _)) = &parts.gateway else { return Vec::new() };
-    let floating: BTreeSet<Ipv4Addr> = parts.router.floating_ips.values().map(|fip| fip.floating).collect();
-    floating.into_iter().map(|ip| (address(&leg.link, Ipv4Net::from(ip)), leg.mac)).collect()
-}
-
-pub(super) fn address(link: &str, net: Ipv4Net) -> Address {
-    Address { link: link.to_owned(), net: IpNet::V4(net) }
-}
-
-fn ipv4_only(nets: &[IpNet]) -> impl Iterator<Item = Ipv4Net> + '_ {
-    nets.iter().filter_map(|net| match net {
-        IpNet::V4(net) => Some(net.trunc()),
-        IpNet::V6(_) => None,
-    })
-}
-
-fn on_link(destination: Ipv4Net, link: &str) -> Route {
-    Route { table: TABLE_MAIN, destination: IpNet::V4(destination), via: None, link: Some(link.to_owned()) }
-}
-
-fn by_way_of(destination: Ipv4Net, via: Ipv4Addr, link: &str) -> Route {
-    let (destination, via) = (IpNet::V4(destination), Some(IpAddr::V4(via)));
-    Route { table: TABLE_MAIN, destination, via, link: Some(link.to_owned()) }
-}
-
-/// The device on whose subnets an address is.
-fn link_towards(parts: &RouterParts<'_>, ip: Ipv4Addr) -> Option<String> {
-    let on = |leg: &Leg| leg.addresses.iter().any(|net| net.contains(&ip));
-    if let Some(leg) = parts.interfaces.iter().find(|leg| on(leg)) {
-        return Some(leg.link.clone());
-    }
-    let (leg, gateway) = parts.gateway.as_ref()?;
-    (on(leg) || ipv4_only(&gateway.onlink_subnets).any(|net| net.contains(&ip))).then(|| leg.link.clone())
-}
-
-fn unreachable_nexthop(router: RouterId, destination: Ipv4Net, nexthop: Ipv4Addr) -> super::Problem {
-    super::Problem {
-        object: format!("router {router}"),
-        text: format!(
-            "the route to {destination} is left out: its next hop {nexthop} is on none of the router's subnets here"
-        ),
-    }
 }
