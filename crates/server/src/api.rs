@@ -21,7 +21,8 @@ use crate::context::Context;
 use crate::error::ApiError;
 use crate::options::Options;
 use crate::resources::{
-    self, Call, Resource, availability_zones, extensions, interfaces, quotas, routers, scheduling, tags, versions,
+    self, Call, Resource, availability_zones, extensions, interfaces, port_forwardings, quotas, routers, scheduling,
+    tags, versions,
 };
 use crate::store::{Store, Tx, TxError as _};
 
@@ -250,7 +251,7 @@ fn dispatch(call: Call<'_>, asked: &Asked) -> Result<Answer, ApiError> {
         [collection, rest @ ..] => {
             let resource = resources::find(collection.trim_end_matches(".json")).ok_or_else(ApiError::not_found)?;
             match rest {
-                [] => collection_verb(call, resource, asked),
+                [] => collection_verb(call, resource, collection, asked),
                 [id] => member_verb(call, resource, id.trim_end_matches(".json"), asked),
                 [id, below @ ..] => below_member(call, (collection, resource), id, below, asked),
             }
@@ -269,10 +270,10 @@ fn unknown_verb(asked: &Asked) -> ApiError {
     ApiError::HTTPMethodNotAllowed { message: format!("The method {} is not allowed for this resource.", asked.method) }
 }
 
-fn collection_verb(call: Call<'_>, resource: &dyn Resource, asked: &Asked) -> Result<Answer, ApiError> {
+fn collection_verb(call: Call<'_>, resource: &dyn Resource, path: &str, asked: &Asked) -> Result<Answer, ApiError> {
     match asked.method {
         Method::GET | Method::HEAD => {
-            let url = format!("{}/v2.0/{}", asked.base, resource.table().plural.replace('_', "-"));
+            let url = format!("{}/v2.0/{path}", asked.base);
             ok(resources::list(call, resource, &asked.pairs, &url)?)
         }
         Method::POST => Ok((StatusCode::CREATED, Some(resources::create(call, resource, &asked.object()?)?))),
@@ -326,6 +327,14 @@ fn below_member(
             ok(routers::change_extra_routes(call, id, &asked.object()?, false)?)
         }
         ("routers", ["l3-agents"], "GET") => ok(scheduling::agents_of_router(call, id, &fields)?),
+        ("floatingips", ["port_forwardings", below @ ..], _) => {
+            let resource = port_forwardings::PortForwardings::of(call, id)?;
+            match below {
+                [] => collection_verb(call, &resource, &format!("{collection}/{id}/port_forwardings"), asked),
+                [id] => member_verb(call, &resource, id.trim_end_matches(".json"), asked),
+                _ => Err(ApiError::not_found()),
+            }
+        }
         ("agents", ["l3-routers"], "GET") => ok(scheduling::routers_of_agent(call, id, &fields)?),
         ("agents", ["l3-routers"], "POST") => {
             Ok((StatusCode::CREATED, Some(scheduling::add_router(call, id, &asked.object()?)?)))

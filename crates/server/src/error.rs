@@ -77,6 +77,7 @@ api_errors! {
     PortNotFound { id } 404 "Port {id} could not be found.";
     RouterNotFound { id } 404 "Router {id} could not be found";
     FloatingIPNotFound { id } 404 "Floating IP {id} could not be found";
+    PortForwardingNotFound { id } 404 "Port Forwarding {id} could not be found.";
     AgentNotFound { id } 404 "Agent {id} could not be found.";
     ExtensionNotFound { alias } 404 "Extension with alias {alias} does not exist";
     AvailabilityZoneNotFound { zone } 404 "AvailabilityZone {zone} could not be found.";
@@ -121,6 +122,10 @@ api_errors! {
     RoutesExhausted { id, quota } 400 "Unable to complete operation for {id}. The number of routes exceeds the maximum {quota}.";
     ExternalGatewayForFloatingIPNotFound { network, subnet, port } 404 "External network {network} is not reachable from subnet {subnet}.  Therefore, cannot associate Port {port} with a Floating IP.";
     FloatingIPPortAlreadyAssociated { address, id, port, fixed_ip, network } 409 "Cannot associate floating IP {address} ({id}) with port {port} using fixed IP {fixed_ip}, as that fixed IP already has a floating IP on external network {network}.";
+
+    FipInUseByPortForwarding { id } 409 "Floating IP {id} in use by Port Forwarding resources.";
+    PortHasPortForwarding { port } 400 "Cannot associate floating IP to port {port} because it already has a Port Forwarding binding.";
+    PortHasBindingFloatingIP { address, id, port, fixed_ip } 409 "Cannot create port forwarding to floating IP {address} ({id}) with port {port} using fixed IP {fixed_ip}, as that port already has a binding floating IP.";
 
     InvalidL3Agent { id } 404 "Agent {id} is not a L3 Agent or has been disabled";
     RouterHostedByL3Agent { router, agent } 409 "The router {router} has been already hosted by the L3 Agent {agent}.";

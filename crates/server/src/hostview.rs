@@ -4,13 +4,14 @@
 //! port on them and the hosts that share them. Whatever else there is, it is not told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_model::host::{
     ActiveCopy, AddressScopes, ClusterConfig, ExtraRoute, FloatingIp as HostFloatingIp, Gateway, HaCopy, HaPeer,
-    Interface, Location, Network as HostNetwork, NetworkPort, Router as HostRouter, Segment as HostSegment,
+    Interface, Location, Network as HostNetwork, NetworkPort, PortForwarding as HostPortForwarding,
+    Router as HostRouter, Segment as HostSegment,
 };
-use evergate_model::{HostConfig, Mac, NetworkId, PortId, RouterId, SubnetId};
+use evergate_model::{HostConfig, Mac, NetworkId, PortForwardingId, PortId, RouterId, SubnetId};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::error::ApiError;
@@ -18,6 +19,7 @@ use crate::ha;
 use crate::objects::floating_ip::FloatingIp;
 use crate::objects::network::{Network, Segment};
 use crate::objects::port::owner;
+use crate::objects::port_forwarding::PortForwarding;
 use crate::objects::query_in;
 use crate::objects::router::{self, Binding, Role, Router, RouterPort};
 use crate::objects::subnet::Route;
@@ -193,6 +195,8 @@ struct Routers {
     ports: BTreeMap<RouterId, Vec<RouterPort>>,
     routes: BTreeMap<RouterId, Vec<Route>>,
     floating_ips: BTreeMap<RouterId, Vec<FloatingIp>>,
+    /// With the floating IP's address.
+    port_forwardings: BTreeMap<RouterId, Vec<(Ipv4Addr, PortForwarding)>>,
     bindings: BTreeMap<RouterId, Vec<Binding>>,
     addresses: BTreeMap<PortId, Vec<Address>>,
     macs: BTreeMap<PortId, Mac>,
@@ -220,11 +224,13 @@ impl Routers {
         let external: BTreeSet<String> =
             ports.iter().filter(|p| p.role == Role::Gateway).map(|p| p.network_id.to_string()).collect();
         let ha = ha_rows(tx, &ids)?;
+        let floating_ips = floating_ips(tx, &ids)?;
         let ha_networks: BTreeSet<String> = ha.values().map(|(network, _)| network.to_string()).collect();
         Ok(Self {
             routers: Router::many(tx, &ids)?,
             routes: router::routes_of(tx, &ids)?,
-            floating_ips: floating_ips(tx, &ids)?,
+            port_forwardings: port_forwardings(tx, &floating_ips)?,
+            floating_ips,
             bindings: group(router::bindings_of(tx, &ids)?, |binding| binding.router_id),
             addresses: port_addresses(tx, &port_ids)?,
             macs: port_macs(tx, &port_ids)?,
@@ -269,12 +275,32 @@ impl Routers {
                         ))
                     })
                     .collect(),
-                port_forwardings: BTreeMap::new(),
+                port_forwardings: self.port_forwardings(router),
                 distributed: None,
             };
             built.insert(router.id, shown);
         }
         Ok(built)
+    }
+
+    fn port_forwardings(&self, router: &Router) -> BTreeMap<PortForwardingId, HostPortForwarding> {
+        let forwarding = |(floating, forwarding): &(Ipv4Addr, PortForwarding)| {
+            let told = HostPortForwarding {
+                floating: *floating,
+                // RFC 9293, 768, 9260 and 4340 in IANA's protocol numbers.
+                protocol: match forwarding.protocol.as_str() {
+                    "tcp" => 6,
+                    "udp" => 17,
+                    "sctp" => 132,
+                    _ => 33,
+                },
+                external_ports: forwarding.external_ports,
+                fixed: forwarding.internal_ip_address,
+                internal_ports: forwarding.internal_ports,
+            };
+            (forwarding.id, told)
+        };
+        self.port_forwardings.get(&router.id).into_iter().flatten().map(forwarding).collect()
     }
 
     fn ports(&self, router: RouterId, role: Role) -> impl Iterator<Item = &RouterPort> {
@@ -361,6 +387,23 @@ fn floating_ips(tx: &Tx<'_>, routers: &[String]) -> Result<BTreeMap<RouterId, Ve
     for floating_ip in FloatingIp::of_routers(tx, routers)? {
         if let Some(router) = floating_ip.router_id {
             found.entry(router).or_default().push(floating_ip);
+        }
+    }
+    Ok(found)
+}
+
+fn port_forwardings(
+    tx: &Tx<'_>,
+    floating_ips: &BTreeMap<RouterId, Vec<FloatingIp>>,
+) -> Result<BTreeMap<RouterId, Vec<(Ipv4Addr, PortForwarding)>>, StoreError> {
+    let of_id: BTreeMap<String, (RouterId, Ipv4Addr)> = floating_ips
+        .iter()
+        .flat_map(|(router, all)| all.iter().map(|f| (f.id.to_string(), (*router, f.floating_ip_address))))
+        .collect();
+    let mut found: BTreeMap<RouterId, Vec<(Ipv4Addr, PortForwarding)>> = BTreeMap::new();
+    for forwarding in PortForwarding::of_floating_ips(tx, &of_id.keys().collect::<Vec<_>>())? {
+        if let Some((router, floating)) = of_id.get(&forwarding.floating_ip_id.to_string()) {
+            found.entry(*router).or_default().push((*floating, forwarding));
         }
     }
     Ok(found)

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::attributes::{Absent, Attribute, Kind, Table};
 use crate::policy::Rule;
-use crate::resources::{COLLECTIONS, find};
+use crate::resources::{COLLECTIONS, NESTED, find};
 
 /// The route, from the server's root.
 pub fn routes() -> Router {
@@ -31,9 +31,16 @@ pub fn document() -> Json {
         let table = resource.table();
         paths.insert(format!("/v2.0/{collection}"), collection_path(table));
         paths.insert(format!("/v2.0/{collection}/{{id}}"), member_path(table));
-        schemas.insert(table.singular.to_owned(), shown(table));
-        schemas.insert(format!("new_{}", table.singular), body(table, |attribute| attribute.post, true));
-        schemas.insert(format!("changed_{}", table.singular), body(table, |attribute| attribute.put, false));
+        add_schemas(&mut schemas, table);
+    }
+    for (above, collection, table) in NESTED {
+        let parent = json!({"name": "parent", "in": "path", "required": true, "schema": {"type": "string"}});
+        let (mut many, mut one) = (collection_path(table), member_path(table));
+        many["parameters"] = json!([parent]);
+        one["parameters"].as_array_mut().into_iter().for_each(|parameters| parameters.push(parent.clone()));
+        paths.insert(format!("/v2.0/{above}/{{parent}}/{collection}"), many);
+        paths.insert(format!("/v2.0/{above}/{{parent}}/{collection}/{{id}}"), one);
+        add_schemas(&mut schemas, table);
     }
     schemas.insert("error".into(), error());
     json!({
@@ -46,6 +53,12 @@ pub fn document() -> Json {
             "schemas": schemas,
         },
     })
+}
+
+fn add_schemas(schemas: &mut Map<String, Json>, table: &Table) {
+    schemas.insert(table.singular.to_owned(), shown(table));
+    schemas.insert(format!("new_{}", table.singular), body(table, |attribute| attribute.post, true));
+    schemas.insert(format!("changed_{}", table.singular), body(table, |attribute| attribute.put, false));
 }
 
 fn reference(name: &str) -> Json {
@@ -139,6 +152,8 @@ fn schema(kind: Kind) -> Json {
         Kind::Int => json!({"type": "integer", "minimum": 0}),
         Kind::IntOrNull => json!({"type": ["integer", "null"], "minimum": 0}),
         Kind::Limit => json!({"type": "integer", "minimum": -1, "maximum": i32::MAX}),
+        Kind::PortNumber => json!({"type": "integer", "minimum": 1, "maximum": u16::MAX}),
+        Kind::PortRange => json!({"type": "string", "pattern": "^[0-9]+(:[0-9]+)?$"}),
         Kind::OneOf(allowed) => json!({"enum": allowed}),
         Kind::Text(max) => json!({"type": "string", "maxLength": max}),
         Kind::TextOrNull(max) => json!({"type": ["string", "null"], "maxLength": max}),

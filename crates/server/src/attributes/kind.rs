@@ -22,6 +22,10 @@ pub enum Kind {
     IntOrNull,
     /// A quota: an integer from -1 up, which stands for any number.
     Limit,
+    /// A port of TCP and the like.
+    PortNumber,
+    /// Such ports from the first to the last: `80:90`, or `80` for one.
+    PortRange,
     /// One of these integers.
     OneOf(&'static [i64]),
     /// Text of at most this many characters.
@@ -106,6 +110,8 @@ impl Kind {
             Self::Bool | Self::BoolOrNull => boolean(value).map(Value::Bool),
             Self::Int | Self::IntOrNull => non_negative(value).map(Value::from),
             Self::Limit => limit(value).map(Value::from),
+            Self::PortNumber => port_number(value).map(Value::from),
+            Self::PortRange => port_range(&shown(value)).map(|(first, last)| format!("{first}:{last}").into()),
             Self::OneOf(allowed) => one_of(value, allowed),
             Self::Text(max) | Self::TextOrNull(max) => text(value, max).map(Value::from),
             Self::Words(allowed) | Self::WordsOrNull(allowed) => word(value, allowed),
@@ -137,10 +143,12 @@ impl Kind {
         use crate::store::Value as Sql;
         match self {
             Self::Bool | Self::BoolOrNull => boolean(&Value::from(text)).map(Sql::from),
-            Self::Int | Self::IntOrNull | Self::Limit | Self::OneOf(_) => match text.trim().parse::<i64>() {
-                Ok(n) => Ok(Sql::Int(n)),
-                Err(_) => Err(Refusal::Conversion(format!("'{text}' is not an integer"))),
-            },
+            Self::Int | Self::IntOrNull | Self::PortNumber | Self::Limit | Self::OneOf(_) => {
+                match text.trim().parse::<i64>() {
+                    Ok(n) => Ok(Sql::Int(n)),
+                    Err(_) => Err(Refusal::Conversion(format!("'{text}' is not an integer"))),
+                }
+            }
             Self::MacOrNull => Ok(text.parse::<Mac>().map_or_else(|_| Sql::from(text), Sql::from)),
             Self::IpOrNull => Ok(text.parse::<IpAddr>().map_or_else(|_| Sql::from(text), Sql::from)),
             Self::Uuid | Self::UuidOrNull => Ok(Sql::from(text.to_ascii_lowercase())),
@@ -151,6 +159,7 @@ impl Kind {
             | Self::TextOrNull(_)
             | Self::Words(_)
             | Self::WordsOrNull(_)
+            | Self::PortRange
             | Self::Dict
             | Self::Strings(_)
             | Self::Pools
@@ -216,6 +225,32 @@ fn integer(value: &Value) -> Result<i64, Refusal> {
 fn non_negative(value: &Value) -> Result<i64, Refusal> {
     let n = integer(value)?;
     if n < 0 { Err(reason(format!("'{n}' should be non-negative"))) } else { Ok(n) }
+}
+
+fn port_number(value: &Value) -> Result<u16, Refusal> {
+    let text = shown(value);
+    match text.trim().parse() {
+        Ok(port) if port > 0 && !value.is_boolean() => Ok(port),
+        _ => Err(reason(format!("Invalid port: {text}"))),
+    }
+}
+
+/// Reads ports from the first to the last.
+///
+/// # Errors
+///
+/// When they are none, or in the wrong order.
+pub fn port_range(text: &str) -> Result<(u16, u16), Refusal> {
+    let ports: Vec<&str> = text.split(':').collect();
+    if ports.len() > 2 || ports.iter().any(|port| port.is_empty()) {
+        return Err(reason("Port range must be two integers separated by a colon"));
+    }
+    let ports = ports.iter().map(|port| port_number(&Value::from(*port))).collect::<Result<Vec<_>, _>>()?;
+    let (first, last) = (ports[0], ports[ports.len() - 1]);
+    if first > last {
+        return Err(reason("First port in a port range must be lower than the second port"));
+    }
+    Ok((first, last))
 }
 
 fn limit(value: &Value) -> Result<i64, Refusal> {

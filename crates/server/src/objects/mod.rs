@@ -8,6 +8,7 @@ pub mod agent;
 pub mod floating_ip;
 pub mod network;
 pub mod port;
+pub mod port_forwarding;
 pub mod router;
 pub mod subnet;
 pub mod tags;

@@ -24,6 +24,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "2018-05-01T10:00:00-00:00",
     ),
     (
+        "expose-port-forwarding-in-fip",
+        "Expose Floating IP port forwardings",
+        "A floating IP shows its port forwardings.",
+        "2018-06-28T16:00:00-00:00",
+    ),
+    (
         "ext-gw-mode",
         "Neutron L3 Configurable external gateway mode",
         "Source NAT of a router can be switched off.",
@@ -42,6 +48,30 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Floating IP Port Details Extension",
         "A floating IP shows the port that it leads to.",
         "2018-04-09T10:00:00-00:00",
+    ),
+    (
+        "floating-ip-port-forwarding",
+        "Floating IP Port Forwarding",
+        "Ports of a floating IP that lead to ports of instances.",
+        "2018-01-19T10:00:00-00:00",
+    ),
+    (
+        "floating-ip-port-forwarding-description",
+        "Floating IP Port Forwarding new attribute description",
+        "Port forwardings have a description.",
+        "2019-11-01T10:00:00-00:00",
+    ),
+    (
+        "floating-ip-port-forwarding-detail",
+        "Floating IP port forwarding detail",
+        "A floating IP shows its port forwardings' ids and ports.",
+        "2022-05-06T10:00:00-00:00",
+    ),
+    (
+        "floating-ip-port-forwarding-port-ranges",
+        "Floating IP Port Forwarding support port ranges",
+        "Ranges of ports can be forwarded.",
+        "2020-07-01T10:00:00-00:00",
     ),
     ("l3-ha", "HA Router extension", "Routers with several copies, elected by VRRP.", "2014-04-26T00:00:00-00:00"),
     (

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_model::{FloatingIpId, NetworkId, PortId, RouterId, SubnetId};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, networks, object, parse_id, ports, standard, visible};
+use super::{Call, Resource, networks, object, parse_id, port_forwardings, ports, standard, visible};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::ipam::{FixedIp, FixedIpRequest};
 use crate::objects::floating_ip::FloatingIp;
 use crate::objects::network::Network;
 use crate::objects::port::{NewPort, Port, owner};
+use crate::objects::port_forwarding::PortForwarding;
 use crate::objects::subnet::Subnet;
 use crate::objects::{Changes, Standard, tags};
 use crate::policy::Rule;
@@ -53,6 +54,7 @@ static TABLE: Table = Table {
         Attribute::new("fixed_ip_address", Kind::IpOrNull).post(Absent::Null).put().column("t.fixed_ip_address"),
         Attribute::new("router_id", Kind::UuidOrNull).column("t.router_id"),
         Attribute::new("port_details", Kind::Computed),
+        Attribute::new("port_forwardings", Kind::Computed),
     ],
 };
 
@@ -70,9 +72,12 @@ impl Resource for FloatingIps {
         let floating_ips = FloatingIp::many(call.tx, ids)?;
         let ports: Vec<String> = floating_ips.iter().filter_map(|f| f.port_id).map(|id| id.to_string()).collect();
         let ports: BTreeMap<PortId, Port> = Port::many(call.tx, &ports)?.into_iter().map(|p| (p.id, p)).collect();
+        let forwardings = PortForwarding::of_floating_ips(call.tx, ids)?;
         let shown = floating_ips.into_iter().map(|floating_ip| {
             let port = floating_ip.port_id.and_then(|id| ports.get(&id));
             let mut shown = show(&floating_ip, port);
+            let own = forwardings.iter().filter(|forwarding| forwarding.floating_ip_id == floating_ip.id);
+            shown.insert("port_forwardings".into(), own.map(port_forwardings::brief).map(Json::from).collect());
             standard(&mut shown, &floating_ip.standard, tags.remove(&floating_ip.id.to_string()));
             shown
         });
@@ -116,6 +121,10 @@ impl Resource for FloatingIps {
             return Ok(());
         }
         let wanted = Association::read(body, floating_ip.port_id)?;
+        if floating_ip.port_id.is_none() && floating_ip.router_id.is_some() {
+            // It is on a router for its port forwardings: to lead nowhere else changes nothing.
+            return if wanted.port.is_some() { refuse_forwarding(call, &floating_ip) } else { Ok(()) };
+        }
         let before = (floating_ip.router_id, floating_ip.port_id, floating_ip.fixed_ip_address);
         let leads_to = match wanted.port {
             Some(port) => {
@@ -136,6 +145,7 @@ impl Resource for FloatingIps {
 
     fn delete(&self, call: Call<'_>, id: &str) -> Result<(), ApiError> {
         let floating_ip = FloatingIp::get(call.tx, parse_id(self, id)?)?;
+        refuse_forwarding(call, &floating_ip)?;
         floating_ip.delete(call.tx)?;
         Ok(Port::get(call.tx, floating_ip.floating_port_id)?.delete(call.tx)?)
     }
@@ -257,6 +267,9 @@ fn find_way(
 ) -> Result<Way, ApiError> {
     visible(call, &ports::Ports, &port.to_string())?;
     let port = Port::get(call.tx, port)?;
+    if !PortForwarding::to_port(call.tx, port.id)?.is_empty() {
+        return Err(ApiError::PortHasPortForwarding { port: port.id.to_string() });
+    }
     if port.project_id != project && !call.ctx.is_admin {
         return Err(ApiError::bad_floating_ip(format!(
             "Cannot process floating IP association with Port {}, since that port is owned by a different project",
@@ -301,7 +314,11 @@ fn internal_address(port: &Port, wanted: Option<IpAddr>) -> Result<(FixedIp, Ipv
 
 /// Finds a router with an interface on the address's subnet and its gateway on the external network;
 /// of several, the one that is the subnet's own gateway.
-fn router_between(call: Call<'_>, external: NetworkId, fixed: FixedIp) -> Result<Option<RouterId>, ApiError> {
+pub(super) fn router_between(
+    call: Call<'_>,
+    external: NetworkId,
+    fixed: FixedIp,
+) -> Result<Option<RouterId>, ApiError> {
     let sql = "SELECT rs.router_id FROM router_subnets rs \
                JOIN router_ports gw ON gw.router_id = rs.router_id AND gw.role = 'gateway' AND gw.network_id = ?2 \
                JOIN fixed_ips f ON f.port_id = rs.port_id AND f.subnet_id = rs.subnet_id \
@@ -309,6 +326,15 @@ fn router_between(call: Call<'_>, external: NetworkId, fixed: FixedIp) -> Result
                WHERE rs.subnet_id = ?1 \
                ORDER BY CASE WHEN f.ip_address = s.gateway_ip THEN 0 ELSE 1 END, rs.router_id";
     Ok(call.tx.query_opt(sql, &values![fixed.subnet_id, external], |row| row.parse(0))?)
+}
+
+/// What forwards ports is needed.
+fn refuse_forwarding(call: Call<'_>, floating_ip: &FloatingIp) -> Result<(), ApiError> {
+    let id = floating_ip.id.to_string();
+    if PortForwarding::of_floating_ips(call.tx, std::slice::from_ref(&id))?.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::FipInUseByPortForwarding { id })
 }
 
 /// A fixed address has one floating IP per external network.

@@ -12,7 +12,7 @@ use crate::objects::network::Network;
 use crate::objects::port::{NewPort, Port};
 use crate::objects::router::{self, Role, Router, RouterPort};
 use crate::objects::subnet::Subnet;
-use crate::objects::{Changes, query_in};
+use crate::objects::{Changes, port_forwarding, query_in};
 use crate::values;
 
 /// What a request names: a subnet, a port, or (on removal) both.
@@ -227,7 +227,8 @@ fn refuse_if_needed(call: Call<'_>, router: &Router, subnet: &Subnet) -> Result<
     let (id, subnet_id) = (router.id.to_string(), subnet.id.to_string());
     let sql = "SELECT fixed_ip_address FROM floating_ips WHERE router_id = ?1 AND fixed_ip_address IS NOT NULL";
     let translated: Vec<std::net::IpAddr> = call.tx.query(sql, &values![router.id], |row| row.parse(0))?;
-    if translated.iter().any(|ip| subnet.cidr.contains(ip)) {
+    let forwarded = port_forwarding::addresses_behind(call.tx, router.id)?.into_iter().map(Into::into);
+    if translated.into_iter().chain(forwarded).any(|ip| subnet.cidr.contains(&ip)) {
         return Err(ApiError::RouterInterfaceInUseByFloatingIP { id, subnet: subnet_id });
     }
     if routers::routes_need(call, router, subnet.cidr)? {

@@ -11,6 +11,7 @@ pub mod floating_ips;
 pub mod gateway;
 pub mod interfaces;
 pub mod networks;
+pub mod port_forwardings;
 pub mod ports;
 pub mod quotas;
 pub mod rbac_policies;
@@ -54,6 +55,11 @@ pub trait Resource: Sync {
 
     /// The error for an object that is not there, or not the caller's to see.
     fn not_found(&self, id: &str) -> ApiError;
+
+    /// What all of its objects have in common beside the table's scope: their parent.
+    fn within(&self) -> Option<Condition> {
+        None
+    }
 
     /// Reads objects as the API shows them to an admin, in no particular order.
     ///
@@ -120,6 +126,9 @@ pub fn find(collection: &str) -> Option<&'static dyn Resource> {
 /// Names of all collections, for the list of resources.
 pub const COLLECTIONS: [&str; 7] =
     ["networks", "subnets", "ports", "routers", "floatingips", "agents", "rbac-policies"];
+
+/// Collections below the members of another one: its name, theirs, and their table.
+pub static NESTED: [(&str, &str, &Table); 1] = [("floatingips", "port_forwardings", &port_forwardings::TABLE)];
 
 /// Answers a list.
 ///
@@ -311,7 +320,7 @@ fn matching_ids(call: Call<'_>, resource: &dyn Resource, query: &ListQuery) -> R
         conditions.push(format!("({})", table.scope));
         params.push(Value::from(call.ctx.project_id.as_deref().filter(|project| !project.is_empty())));
     }
-    for condition in &query.conditions {
+    for condition in query.conditions.iter().chain(&resource.within()) {
         conditions.push(format!("({})", condition.numbered(params.len() + 1)));
         params.extend(condition.values.iter().cloned());
     }

@@ -326,7 +326,7 @@ fn refuse_making_internal(call: Call<'_>, network: &Network) -> Result<(), ApiEr
 
 /// Removes what goes with its network: ports of DHCP servers, and floating IPs that lead nowhere.
 fn remove_spare_ports(call: Call<'_>, network: NetworkId) -> Result<(), ApiError> {
-    let sql = "SELECT id FROM floating_ips WHERE floating_network_id = ?1 AND port_id IS NULL";
+    let sql = "SELECT id FROM floating_ips WHERE floating_network_id = ?1 AND router_id IS NULL";
     let spare = call.tx.query(sql, &values![network], |row| row.text(0))?;
     for floating_ip in floating_ip::FloatingIp::many(call.tx, &spare)? {
         floating_ip.delete(call.tx)?;

@@ -11,7 +11,7 @@ use crate::error::ApiError;
 use crate::ipam::FixedIpRequest;
 use crate::objects::network::Network;
 use crate::objects::port::{self, NewPort, Port};
-use crate::objects::{Changes, floating_ip, router, tags};
+use crate::objects::{Changes, floating_ip, port_forwarding, router, tags};
 use crate::policy::{Rule, Target};
 use crate::values;
 
@@ -179,6 +179,7 @@ impl Resource for Ports {
         if let Some(requests) = requested_ips(call, body, &network)? {
             port.change_fixed_ips(call.tx, &requests)?;
             floating_ip::disassociate(call.tx, port.id, |ip| !port.has_ip(ip.into()))?;
+            port_forwarding::end(call.tx, port.id, |ip| !port.has_ip(ip.into()))?;
         }
         Ok(port.note(call.tx)?)
     }
@@ -187,6 +188,7 @@ impl Resource for Ports {
         let port = Port::get(call.tx, parse_id(self, id)?)?;
         refuse_service_port(call, &port)?;
         floating_ip::disassociate(call.tx, port.id, |_| true)?;
+        port_forwarding::end(call.tx, port.id, |_| true)?;
         Ok(port.delete(call.tx)?)
     }
 }

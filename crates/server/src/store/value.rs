@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use evergate_model::{AgentId, FloatingIpId, Mac, NetworkId, PortId, RouterId, SubnetId};
+use evergate_model::{
+    AddressScopeId, AgentId, FloatingIpId, Mac, NetworkId, PortForwardingId, PortId, RouterId, SubnetId,
+};
 
 use super::StoreError;
 
@@ -79,7 +81,19 @@ macro_rules! as_text {
         }
     )*};
 }
-as_text!(AgentId, FloatingIpId, NetworkId, PortId, RouterId, SubnetId, Mac, IpAddr, Ipv4Addr);
+as_text!(
+    AddressScopeId,
+    AgentId,
+    FloatingIpId,
+    NetworkId,
+    PortForwardingId,
+    PortId,
+    RouterId,
+    SubnetId,
+    Mac,
+    IpAddr,
+    Ipv4Addr
+);
 
 /// Makes a `[Value; n]` of anything that converts into values: `values![id, true, name]`.
 #[macro_export]

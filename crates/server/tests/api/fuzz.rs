@@ -6,7 +6,7 @@
 use evergate_server::attributes::{Attribute, Kind, Table};
 use evergate_server::context::Context;
 use evergate_server::options::Options;
-use evergate_server::resources::{COLLECTIONS, find};
+use evergate_server::resources::{COLLECTIONS, NESTED, find};
 use serde_json::{Map, Value, json};
 
 use crate::harness::{OTHER, PROJECT, Server, admin, member, reader};
@@ -77,7 +77,7 @@ impl Fuzzer {
         }
         let collection = match attribute.name {
             "network_id" | "floating_network_id" | "object_id" => "networks",
-            "port_id" => "ports",
+            "port_id" | "internal_port_id" => "ports",
             "subnet_id" => "subnets",
             _ => "routers",
         };
@@ -87,6 +87,8 @@ impl Fuzzer {
             Kind::Int | Kind::IntOrNull | Kind::Limit => {
                 self.dice.pick(&[json!(0), json!(1), json!(1400), json!("68"), json!(-1), json!(i64::MAX), json!(null)])
             }
+            Kind::PortNumber => self.dice.pick(&[json!(80), json!(443), json!("90"), json!(0), json!(70000)]),
+            Kind::PortRange => json!(self.dice.pick(&["80:90", "85:95", "1:65535", "90:80", "80", ":"])),
             Kind::OneOf(allowed) => json!(self.dice.pick(allowed)),
             Kind::Words(words) | Kind::WordsOrNull(words) => json!(self.dice.pick(words)),
             Kind::Uuid | Kind::UuidOrNull => json!(self.id_of(collection)),
@@ -171,6 +173,9 @@ impl Fuzzer {
         if self.dice.one_in(8) {
             return self.likely();
         }
+        if self.dice.one_in(12) {
+            return self.nested();
+        }
         let table = find(collection).unwrap().table();
         let id = self.id_of(collection);
         let member = format!("/v2.0/{collection}/{id}");
@@ -203,6 +208,19 @@ impl Fuzzer {
                 ("GET", format!("/v2.0/{collection}?{query}&limit=3&sort_key=id&sort_dir=desc"), String::new())
             }
             _ => self.broken(&member),
+        }
+    }
+
+    /// A request for what is below a member.
+    fn nested(&mut self) -> (&'static str, String, String) {
+        let (above, collection, table) = self.dice.pick(&NESTED);
+        let many = format!("/v2.0/{above}/{}/{collection}", self.id_of(above));
+        let one = format!("{many}/{}", self.id_of(collection));
+        match self.dice.roll(8) {
+            0..=4 => ("POST", many, self.body(table, true).to_string()),
+            5 => ("PUT", one, self.body(table, false).to_string()),
+            6 => ("DELETE", one, String::new()),
+            _ => ("GET", self.dice.pick(&[one, many]), String::new()),
         }
     }
 
@@ -255,7 +273,8 @@ impl Fuzzer {
             return;
         }
         if method == "POST" && answer.status == 201 {
-            let collection = COLLECTIONS.into_iter().find(|c| path == format!("/v2.0/{c}"));
+            let nested = NESTED.iter().map(|(_, collection, _)| *collection);
+            let collection = COLLECTIONS.into_iter().chain(nested).find(|c| path.ends_with(&format!("/{c}")));
             let made = answer.body.as_object().and_then(|body| body.values().next()).cloned().unwrap_or_default();
             let made = made.as_array().cloned().unwrap_or_else(|| vec![made]);
             let ids = made.iter().filter_map(|object| object["id"].as_str());
@@ -295,6 +314,23 @@ impl Fuzzer {
                 "what a floating IP leads to is one of its port's addresses",
                 "SELECT count(*) FROM floating_ips f WHERE f.port_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM fixed_ips i \
               WHERE i.port_id = f.port_id AND i.ip_address = f.fixed_ip_address)",
+            ),
+            (
+                "a floating IP leads to one port or forwards some, and is on a router for either",
+                "SELECT count(*) FROM floating_ips f WHERE (f.router_id IS NOT NULL) <> (f.port_id IS NOT NULL OR EXISTS \
+              (SELECT 1 FROM port_forwardings pf WHERE pf.floating_ip_id = f.id)) OR (f.port_id IS NOT NULL AND EXISTS \
+              (SELECT 1 FROM port_forwardings pf WHERE pf.floating_ip_id = f.id))",
+            ),
+            (
+                "what a port forwarding leads to is one of its port's addresses",
+                "SELECT count(*) FROM port_forwardings pf WHERE NOT EXISTS (SELECT 1 FROM fixed_ips i \
+              WHERE i.port_id = pf.internal_port_id AND i.ip_address = pf.internal_ip_address)",
+            ),
+            (
+                "port forwardings of one floating IP do not overlap",
+                "SELECT count(*) FROM port_forwardings a JOIN port_forwardings b ON a.floating_ip_id = b.floating_ip_id \
+              AND a.protocol = b.protocol AND a.id < b.id WHERE a.external_port_start <= b.external_port_end \
+              AND b.external_port_start <= a.external_port_end",
             ),
             (
                 "shared is the policy for all",

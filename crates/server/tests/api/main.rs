@@ -17,6 +17,7 @@ mod hostview;
 mod lists;
 mod networks;
 mod policy;
+mod port_forwardings;
 mod ports;
 mod quotas;
 mod rbac;
