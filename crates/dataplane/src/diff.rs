@@ -14,7 +14,7 @@ mod removal;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effects;
-use crate::nft::NftTable;
+use crate::nft::{NftFamily, NftTable};
 use crate::op::{LinkChange, Op};
 use crate::plan::{Plan, Refusal};
 use crate::state::{FdbTable, KernelState, Link, LinkKind, Netns, NetnsState, OWNER_MARK, Route};
@@ -168,6 +168,8 @@ impl<'a> Planner<'a> {
             self.emit(Op::AddLink { netns: netns.clone(), name: name.clone(), link, peer_link });
         }
         self.set_sysctls();
+        // A link that comes up with IPv6 speaks at once, and what it may say is for the rules to judge.
+        self.replace_nft(|table| table.family == NftFamily::Ip6);
         for (netns, name) in to_raise {
             let change = LinkChange { up: Some(true), ..LinkChange::default() };
             self.emit(Op::SetLink { netns, name, change });
@@ -190,7 +192,7 @@ impl<'a> Planner<'a> {
         self.phase = Phase::Switch;
         self.change_links();
         // Rules before addresses: a floating IP is translated from its first packet on.
-        self.replace_nft();
+        self.replace_nft(|_| true);
         self.set_sysctls_where(|path, _| is_conntrack(path));
         self.add_addresses();
         self.add_routes();
@@ -212,12 +214,13 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn replace_nft(&mut self) {
+    fn replace_nft(&mut self, which: impl Fn(&NftTable) -> bool) {
         for (netns, state) in self.wanted() {
-            let Some(table) = &state.nft else { continue };
-            let present: Option<&NftTable> = self.now.netns.get(netns).and_then(|ns| ns.nft.as_ref());
-            if !present.is_some_and(|present| table.matches(present)) {
-                self.emit(Op::ReplaceNft { netns: netns.clone(), table: table.clone() });
+            for table in state.nft.values().filter(|table| which(table)) {
+                let present = self.now.netns.get(netns).and_then(|ns| ns.nft.get(&table.family));
+                if !present.is_some_and(|present| table.matches(present)) {
+                    self.emit(Op::ReplaceNft { netns: netns.clone(), table: table.clone() });
+                }
             }
         }
     }

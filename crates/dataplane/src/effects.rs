@@ -81,17 +81,19 @@ pub fn apply(state: &mut KernelState, op: &Op) -> Result<(), Impossible> {
         Op::ReplaceNft { netns, table } => {
             let ns = place(state, netns)?;
             for statement in table.chains.values().flat_map(|c| &c.rules).flat_map(|r| &r.statements) {
-                if let NftStatement::DnatByMap { map } | NftStatement::SnatByMap { map } = statement
+                if let NftStatement::DnatByMap { map }
+                | NftStatement::DnatByServiceMap { map }
+                | NftStatement::SnatByMap { map } = statement
                     && !table.maps.contains_key(map)
                 {
                     return Err(Impossible::Missing(format!("nftables map {map}")));
                 }
             }
-            ns.nft = Some(table.as_observed());
+            ns.nft.insert(table.family, table.as_observed());
             Ok(())
         }
-        Op::DeleteNft { netns, .. } => {
-            place(state, netns)?.nft = None;
+        Op::DeleteNft { netns, family } => {
+            place(state, netns)?.nft.remove(family);
             Ok(())
         }
     }
@@ -142,7 +144,7 @@ pub(crate) fn require_sysctl(state: &KernelState, netns: &Netns, path: &str) -> 
         require_link(ns, link)?;
     }
     // Connection tracking is a module that NAT rules load.
-    if path.starts_with("netfilter/") && state.netns.values().all(|ns| ns.nft.is_none()) {
+    if path.starts_with("netfilter/") && state.netns.values().all(|ns| ns.nft.is_empty()) {
         return Err(Impossible::Missing(format!("setting {path}")));
     }
     Ok(())

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use ipnet::IpNet;
+
 /// Name of our table in every namespace of ours.
 pub const TABLE_NAME: &str = "evergate";
 
@@ -30,11 +32,13 @@ pub enum NftFamily {
     Ip6,
 }
 
-/// A map from address to address: `type ipv4_addr : ipv4_addr`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NftMap {
-    /// The elements.
-    pub elements: BTreeMap<Ipv4Addr, Ipv4Addr>,
+/// A map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NftMap {
+    /// From address to address: `type ipv4_addr : ipv4_addr`.
+    Addresses(BTreeMap<Ipv4Addr, Ipv4Addr>),
+    /// From address and port to address and port: `type ipv4_addr . inet_service : ipv4_addr . inet_service`.
+    Services(BTreeMap<(Ipv4Addr, u16), (Ipv4Addr, u16)>),
 }
 
 /// A base chain.
@@ -96,20 +100,34 @@ pub enum NftStatement {
         /// `!=`
         negated: bool,
     },
-    /// `ip saddr a/n`
+    /// `ip saddr a/n`, `ip6 saddr a/n`
     Source {
-        /// Prefix.
-        net: ipnet::Ipv4Net,
+        /// Prefix, of the table's family.
+        net: IpNet,
         /// `!=`
         negated: bool,
     },
-    /// `ip daddr a/n`
+    /// `ip daddr a/n`, `ip6 daddr a/n`
     Destination {
-        /// Prefix.
-        net: ipnet::Ipv4Net,
+        /// Prefix, of the table's family.
+        net: IpNet,
         /// `!=`
         negated: bool,
     },
+    /// `meta l4proto n`
+    Protocol {
+        /// IP protocol number.
+        number: u8,
+    },
+    /// `th dport a-b`: of a protocol that has ports.
+    DestinationPorts {
+        /// First port.
+        first: u16,
+        /// Last port.
+        last: u16,
+    },
+    /// `ct direction reply`
+    CtReply,
     /// `ct status dnat`, or `ct status ! dnat` when negated.
     CtDnat {
         /// Matches connections that were not translated.
@@ -136,6 +154,17 @@ pub enum NftStatement {
         /// Name of the map.
         map: String,
     },
+    /// `dnat to a`, which leaves the port as it is.
+    Dnat {
+        /// New destination address.
+        to: Ipv4Addr,
+    },
+    /// `dnat to ip daddr . th dport map @m`: no element, no match. A [`NftStatement::Protocol`] with ports
+    /// comes before it.
+    DnatByServiceMap {
+        /// Name of the map.
+        map: String,
+    },
     /// `snat to ip saddr map @m`: no element, no match.
     SnatByMap {
         /// Name of the map.
@@ -159,6 +188,40 @@ pub enum NftStatement {
         /// See [`NftRule::tag`].
         tag: String,
     },
+}
+
+impl Default for NftMap {
+    /// An empty map of addresses.
+    fn default() -> Self {
+        Self::Addresses(BTreeMap::new())
+    }
+}
+
+impl NftMap {
+    /// Tells whether something is translated at this address, on whichever port.
+    pub fn has_address(&self, ip: Ipv4Addr) -> bool {
+        match self {
+            Self::Addresses(elements) => elements.contains_key(&ip),
+            Self::Services(elements) => elements.range((ip, 0)..=(ip, u16::MAX)).next().is_some(),
+        }
+    }
+
+    fn type_text(&self) -> &'static str {
+        match self {
+            Self::Addresses(_) => "ipv4_addr : ipv4_addr",
+            Self::Services(_) => "ipv4_addr . inet_service : ipv4_addr . inet_service",
+        }
+    }
+
+    fn element_texts(&self) -> Vec<String> {
+        match self {
+            Self::Addresses(elements) => elements.iter().map(|(from, to)| format!("{from} : {to}")).collect(),
+            Self::Services(elements) => {
+                let service = |(ip, port): &(Ipv4Addr, u16)| format!("{ip} . {port}");
+                elements.iter().map(|(from, to)| format!("{} : {}", service(from), service(to))).collect()
+            }
+        }
+    }
 }
 
 impl NftTable {
@@ -208,6 +271,7 @@ impl NftRule {
             .iter()
             .find_map(|statement| match statement {
                 NftStatement::DnatByMap { .. } => Some("floating to fixed"),
+                NftStatement::Dnat { .. } | NftStatement::DnatByServiceMap { .. } => Some("port forwarding"),
                 NftStatement::SnatByMap { .. } => Some("fixed to floating"),
                 NftStatement::Snat { .. } if hairpin => Some("hairpin source NAT"),
                 NftStatement::Snat { .. } => Some("source NAT"),
@@ -218,6 +282,9 @@ impl NftRule {
                 | NftStatement::OutLink { .. }
                 | NftStatement::Source { .. }
                 | NftStatement::Destination { .. }
+                | NftStatement::Protocol { .. }
+                | NftStatement::DestinationPorts { .. }
+                | NftStatement::CtReply
                 | NftStatement::CtDnat { .. }
                 | NftStatement::Mark { .. }
                 | NftStatement::Counter
@@ -245,9 +312,9 @@ impl fmt::Display for NftTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table {} {TABLE_NAME} {{", self.family)?;
         for (name, map) in &self.maps {
-            writeln!(f, "\tmap {name} {{\n\t\ttype ipv4_addr : ipv4_addr")?;
-            if !map.elements.is_empty() {
-                let elements: Vec<String> = map.elements.iter().map(|(from, to)| format!("{from} : {to}")).collect();
+            writeln!(f, "\tmap {name} {{\n\t\ttype {}", map.type_text())?;
+            let elements = map.element_texts();
+            if !elements.is_empty() {
                 writeln!(f, "\t\telements = {{ {} }}", elements.join(", "))?;
             }
             writeln!(f, "\t}}")?;
@@ -282,8 +349,12 @@ impl fmt::Display for NftStatement {
         match self {
             Self::InLink { name, negated } => write!(f, "iifname {}\"{name}\"", not(negated)),
             Self::OutLink { name, negated } => write!(f, "oifname {}\"{name}\"", not(negated)),
-            Self::Source { net, negated } => write!(f, "ip saddr {}{net}", not(negated)),
-            Self::Destination { net, negated } => write!(f, "ip daddr {}{net}", not(negated)),
+            Self::Source { net, negated } => write!(f, "{} saddr {}{net}", header(net), not(negated)),
+            Self::Destination { net, negated } => write!(f, "{} daddr {}{net}", header(net), not(negated)),
+            Self::Protocol { number } => write!(f, "meta l4proto {number}"),
+            Self::DestinationPorts { first, last } if first == last => write!(f, "th dport {first}"),
+            Self::DestinationPorts { first, last } => write!(f, "th dport {first}-{last}"),
+            Self::CtReply => f.write_str("ct direction reply"),
             Self::CtDnat { negated: false } => f.write_str("ct status dnat"),
             Self::CtDnat { negated: true } => f.write_str("ct status ! dnat"),
             Self::Mark { mask, value, negated } => {
@@ -294,6 +365,8 @@ impl fmt::Display for NftStatement {
                 write!(f, "meta mark set meta mark & {:#010x} | {value:#010x}", !mask)
             }
             Self::DnatByMap { map } => write!(f, "dnat to ip daddr map @{map}"),
+            Self::Dnat { to } => write!(f, "dnat to {to}"),
+            Self::DnatByServiceMap { map } => write!(f, "dnat ip to ip daddr . th dport map @{map}"),
             Self::SnatByMap { map } => write!(f, "snat to ip saddr map @{map}"),
             Self::Snat { to, fully_random: false } => write!(f, "snat to {to}"),
             Self::Snat { to, fully_random: true } => write!(f, "snat to {to} fully-random"),
@@ -302,6 +375,14 @@ impl fmt::Display for NftStatement {
             Self::Drop => f.write_str("drop"),
             Self::Observed { tag } => write!(f, "# rule: {tag}"),
         }
+    }
+}
+
+/// The header that an address is in.
+fn header(net: &IpNet) -> &'static str {
+    match net {
+        IpNet::V4(_) => "ip",
+        IpNet::V6(_) => "ip6",
     }
 }
 
@@ -385,7 +466,7 @@ mod tests {
         assert!(!desired.matches(&table(vec![]).as_observed()));
         let mut other_map = desired.as_observed();
         other_map.maps.values_mut().for_each(|map| {
-            map.elements.insert(Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(192, 0, 2, 5));
+            *map = NftMap::Addresses([(Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::new(192, 0, 2, 5))].into());
         });
         assert!(!desired.matches(&other_map));
     }

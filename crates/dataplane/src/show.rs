@@ -47,7 +47,7 @@ impl fmt::Display for NetnsState {
         for (path, value) in &self.sysctls {
             writeln!(f, "  setting {path} = {value}")?;
         }
-        if let Some(table) = &self.nft {
+        for table in self.nft.values() {
             for line in table.to_string().lines() {
                 writeln!(f, "  {}", line.replace('\t', "  "))?;
             }

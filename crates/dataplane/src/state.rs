@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use evergate_model::Mac;
 use ipnet::IpNet;
 
-use crate::nft::NftTable;
+use crate::nft::{NftFamily, NftTable};
 
 /// Start of the interface alias of everything that Evergate made. What follows says why it is there,
 /// for example `evergate: router 1f2e…`, and shows in `ip link`.
@@ -68,8 +68,8 @@ pub struct NetnsState {
     /// Kernel settings by path below `/proc/sys/net`, such as `ipv4/ip_forward`. Observed for exactly
     /// the paths that are asked for.
     pub sysctls: BTreeMap<String, String>,
-    /// Our nftables table, if there is one.
-    pub nft: Option<NftTable>,
+    /// Our nftables tables, at most one per family.
+    pub nft: BTreeMap<NftFamily, NftTable>,
     /// Desired only: what the keeper adds and removes here as roles change. `diff` leaves these alone.
     pub keeper: KeeperOwned,
 }

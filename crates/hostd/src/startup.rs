@@ -162,7 +162,7 @@ fn probe_table() -> NftTable {
     let element = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
     NftTable {
         family: NftFamily::Ip,
-        maps: BTreeMap::from([(map.clone(), NftMap { elements: BTreeMap::from([element]) })]),
+        maps: BTreeMap::from([(map.clone(), NftMap::Addresses([element].into()))]),
         chains: BTreeMap::from([
             ("in".into(), chain(NftHook::Prerouting, -100, NftStatement::DnatByMap { map: map.clone() })),
             ("out".into(), chain(NftHook::Postrouting, 100, NftStatement::SnatByMap { map })),

@@ -18,6 +18,7 @@ use std::time::Instant;
 use anyhow::Context;
 use evergate_config::HostSettings;
 use evergate_dataplane::keepalived::VrrpSettings;
+use evergate_dataplane::nft::NftFamily;
 use evergate_dataplane::{Desired, KernelState, Netns, NetnsState, Op, Plan, Refusal, View, compile, diff, effects};
 use evergate_model::host::{HostConfig, Location};
 use evergate_model::{FloatingIpId, PortId, RouterId, names};
@@ -264,12 +265,12 @@ fn ports_here(config: &HostConfig) -> impl Iterator<Item = (PortId, bool)> {
 fn floating_ips(config: &HostConfig, observed: &KernelState) -> BTreeSet<FloatingIpId> {
     let translates = |router: &RouterId| {
         let netns = Netns::Named(names::qrouter_namespace(*router));
-        observed.netns.get(&netns).and_then(|state| state.nft.as_ref())
+        observed.netns.get(&netns).and_then(|state| state.nft.get(&NftFamily::Ip))
     };
     let mut found = BTreeSet::new();
     for (id, router) in &config.routers {
         let Some(table) = translates(id) else { continue };
-        let in_a_map = |floating| table.maps.values().any(|map| map.elements.contains_key(&floating));
+        let in_a_map = |floating| table.maps.values().any(|map| map.has_address(floating));
         found.extend(router.floating_ips.iter().filter(|(_, fip)| in_a_map(fip.floating)).map(|(id, _)| *id));
     }
     found

@@ -169,8 +169,8 @@ fn table(number: u16) -> NftTable {
     NftTable {
         family: NftFamily::Ip,
         maps: BTreeMap::from([
-            ("fixed".to_owned(), NftMap { elements: [pair(5, 5), pair(6, 6)].into() }),
-            ("floating".to_owned(), NftMap { elements: [pair(5, 5), pair(6, 6)].map(|(a, b)| (b, a)).into() }),
+            ("fixed".to_owned(), NftMap::Addresses([pair(5, 5), pair(6, 6)].into())),
+            ("floating".to_owned(), NftMap::Addresses([pair(5, 5), pair(6, 6)].map(|(a, b)| (b, a)).into())),
         ]),
         chains: BTreeMap::from([
             (

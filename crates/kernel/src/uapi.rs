@@ -91,6 +91,7 @@ pub(crate) const NFTA_LOOKUP_SET_ID: u16 = 4;
 pub(crate) const NFTA_NAT_TYPE: u16 = 1;
 pub(crate) const NFTA_NAT_FAMILY: u16 = 2;
 pub(crate) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
+pub(crate) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
 pub(crate) const NFTA_NAT_FLAGS: u16 = 7;
 pub(crate) const NFTA_IMMEDIATE_DREG: u16 = 1;
 pub(crate) const NFTA_IMMEDIATE_DATA: u16 = 2;
@@ -102,9 +103,13 @@ pub(crate) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 
 // linux/netfilter/nf_conntrack_common.h
 pub(crate) const IPS_DST_NAT: u32 = 1 << 5;
+/// `IP_CT_DIR_REPLY`
+pub(crate) const IP_CT_DIR_REPLY: u8 = 1;
 
 // nftables' own numbers for data types and user data, as `nft` and libnftnl write them. The kernel only keeps them.
 pub(crate) const NFT_TYPE_IPV4_ADDR: u32 = 7;
+/// An address and an `inet_service` (13), concatenated: six bits each.
+pub(crate) const NFT_TYPE_SERVICE: u32 = NFT_TYPE_IPV4_ADDR << 6 | 13;
 pub(crate) const NFTNL_UDATA_RULE_COMMENT: u8 = 0;
 
 // linux/magic.h: what a namespace file is on.

@@ -89,7 +89,8 @@ impl<'a> Compiler<'a> {
             return;
         }
         let snat = leg.addresses.first().map(Ipv4Net::addr).filter(|_| gateway.enable_snat);
-        parts.state.nft = Some(nat::table(&leg.link, snat, parts.router.floating_ips.values()));
+        let table = nat::table(&leg.link, snat, parts.router.floating_ips.values());
+        parts.state.nft.insert(table.family, table);
         parts.gateway = Some((leg, gateway));
     }
 }

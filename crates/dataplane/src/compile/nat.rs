@@ -37,15 +37,16 @@ pub(super) fn table<'a>(
     snat: Option<Ipv4Addr>,
     floating_ips: impl Iterator<Item = &'a FloatingIp>,
 ) -> NftTable {
-    let mut maps = BTreeMap::from([
-        (FLOATING_TO_FIXED.to_owned(), NftMap::default()),
-        (FIXED_TO_FLOATING.to_owned(), NftMap::default()),
-    ]);
+    let (mut floating_to_fixed, mut fixed_to_floating) = (BTreeMap::new(), BTreeMap::new());
     for fip in floating_ips {
-        maps.entry(FLOATING_TO_FIXED.to_owned()).or_default().elements.insert(fip.floating, fip.fixed);
+        floating_to_fixed.insert(fip.floating, fip.fixed);
         // A fixed address with several floating IPs is reached by all, and calls out by the first.
-        maps.entry(FIXED_TO_FLOATING.to_owned()).or_default().elements.entry(fip.fixed).or_insert(fip.floating);
+        fixed_to_floating.entry(fip.fixed).or_insert(fip.floating);
     }
+    let maps = BTreeMap::from([
+        (FLOATING_TO_FIXED.to_owned(), NftMap::Addresses(floating_to_fixed)),
+        (FIXED_TO_FLOATING.to_owned(), NftMap::Addresses(fixed_to_floating)),
+    ]);
     let mark = rule([
         NftStatement::InLink { name: external.to_owned(), negated: false },
         NftStatement::SetMark { mask: MARK_MASK, value: EXTERNAL_MARK },

@@ -154,12 +154,9 @@ impl Planner<'_> {
     }
 
     fn remove_nft(&mut self, netns: &Netns, wanted: &NetnsState) {
-        let present = self.now.netns.get(netns).and_then(|ns| ns.nft.as_ref());
-        if let Some(table) = present
-            && wanted.nft.is_none()
-            && *netns != Netns::Host
-        {
-            let family = table.family;
+        let Some(ns) = self.now.netns.get(netns).filter(|_| *netns != Netns::Host) else { return };
+        let surplus: Vec<_> = ns.nft.keys().filter(|family| !wanted.nft.contains_key(family)).copied().collect();
+        for family in surplus {
             self.emit(Op::DeleteNft { netns: netns.clone(), family });
         }
     }

@@ -1,7 +1,7 @@
 //! Plans for hosts that are not as they should be.
 
 use evergate_dataplane::fake::FakeKernel;
-use evergate_dataplane::nft::TABLE_NAME;
+use evergate_dataplane::nft::{NftFamily, TABLE_NAME};
 use evergate_dataplane::op::Op;
 use evergate_dataplane::state::{Address, FdbEntry, FdbTable, Link, LinkKind, Netns, Route, TABLE_MAIN};
 use evergate_dataplane::{Desired, HostSettings, KernelState, NetnsState, Plan, compile, diff};
@@ -61,7 +61,7 @@ fn drift_is_corrected_by_as_many_ops_as_there_are_differences() {
 #[test]
 fn a_changed_rule_is_noticed_by_its_tag() {
     let (mut kernel, desired) = converged(&cloud::legacy_host());
-    let table = ns(&mut kernel, &router_ns()).nft.as_mut().unwrap();
+    let table = ns(&mut kernel, &router_ns()).nft.get_mut(&NftFamily::Ip).unwrap();
     table.chains.get_mut("nat_postrouting").unwrap().rules.pop();
     let plan = plan(&kernel, &desired);
     assert!(matches!(plan.switch.as_slice(), [Op::ReplaceNft { .. }]), "{plan}");

@@ -284,9 +284,9 @@ fn strike_table(kernel: &mut FakeKernel, mishap: &TableMishap, router: &Netns) {
                 ns.sysctls.remove(&paths[n % paths.len()]);
             }
         }
-        TableMishap::LoseNft => state.netns.get_mut(router).unwrap_or(&mut nothing).nft = None,
+        TableMishap::LoseNft => state.netns.get_mut(router).unwrap_or(&mut nothing).nft.clear(),
         TableMishap::ShortenNft => {
-            if let Some(table) = &mut state.netns.get_mut(router).unwrap_or(&mut nothing).nft {
+            for table in state.netns.get_mut(router).unwrap_or(&mut nothing).nft.values_mut() {
                 table.chains.pop_first();
             }
         }

@@ -45,7 +45,7 @@ fn observe_table(socket: &mut Socket, family: NftFamily) -> Result<Option<NftTab
     let sets = socket.dump(request(libc::NFT_MSG_GETSET, NLM_F_DUMP, family).attr_str(NFTA_SET_TABLE, TABLE_NAME))?;
     for frame in Frames(&sets) {
         let Some(name) = Attrs::after(frame.payload, BODY).get(NFTA_SET_NAME).map(text) else { continue };
-        let map = observe_map(socket, family, &name)?;
+        let map = observe_map(socket, family, &name, Attrs::after(frame.payload, BODY))?;
         table.maps.insert(name, map);
     }
     Ok(Some(table))
@@ -55,17 +55,23 @@ fn request(message: libc::c_int, flags: i32, family: NftFamily) -> Message {
     with_body(Message::with_flags(message_kind(message), NLM_F_REQUEST | flags), family)
 }
 
-fn observe_map(socket: &mut Socket, family: NftFamily, name: &str) -> Result<NftMap, Cause> {
+/// Reads a map, or a set that somebody else put into our table: that shows as an empty map.
+fn observe_map(socket: &mut Socket, family: NftFamily, name: &str, set: Attrs<'_>) -> Result<NftMap, Cause> {
     let elements = request(libc::NFT_MSG_GETSETELEM, NLM_F_DUMP, family)
         .attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE_NAME)
         .attr_str(NFTA_SET_ELEM_LIST_SET, name);
     let elements = socket.dump(elements)?;
-    let mut map = NftMap::default();
-    for frame in Frames(&elements) {
-        let list = Attrs::after(frame.payload, BODY).inside(NFTA_SET_ELEM_LIST_ELEMENTS);
-        map.elements.extend(list.filter_map(|(_, element)| read_element(Attrs(element))));
-    }
-    Ok(map)
+    let lists = || Frames(&elements).map(|frame| Attrs::after(frame.payload, BODY).inside(NFTA_SET_ELEM_LIST_ELEMENTS));
+    let of_services = set.get(NFTA_SET_KEY_TYPE).and_then(|kind| u32_be_at(kind, 0)) == Some(NFT_TYPE_SERVICE);
+    Ok(if of_services {
+        NftMap::Services(
+            lists().flat_map(|list| list.filter_map(|(_, element)| read_service(Attrs(element)))).collect(),
+        )
+    } else {
+        NftMap::Addresses(
+            lists().flat_map(|list| list.filter_map(|(_, element)| read_element(Attrs(element)))).collect(),
+        )
+    })
 }
 
 fn read_element(element: Attrs<'_>) -> Option<(Ipv4Addr, Ipv4Addr)> {
@@ -74,6 +80,17 @@ fn read_element(element: Attrs<'_>) -> Option<(Ipv4Addr, Ipv4Addr)> {
         Some(Ipv4Addr::from(octets))
     };
     Some((address(NFTA_SET_ELEM_KEY)?, address(NFTA_SET_ELEM_DATA)?))
+}
+
+type Service = (Ipv4Addr, u16);
+
+fn read_service(element: Attrs<'_>) -> Option<(Service, Service)> {
+    let service = |attribute| {
+        // Parts of a concatenation begin at multiples of four bytes.
+        let [a, b, c, d, high, low, _, _]: [u8; 8] = element.inside(attribute).get(NFTA_DATA_VALUE)?.try_into().ok()?;
+        Some((Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low])))
+    };
+    Some((service(NFTA_SET_ELEM_KEY)?, service(NFTA_SET_ELEM_DATA)?))
 }
 
 /// Reads a chain of our table. One without a hook is none of ours: it is shown as a forward chain that

@@ -1,5 +1,7 @@
 //! A table as the messages of one transaction.
 
+use std::net::Ipv4Addr;
+
 use evergate_dataplane::nft::{NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftTable, TABLE_NAME};
 use libc::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
@@ -10,8 +12,8 @@ use crate::socket::Socket;
 use crate::uapi::*;
 use crate::wire::{ATTRIBUTE_MAX, Message};
 
-/// Bytes that an element of a map takes: itself, its key and its value are nested attributes.
-const ELEMENT_BYTES: usize = 28;
+/// Bytes that an element of a map takes at most: itself, its key and its value are nested attributes.
+const ELEMENT_BYTES: usize = 36;
 
 /// An attribute holds 64 KiB, so a large map takes several messages (of the one transaction).
 const ELEMENTS_PER_MESSAGE: usize = ATTRIBUTE_MAX / ELEMENT_BYTES;
@@ -104,17 +106,27 @@ fn table_message(message: libc::c_int, flags: i32, family: NftFamily) -> Message
 }
 
 fn push_map(batch: &mut Batch, family: NftFamily, id: u32, name: &str, map: &NftMap) {
+    let (kind, length) = match map {
+        NftMap::Addresses(_) => (NFT_TYPE_IPV4_ADDR, 4),
+        NftMap::Services(_) => (NFT_TYPE_SERVICE, 8),
+    };
     let message = request(libc::NFT_MSG_NEWSET, NLM_F_CREATE, family)
         .attr_str(NFTA_SET_TABLE, TABLE_NAME)
         .attr_str(NFTA_SET_NAME, name)
         .attr_u32_be(NFTA_SET_FLAGS, libc::NFT_SET_MAP as u32)
-        .attr_u32_be(NFTA_SET_KEY_TYPE, NFT_TYPE_IPV4_ADDR)
-        .attr_u32_be(NFTA_SET_KEY_LEN, 4)
-        .attr_u32_be(NFTA_SET_DATA_TYPE, NFT_TYPE_IPV4_ADDR)
-        .attr_u32_be(NFTA_SET_DATA_LEN, 4)
+        .attr_u32_be(NFTA_SET_KEY_TYPE, kind)
+        .attr_u32_be(NFTA_SET_KEY_LEN, length)
+        .attr_u32_be(NFTA_SET_DATA_TYPE, kind)
+        .attr_u32_be(NFTA_SET_DATA_LEN, length)
         .attr_u32_be(NFTA_SET_ID, id);
     batch.push(message, format!("map {name}"));
-    let mut elements = map.elements.iter().peekable();
+    let pairs: Vec<(Vec<u8>, Vec<u8>)> = match map {
+        NftMap::Addresses(elements) => {
+            elements.iter().map(|(from, to)| (from.octets().to_vec(), to.octets().to_vec())).collect()
+        }
+        NftMap::Services(elements) => elements.iter().map(|(from, to)| (service(*from), service(*to))).collect(),
+    };
+    let mut elements = pairs.iter().peekable();
     while elements.peek().is_some() {
         let message = request(libc::NFT_MSG_NEWSETELEM, NLM_F_CREATE, family)
             .attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE_NAME)
@@ -124,13 +136,18 @@ fn push_map(batch: &mut Batch, family: NftFamily, id: u32, name: &str, map: &Nft
                 elements.by_ref().take(ELEMENTS_PER_MESSAGE).fold(list, |list, (key, value)| {
                     list.nest(NFTA_LIST_ELEM, |element| {
                         element
-                            .nest(NFTA_SET_ELEM_KEY, |data| data.attr(NFTA_DATA_VALUE, &key.octets()))
-                            .nest(NFTA_SET_ELEM_DATA, |data| data.attr(NFTA_DATA_VALUE, &value.octets()))
+                            .nest(NFTA_SET_ELEM_KEY, |data| data.attr(NFTA_DATA_VALUE, key))
+                            .nest(NFTA_SET_ELEM_DATA, |data| data.attr(NFTA_DATA_VALUE, value))
                     })
                 })
             });
         batch.push(message, format!("elements of map {name}"));
     }
+}
+
+/// An address and a port as a concatenation, whose parts begin at multiples of four bytes.
+fn service((ip, port): (Ipv4Addr, u16)) -> Vec<u8> {
+    [ip.octets().as_slice(), &port.to_be_bytes(), &[0; 2]].concat()
 }
 
 fn chain_message(family: NftFamily, name: &str, chain: &NftChain) -> Message {

@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 
 use evergate_dataplane::nft::{NftFamily, NftRule, NftStatement};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{ACCEPT, DROP, protocol};
 use crate::error::Cause;
@@ -16,11 +16,21 @@ use crate::wire::Message;
 /// The register that everything passes through.
 const REGISTER: u32 = libc::NFT_REG_1 as u32;
 
+/// The register after it: of a concatenation, the second part.
+const SECOND_REGISTER: u32 = libc::NFT_REG32_01 as u32;
+
 /// Where IPv4's header has the source address.
 const SOURCE: u32 = 12;
 
 /// Where IPv4's header has the destination address.
 const DESTINATION: u32 = 16;
+
+/// Where IPv6's header has the source and the destination address.
+const SOURCE_V6: u32 = 8;
+const DESTINATION_V6: u32 = 24;
+
+/// Where headers of protocols with ports have the destination's.
+const DESTINATION_PORT: u32 = 2;
 
 /// Interface names are compared in full length.
 const NAME_LEN: usize = libc::IFNAMSIZ;
@@ -51,10 +61,22 @@ impl Builder {
         Ok(match statement {
             NftStatement::InLink { name, negated } => self.link(libc::NFT_META_IIFNAME, name, *negated)?,
             NftStatement::OutLink { name, negated } => self.link(libc::NFT_META_OIFNAME, name, *negated)?,
-            NftStatement::Source { net, negated } => self.prefix(SOURCE, *net, *negated)?,
-            NftStatement::Destination { net, negated } => self.prefix(DESTINATION, *net, *negated)?,
+            NftStatement::Source { net, negated } => self.prefix((SOURCE, SOURCE_V6), *net, *negated)?,
+            NftStatement::Destination { net, negated } => self.prefix((DESTINATION, DESTINATION_V6), *net, *negated)?,
+            NftStatement::Protocol { number } => self.load_meta(libc::NFT_META_L4PROTO).compare(&[*number], false),
+            NftStatement::DestinationPorts { first, last } => {
+                let loaded = self.load_port(REGISTER);
+                if first == last {
+                    loaded.compare(&first.to_be_bytes(), false)
+                } else {
+                    loaded
+                        .compare_by(libc::NFT_CMP_GTE, &first.to_be_bytes())
+                        .compare_by(libc::NFT_CMP_LTE, &last.to_be_bytes())
+                }
+            }
+            NftStatement::CtReply => self.load_ct(libc::NFT_CT_DIRECTION).compare(&[IP_CT_DIR_REPLY], false),
             NftStatement::CtDnat { negated } => self
-                .ct_status()
+                .load_ct(libc::NFT_CT_STATUS)
                 .bitwise(IPS_DST_NAT.to_ne_bytes(), [0; 4])
                 // "Is set" is "differs from nothing".
                 .compare(&[0; 4], !*negated),
@@ -69,10 +91,19 @@ impl Builder {
                 .ipv4("a map of addresses")?
                 .load_address(DESTINATION)
                 .look_up(map, set_id)?
-                .nat(libc::NFT_NAT_DNAT, 0),
-            NftStatement::SnatByMap { map } => {
-                self.ipv4("a map of addresses")?.load_address(SOURCE).look_up(map, set_id)?.nat(libc::NFT_NAT_SNAT, 0)
-            }
+                .nat(libc::NFT_NAT_DNAT, None, 0),
+            NftStatement::DnatByServiceMap { map } => self
+                .ipv4("a map of services")?
+                .load_address(DESTINATION)
+                .load_port(SECOND_REGISTER)
+                .look_up(map, set_id)?
+                .nat(libc::NFT_NAT_DNAT, Some(SECOND_REGISTER), 0),
+            NftStatement::Dnat { to } => self.ipv4("an IPv4 address")?.address(*to).nat(libc::NFT_NAT_DNAT, None, 0),
+            NftStatement::SnatByMap { map } => self
+                .ipv4("a map of addresses")?
+                .load_address(SOURCE)
+                .look_up(map, set_id)?
+                .nat(libc::NFT_NAT_SNAT, None, 0),
             NftStatement::Snat { to, fully_random } => self.snat(*to, *fully_random)?,
             NftStatement::Counter => self.expression("counter", |data| {
                 data.attr_u64_be(NFTA_COUNTER_BYTES, 0).attr_u64_be(NFTA_COUNTER_PACKETS, 0)
@@ -87,13 +118,14 @@ impl Builder {
 
     fn snat(self, to: Ipv4Addr, fully_random: bool) -> Result<Self, Cause> {
         let flags = if fully_random { NF_NAT_RANGE_PROTO_RANDOM_FULLY } else { 0 };
-        Ok(self
-            .ipv4("an IPv4 address")?
-            .expression("immediate", |data| {
-                data.attr_u32_be(NFTA_IMMEDIATE_DREG, REGISTER)
-                    .nest(NFTA_IMMEDIATE_DATA, |data| data.attr(NFTA_DATA_VALUE, &to.octets()))
-            })
-            .nat(libc::NFT_NAT_SNAT, flags))
+        Ok(self.ipv4("an IPv4 address")?.address(to).nat(libc::NFT_NAT_SNAT, None, flags))
+    }
+
+    fn address(self, ip: Ipv4Addr) -> Self {
+        self.expression("immediate", |data| {
+            data.attr_u32_be(NFTA_IMMEDIATE_DREG, REGISTER)
+                .nest(NFTA_IMMEDIATE_DATA, |data| data.attr(NFTA_DATA_VALUE, &ip.octets()))
+        })
     }
 
     fn link(self, key: libc::c_int, name: &str, negated: bool) -> Result<Self, Cause> {
@@ -105,11 +137,26 @@ impl Builder {
         Ok(self.load_meta(key).compare(&padded, negated))
     }
 
-    fn prefix(self, offset: u32, net: Ipv4Net, negated: bool) -> Result<Self, Cause> {
-        let builder = self.ipv4("an IPv4 prefix")?.load_address(offset);
-        let mask = u32::from(net.netmask());
-        let builder = if mask == u32::MAX { builder } else { builder.bitwise(mask.to_be_bytes(), [0; 4]) };
-        Ok(builder.compare(&net.network().octets(), negated))
+    /// Compares the address at the first offset for IPv4, at the second for IPv6.
+    fn prefix(self, (v4, v6): (u32, u32), net: IpNet, negated: bool) -> Result<Self, Cause> {
+        let fits = (self.family == NftFamily::Ip) == matches!(net, IpNet::V4(_));
+        if !fits {
+            return Err(Cause::Invalid(format!("prefix {net} in a table of family {}", self.family)));
+        }
+        let whole = net.prefix_len() == net.max_prefix_len();
+        let builder = match net {
+            IpNet::V4(net) => {
+                let builder = self.load_address(v4);
+                let builder = if whole { builder } else { builder.bitwise(net.netmask().octets(), [0; 4]) };
+                builder.compare(&net.network().octets(), negated)
+            }
+            IpNet::V6(net) => {
+                let builder = self.load(libc::NFT_PAYLOAD_NETWORK_HEADER, v6, 16, REGISTER);
+                let builder = if whole { builder } else { builder.bitwise(net.netmask().octets(), [0; 16]) };
+                builder.compare(&net.network().octets(), negated)
+            }
+        };
+        Ok(builder)
     }
 
     fn ipv4(self, what: &str) -> Result<Self, Cause> {
@@ -131,18 +178,24 @@ impl Builder {
         })
     }
 
-    fn ct_status(self) -> Self {
-        self.expression("ct", |data| {
-            data.attr_u32_be(NFTA_CT_DREG, REGISTER).attr_u32_be(NFTA_CT_KEY, libc::NFT_CT_STATUS as u32)
-        })
+    fn load_ct(self, key: libc::c_int) -> Self {
+        self.expression("ct", |data| data.attr_u32_be(NFTA_CT_DREG, REGISTER).attr_u32_be(NFTA_CT_KEY, key as u32))
     }
 
     fn load_address(self, offset: u32) -> Self {
+        self.load(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, 4, REGISTER)
+    }
+
+    fn load_port(self, register: u32) -> Self {
+        self.load(libc::NFT_PAYLOAD_TRANSPORT_HEADER, DESTINATION_PORT, 2, register)
+    }
+
+    fn load(self, base: libc::c_int, offset: u32, length: u32, register: u32) -> Self {
         self.expression("payload", |data| {
-            data.attr_u32_be(NFTA_PAYLOAD_DREG, REGISTER)
-                .attr_u32_be(NFTA_PAYLOAD_BASE, libc::NFT_PAYLOAD_NETWORK_HEADER as u32)
+            data.attr_u32_be(NFTA_PAYLOAD_DREG, register)
+                .attr_u32_be(NFTA_PAYLOAD_BASE, base as u32)
                 .attr_u32_be(NFTA_PAYLOAD_OFFSET, offset)
-                .attr_u32_be(NFTA_PAYLOAD_LEN, 4)
+                .attr_u32_be(NFTA_PAYLOAD_LEN, length)
         })
     }
 
@@ -151,18 +204,21 @@ impl Builder {
     }
 
     /// Register = (register & mask) ^ xor, in the byte order of what was loaded.
-    fn bitwise(self, mask: [u8; 4], xor: [u8; 4]) -> Self {
+    fn bitwise<const N: usize>(self, mask: [u8; N], xor: [u8; N]) -> Self {
         self.expression("bitwise", |data| {
             data.attr_u32_be(NFTA_BITWISE_SREG, REGISTER)
                 .attr_u32_be(NFTA_BITWISE_DREG, REGISTER)
-                .attr_u32_be(NFTA_BITWISE_LEN, 4)
+                .attr_u32_be(NFTA_BITWISE_LEN, N as u32)
                 .nest(NFTA_BITWISE_MASK, |data| data.attr(NFTA_DATA_VALUE, &mask))
                 .nest(NFTA_BITWISE_XOR, |data| data.attr(NFTA_DATA_VALUE, &xor))
         })
     }
 
     fn compare(self, value: &[u8], negated: bool) -> Self {
-        let operation = if negated { libc::NFT_CMP_NEQ } else { libc::NFT_CMP_EQ };
+        self.compare_by(if negated { libc::NFT_CMP_NEQ } else { libc::NFT_CMP_EQ }, value)
+    }
+
+    fn compare_by(self, operation: libc::c_int, value: &[u8]) -> Self {
         self.expression("cmp", |data| {
             data.attr_u32_be(NFTA_CMP_SREG, REGISTER)
                 .attr_u32_be(NFTA_CMP_OP, operation as u32)
@@ -181,12 +237,14 @@ impl Builder {
         }))
     }
 
-    fn nat(self, kind: libc::c_int, flags: u32) -> Self {
+    /// Translates to the address in the register, and to the port in another one if there is to be one.
+    fn nat(self, kind: libc::c_int, port: Option<u32>, flags: u32) -> Self {
         let family = u32::from(protocol(self.family));
         self.expression("nat", |data| {
             data.attr_u32_be(NFTA_NAT_TYPE, kind as u32)
                 .attr_u32_be(NFTA_NAT_FAMILY, family)
                 .attr_u32_be(NFTA_NAT_REG_ADDR_MIN, REGISTER)
+                .when(port, |data, register| data.attr_u32_be(NFTA_NAT_REG_PROTO_MIN, register))
                 .when((flags != 0).then_some(flags), |data, flags| data.attr_u32_be(NFTA_NAT_FLAGS, flags))
         })
     }

@@ -35,7 +35,7 @@ struct Raw {
     rules: Vec<Rule>,
     neighbours: Vec<RawNeighbour>,
     fdb: Vec<RawFdb>,
-    nft: Option<NftTable>,
+    nft: BTreeMap<NftFamily, NftTable>,
     sysctls: BTreeMap<String, String>,
 }
 
@@ -144,7 +144,15 @@ fn read(kernel: &mut Kernel, netns: &Netns, wanted: Option<&NetnsState>) -> Resu
     if raw.links.iter().any(|link| matches!(link.kind.as_str(), "bridge" | "vxlan")) {
         raw.fdb = list(route, neighbour::dump_fdb(), neighbour::read_fdb)?;
     }
-    raw.nft = read_nft(space, netns, wanted.and_then(|wanted| wanted.nft.as_ref()))?;
+    // In the host's namespace we look only for what is wanted there.
+    for family in [NftFamily::Ip, NftFamily::Ip6] {
+        let looked_for = *netns != Netns::Host || wanted.is_some_and(|wanted| wanted.nft.contains_key(&family));
+        if let Some(socket) = space.nft.as_mut().filter(|_| looked_for)
+            && let Some(table) = nft::observe(socket, family)?
+        {
+            raw.nft.insert(family, table);
+        }
+    }
     raw.sysctls = read_sysctls(space, wanted)?;
     Ok(Some(raw))
 }
@@ -157,23 +165,6 @@ fn list<T>(route: &mut Socket, request: Message, read: impl Fn(&[u8]) -> Option<
         Err(cause) => return Err(cause),
     };
     Ok(Frames(&found).filter_map(|frame: Frame<'_>| read(frame.payload)).collect())
-}
-
-/// A table of our name is ours inside our namespaces. In the host's we look only if one is wanted.
-fn read_nft(space: &mut Space, netns: &Netns, wanted: Option<&NftTable>) -> Result<Option<NftTable>, Cause> {
-    let Some(socket) = space.nft.as_mut().filter(|_| *netns != Netns::Host || wanted.is_some()) else {
-        return Ok(None);
-    };
-    let families = match wanted.map(|table| table.family) {
-        Some(NftFamily::Ip6) => [NftFamily::Ip6, NftFamily::Ip],
-        Some(NftFamily::Ip) | None => [NftFamily::Ip, NftFamily::Ip6],
-    };
-    for family in families {
-        if let Some(table) = nft::observe(socket, family)? {
-            return Ok(Some(table));
-        }
-    }
-    Ok(None)
 }
 
 /// Reads the settings that are wanted; one that does not exist (its link went) is left out.

@@ -172,7 +172,7 @@ fn tables() -> impl Strategy<Value = Op> {
         let elements = BTreeMap::from([(Ipv4Addr::new(192, 0, 2, last), Ipv4Addr::new(10, 0, 0, last))]);
         let table = NftTable {
             family: NftFamily::Ip,
-            maps: BTreeMap::from([("known".to_owned(), NftMap { elements })]),
+            maps: BTreeMap::from([("known".to_owned(), NftMap::Addresses(elements))]),
             chains: BTreeMap::from([("prerouting".to_owned(), chain)]),
         };
         Op::ReplaceNft { netns, table }

@@ -28,7 +28,7 @@ fn oif(name: &str, negated: bool) -> S {
 fn table() -> NftTable {
     let net = |net: &str| net.parse().unwrap();
     let ip = |ip: &str| ip.parse::<Ipv4Addr>().unwrap();
-    let map = |pairs: &[(&str, &str)]| NftMap { elements: pairs.iter().map(|(a, b)| (ip(a), ip(b))).collect() };
+    let map = |pairs: &[(&str, &str)]| NftMap::Addresses(pairs.iter().map(|(a, b)| (ip(a), ip(b))).collect());
     let prerouting = vec![
         vec![
             iif("qr-1", false),
@@ -36,6 +36,13 @@ fn table() -> NftTable {
             S::SetMark { mask: 0xffff, value: 2 },
         ],
         vec![S::DnatByMap { map: "floating".to_owned() }],
+        vec![S::Protocol { number: 6 }, S::DnatByServiceMap { map: "forwarded".to_owned() }],
+        vec![
+            S::Destination { net: net("192.0.2.7/32"), negated: false },
+            S::Protocol { number: 17 },
+            S::DestinationPorts { first: 5000, last: 5999 },
+            S::Dnat { to: ip("10.0.0.7") },
+        ],
     ];
     let postrouting = vec![
         vec![iif("qg-1", true), oif("qg-1", true), S::CtDnat { negated: true }, S::Accept],
@@ -48,6 +55,8 @@ fn table() -> NftTable {
         ],
     ];
     let forward = vec![
+        vec![S::CtReply, S::Accept],
+        vec![S::Protocol { number: 6 }, S::DestinationPorts { first: 22, last: 22 }, S::Drop],
         vec![S::Mark { mask: u32::MAX, value: 7, negated: false }, S::Counter, S::Drop],
         vec![
             S::Destination { net: net("10.0.0.7/32"), negated: true },
@@ -60,6 +69,7 @@ fn table() -> NftTable {
         maps: BTreeMap::from([
             ("floating".to_owned(), map(&[("192.0.2.5", "10.0.0.5"), ("192.0.2.6", "10.0.0.6")])),
             ("fixed".to_owned(), map(&[("10.0.0.5", "192.0.2.5")])),
+            ("forwarded".to_owned(), NftMap::Services([((ip("192.0.2.7"), 80), (ip("10.0.0.7"), 8080))].into())),
             ("nobody".to_owned(), NftMap::default()),
         ]),
         chains: BTreeMap::from([
@@ -107,7 +117,7 @@ fn tables_are_observed_as_they_were_made_by_us_and_by_nft() {
     feed_nft("nfts", &table().to_string());
     let state = kernel.observe(&KernelState::default()).unwrap();
     for netns in ["ours", "nfts"] {
-        assert_eq!(state.netns[&named(netns)].nft.as_ref(), Some(&table().as_observed()));
+        assert_eq!(state.netns[&named(netns)].nft.get(&NftFamily::Ip), Some(&table().as_observed()));
     }
 }
 
@@ -125,10 +135,10 @@ fn what_others_put_into_our_table_shows_as_drift_and_goes_with_the_next_replacem
     ];
     for change in tampered {
         run(&format!("ip netns exec ns nft '{change}'"));
-        let seen = observe(&mut kernel, &named("ns")).nft.unwrap();
+        let seen = observe(&mut kernel, &named("ns")).nft.remove(&NftFamily::Ip).unwrap();
         assert!(!table().matches(&seen), "'{change}' was not noticed");
         apply(&mut kernel, &[replace("ns", table())]);
-        assert_eq!(observe(&mut kernel, &named("ns")).nft, Some(table().as_observed()));
+        assert_eq!(observe(&mut kernel, &named("ns")).nft.get(&NftFamily::Ip), Some(&table().as_observed()));
     }
 }
 
@@ -137,10 +147,10 @@ fn foreign_tables_are_neither_seen_nor_touched() {
     let mut kernel = host();
     apply(&mut kernel, &[add_netns("ns")]);
     run("ip netns exec ns nft 'add table ip other; add chain ip other c; add table ip6 other'");
-    assert_eq!(observe(&mut kernel, &named("ns")).nft, None);
+    assert!(observe(&mut kernel, &named("ns")).nft.is_empty());
     let delete = Op::DeleteNft { netns: named("ns"), family: NftFamily::Ip };
     apply(&mut kernel, &[replace("ns", table()), delete.clone(), delete]);
-    assert_eq!(observe(&mut kernel, &named("ns")).nft, None);
+    assert!(observe(&mut kernel, &named("ns")).nft.is_empty());
     assert!(list("ns").contains("table ip other") && list("ns").contains("chain c"));
 }
 
@@ -149,11 +159,11 @@ fn a_map_of_many_elements_takes_several_messages_of_one_transaction() {
     let mut kernel = host();
     let mut big = table();
     let elements = (0..20_000_u32).map(|i| (Ipv4Addr::from(0x0a00_0000 + i), Ipv4Addr::from(0xc000_0000 + i)));
-    big.maps.insert("floating".to_owned(), NftMap { elements: elements.collect() });
+    big.maps.insert("floating".to_owned(), NftMap::Addresses(elements.collect()));
     apply(&mut kernel, &[add_netns("ns"), replace("ns", big.clone())]);
-    assert_eq!(observe(&mut kernel, &named("ns")).nft, Some(big.as_observed()));
+    assert_eq!(observe(&mut kernel, &named("ns")).nft.get(&NftFamily::Ip), Some(&big.as_observed()));
     apply(&mut kernel, &[replace("ns", table())]);
-    assert_eq!(observe(&mut kernel, &named("ns")).nft, Some(table().as_observed()));
+    assert_eq!(observe(&mut kernel, &named("ns")).nft.get(&NftFamily::Ip), Some(&table().as_observed()));
 }
 
 #[test]
@@ -165,8 +175,8 @@ fn a_refused_table_changes_nothing_and_the_error_names_the_rule() {
     let snat = S::Snat { to: Ipv4Addr::new(192, 0, 2, 9), fully_random: false };
     bad.chains.get_mut("forward").unwrap().rules.push(NftRule { statements: vec![snat] });
     let error = refused(&mut kernel, replace("ns", bad)).full();
-    assert!(error.starts_with("failed to replace the nftables table in ns: rule 3 of chain forward: "), "{error}");
-    assert_eq!(observe(&mut kernel, &named("ns")).nft, Some(table().as_observed()));
+    assert!(error.starts_with("failed to replace the nftables table in ns: rule 5 of chain forward: "), "{error}");
+    assert_eq!(observe(&mut kernel, &named("ns")).nft.get(&NftFamily::Ip), Some(&table().as_observed()));
 
     let mut bad = table();
     bad.maps.remove("floating");
@@ -177,9 +187,13 @@ fn a_refused_table_changes_nothing_and_the_error_names_the_rule() {
 }
 
 #[test]
-fn a_table_of_family_ip6_works_with_what_has_no_address() {
+fn a_table_of_family_ip6_compares_ipv6_addresses() {
     let mut kernel = host();
-    let rules = vec![vec![iif("qr-1", false), oif("qr-2", true), S::Counter, S::Drop]];
+    let rules = vec![
+        vec![iif("qr-1", false), oif("qr-2", true), S::Counter, S::Drop],
+        vec![S::Source { net: "::/128".parse().unwrap(), negated: false }, S::Drop],
+        vec![S::Destination { net: "2001:db8::/33".parse().unwrap(), negated: true }, S::Accept],
+    ];
     let table = NftTable {
         family: NftFamily::Ip6,
         maps: BTreeMap::new(),
@@ -188,5 +202,5 @@ fn a_table_of_family_ip6_works_with_what_has_no_address() {
     apply(&mut kernel, &[add_netns("ours"), add_netns("nfts"), replace("ours", table.clone())]);
     feed_nft("nfts", &table.to_string());
     assert_eq!(list("ours"), list("nfts"));
-    assert_eq!(observe(&mut kernel, &named("ours")).nft, Some(table.as_observed()));
+    assert_eq!(observe(&mut kernel, &named("ours")).nft.get(&NftFamily::Ip6), Some(&table.as_observed()));
 }
