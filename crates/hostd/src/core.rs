@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use evergate_config::HostSettings;
 use evergate_keeper::protocol::{FromKeeper, Settings as KeeperSettings, ToKeeper, Transition};
 use evergate_model::host::{ActiveCopy, HostConfig, HostReport};
-use evergate_model::stream::Change;
+use evergate_model::stream::{Change, NetworkChange};
 use evergate_model::{HaState, RouterId};
 
 use crate::round::{Outcome, PreparedCopy, Round, Why, reasons};
@@ -560,6 +560,7 @@ fn concerns_kernel(change: &Change, config: &HostConfig) -> bool {
         old == *router
     };
     !(change.networks.is_empty()
+        && change.networks_changed.iter().all(NetworkChange::is_of_vrids_alone)
         && change.networks_removed.is_empty()
         && change.routers_removed.is_empty()
         && change.routers.iter().all(same_but_for_epoch))

@@ -8,6 +8,7 @@ mod server;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use common::{PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, many_routers, port, port_id, remove_router};
 use evergate_hostd::view::HostView;
@@ -36,7 +37,9 @@ fn start_active(host: &mut Host) {
 
 fn addresses(host: &Host) -> String {
     let netns = format!("--net={}", host.netns_path().display());
-    host.run(&["nsenter", &netns, "ip", "-o", "-4", "address", "show"])
+    // Empty while the namespace is not there, or is just being made.
+    let done = Command::new("nsenter").args([&netns, "ip", "-o", "-4", "address", "show"]).output().unwrap();
+    String::from_utf8(done.stdout).unwrap()
 }
 
 #[test]

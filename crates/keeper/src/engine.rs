@@ -138,6 +138,7 @@ impl Engine {
             _ if !self.understood => {}
             ToKeeper::Settings { settings } => self.handle_settings(settings, now),
             ToKeeper::Router(spec) => self.handle_router(*spec, now),
+            ToKeeper::Vrids { network, vrids } => self.handle_vrids(network, vrids),
             ToKeeper::RemoveRouter { router } => self.remove_router(router, now),
             ToKeeper::Follow(follow) => self.handle_follow(follow, now),
             ToKeeper::Unfollow { router } => self.unfollow(router),
@@ -204,6 +205,17 @@ impl Engine {
                 let stays = if known { "; what was configured before stays" } else { "" };
                 self.shared.warn(format!("router {router} is refused: {error}{stays}"));
             }
+        }
+    }
+
+    fn handle_vrids(&mut self, network: NetworkId, vrids: BTreeSet<u8>) {
+        for copy in self.copies.values_mut().filter(|copy| copy.spec.ha_network == network) {
+            copy.know_vrids(&vrids);
+        }
+        if vrids.is_empty() {
+            self.shared.vrids.remove(&network);
+        } else {
+            self.shared.vrids.insert(network, vrids);
         }
     }
 

@@ -47,6 +47,13 @@ pub enum ToKeeper {
     /// A router copy on this host, whole. Sent again for a router that is active, it also repairs: every
     /// item is done again (they are idempotent).
     Router(Box<RouterSpec>),
+    /// Every VRID in use on an HA network, so that a foreign one can be told from a neighbour's.
+    Vrids {
+        /// The HA network.
+        network: NetworkId,
+        /// All of them; empty: the network is no more.
+        vrids: BTreeSet<u8>,
+    },
     /// A router copy that is to go: resigns if active, runs its removals, closes its sockets (which pin
     /// the namespace), forgets it, and answers [`FromKeeper::Removed`]. Delete the namespace only then.
     RemoveRouter {
@@ -146,8 +153,6 @@ pub struct RouterSpec {
     /// Tunnel addresses of the other copies' hosts, by HA address, as far as they are known.
     #[serde(default)]
     pub peer_hosts: BTreeMap<Ipv4Addr, IpAddr>,
-    /// VRIDs in use on this HA network.
-    pub network_vrids: BTreeSet<u8>,
     /// What the active copy has and the others have not, in the order of adding.
     pub items: Vec<Item>,
     /// What to announce on becoming active.

@@ -54,6 +54,9 @@ pub struct Network {
     pub ports: BTreeMap<PortId, NetworkPort>,
     /// The tunnel addresses of the *other* hosts that have the network: where flooded frames go.
     pub peers: BTreeSet<IpAddr>,
+    /// Of an HA network: every VRID in use on it, so that a foreign one can be told from a neighbour's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vrids: BTreeSet<u8>,
 }
 
 /// What carries a network between hosts.
@@ -230,8 +233,6 @@ pub struct HaCopy {
     pub peers: BTreeMap<String, HaPeer>,
     /// The highest epoch the server has seen for this router.
     pub epoch: u64,
-    /// Every VRID in use on the HA network, so that a foreign one can be told from a neighbour's.
-    pub network_vrids: BTreeSet<u8>,
 }
 
 /// Another copy of an HA router; the map's key is its host's name.

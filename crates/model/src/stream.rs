@@ -7,12 +7,13 @@
 //! Before its first snapshot a host has reported at least once, so that the server knows its tunnel
 //! address (`tunneling_ip` in the L2 agent's `configurations`) and roles.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{ActiveCopy, HostConfig, Network, Router};
-use crate::id::{NetworkId, RouterId};
+use crate::host::{ActiveCopy, HostConfig, Network, NetworkPort, Router, Segment};
+use crate::id::{NetworkId, PortId, RouterId};
 
 /// One line from the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,9 +38,12 @@ pub enum Downstream {
 pub struct Change {
     /// The revision this brings the host to.
     pub revision: u64,
-    /// Networks that are new or differ.
+    /// Networks that are new.
     #[serde(default)]
     pub networks: Vec<Network>,
+    /// Networks that differ, with what of them differs: a network may have thousands of ports.
+    #[serde(default)]
+    pub networks_changed: Vec<NetworkChange>,
     /// Networks that this host no longer needs.
     #[serde(default)]
     pub networks_removed: BTreeSet<NetworkId>,
@@ -57,14 +61,101 @@ pub struct Change {
     pub active_copies_removed: BTreeSet<RouterId>,
 }
 
-/// A change is older than what the host has: the host asks for a snapshot.
+/// What differs of one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkChange {
+    /// Which.
+    pub id: NetworkId,
+    /// Another segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<Segment>,
+    /// Another MTU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Other VRIDs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vrids: Option<BTreeSet<u8>>,
+    /// Ports that are new or differ.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<PortId, NetworkPort>,
+    /// Ports that went.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub ports_removed: BTreeSet<PortId>,
+    /// Hosts that have the network now.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub peers: BTreeSet<IpAddr>,
+    /// Hosts that no longer have it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub peers_removed: BTreeSet<IpAddr>,
+}
+
+impl NetworkChange {
+    /// Computes what turns `old` into `new`, or `None` where nothing differs.
+    fn between(old: &Network, new: &Network) -> Option<Self> {
+        if old == new {
+            return None;
+        }
+        let differs = |(id, port): &(&PortId, &NetworkPort)| old.ports.get(id) != Some(*port);
+        Some(Self {
+            id: new.id,
+            segment: (old.segment != new.segment).then(|| new.segment.clone()),
+            mtu: (old.mtu != new.mtu).then_some(new.mtu),
+            vrids: (old.vrids != new.vrids).then(|| new.vrids.clone()),
+            ports: new.ports.iter().filter(differs).map(|(id, port)| (*id, port.clone())).collect(),
+            ports_removed: old.ports.keys().filter(|id| !new.ports.contains_key(id)).copied().collect(),
+            peers: new.peers.difference(&old.peers).copied().collect(),
+            peers_removed: old.peers.difference(&new.peers).copied().collect(),
+        })
+    }
+
+    /// Tells whether nothing differs but the VRIDs in use, which no kernel needs.
+    pub fn is_of_vrids_alone(&self) -> bool {
+        *self == Self { vrids: self.vrids.clone(), ..Self::nothing(self.id) }
+    }
+
+    fn nothing(id: NetworkId) -> Self {
+        Self {
+            id,
+            segment: None,
+            mtu: None,
+            vrids: None,
+            ports: BTreeMap::new(),
+            ports_removed: BTreeSet::new(),
+            peers: BTreeSet::new(),
+            peers_removed: BTreeSet::new(),
+        }
+    }
+
+    fn apply(self, network: &mut Network) {
+        network.segment = self.segment.unwrap_or_else(|| network.segment.clone());
+        network.mtu = self.mtu.unwrap_or(network.mtu);
+        if let Some(vrids) = self.vrids {
+            network.vrids = vrids;
+        }
+        network.ports.retain(|id, _| !self.ports_removed.contains(id));
+        network.ports.extend(self.ports);
+        network.peers.retain(|peer| !self.peers_removed.contains(peer));
+        network.peers.extend(self.peers);
+    }
+}
+
+/// A change does not fit what the host has: the host asks for a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("change brings revision {offered}, but the host is at {current} already")]
-pub struct StaleChange {
-    /// Revision of the change.
-    pub offered: u64,
-    /// Revision of the state it was offered to.
-    pub current: u64,
+pub enum Misfit {
+    /// It is older.
+    #[error("change brings revision {offered}, but the host is at {current} already")]
+    Stale {
+        /// Revision of the change.
+        offered: u64,
+        /// Revision of the state it was offered to.
+        current: u64,
+    },
+    /// It speaks of a network that the host was not told of.
+    #[error("change is about network {network}, which this host was not told of")]
+    UnknownNetwork {
+        /// Which.
+        network: NetworkId,
+    },
 }
 
 impl Change {
@@ -72,11 +163,11 @@ impl Change {
     pub fn between(old: &HostConfig, new: &HostConfig) -> Option<Self> {
         let change = Self {
             revision: new.revision,
-            networks: new
+            networks: new.networks.values().filter(|n| !old.networks.contains_key(&n.id)).cloned().collect(),
+            networks_changed: new
                 .networks
-                .iter()
-                .filter(|(id, n)| old.networks.get(id) != Some(n))
-                .map(|(_, n)| n.clone())
+                .values()
+                .filter_map(|network| NetworkChange::between(old.networks.get(&network.id)?, network))
                 .collect(),
             networks_removed: old.networks.keys().filter(|id| !new.networks.contains_key(id)).copied().collect(),
             routers: new
@@ -107,16 +198,25 @@ impl Change {
     ///
     /// # Errors
     ///
-    /// Leaves `config` as it is when the change is not newer than it.
-    pub fn apply(self, config: &mut HostConfig) -> Result<(), StaleChange> {
+    /// Leaves `config` as it is when the change is not newer than it, or not about what it holds.
+    pub fn apply(self, config: &mut HostConfig) -> Result<(), Misfit> {
         if self.revision <= config.revision {
-            return Err(StaleChange { offered: self.revision, current: config.revision });
+            return Err(Misfit::Stale { offered: self.revision, current: config.revision });
+        }
+        let unknown = self.networks_changed.iter().find(|network| !config.networks.contains_key(&network.id));
+        if let Some(network) = unknown {
+            return Err(Misfit::UnknownNetwork { network: network.id });
         }
         config.revision = self.revision;
         for id in self.networks_removed {
             config.networks.remove(&id);
         }
         config.networks.extend(self.networks.into_iter().map(|n| (n.id, n)));
+        for change in self.networks_changed {
+            if let Some(network) = config.networks.get_mut(&change.id) {
+                change.apply(network);
+            }
+        }
         for id in self.routers_removed {
             config.routers.remove(&id);
         }
@@ -131,11 +231,11 @@ impl Change {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::host::Segment;
+    use crate::host::Location;
+    use crate::mac::Mac;
 
     fn network(n: u128, mtu: u16) -> Network {
         Network {
@@ -144,6 +244,17 @@ mod tests {
             mtu,
             ports: BTreeMap::new(),
             peers: BTreeSet::new(),
+            vrids: BTreeSet::new(),
+        }
+    }
+
+    fn port(last: u8) -> NetworkPort {
+        NetworkPort {
+            mac: Mac([2, 0, 0, 0, 0, last]),
+            ips: vec![IpAddr::from([10, 0, 0, last])],
+            location: Location::Unbound,
+            admin_state_up: true,
+            allowed_addresses: Vec::new(),
         }
     }
 
@@ -162,6 +273,38 @@ mod tests {
     }
 
     #[test]
+    fn of_a_network_that_differs_only_the_difference_is_told() {
+        let mut old = network(1, 1450);
+        old.ports = (1..=100).map(|n| (PortId::from_u128(n), port(n as u8))).collect();
+        old.peers = (1..=9).map(|n| IpAddr::from([192, 0, 2, n])).collect();
+        let mut new = old.clone();
+        new.ports.remove(&PortId::from_u128(4));
+        new.ports.insert(PortId::from_u128(5), port(105));
+        new.ports.insert(PortId::from_u128(101), port(101));
+        new.peers.remove(&IpAddr::from([192, 0, 2, 3]));
+        new.peers.insert(IpAddr::from([192, 0, 2, 10]));
+        new.vrids.insert(7);
+        let (mut was, is) = (config(1, vec![old]), config(2, vec![new]));
+        let change = Change::between(&was, &is).unwrap();
+        assert!(change.networks.is_empty());
+        let [told] = &change.networks_changed[..] else { panic!("{change:?}") };
+        assert_eq!((told.ports.len(), told.ports_removed.len()), (2, 1));
+        assert_eq!((told.segment.as_ref(), told.mtu), (None, None));
+        change.apply(&mut was).unwrap();
+        assert_eq!(was, is);
+    }
+
+    #[test]
+    fn a_change_of_an_unknown_network_is_refused_and_changes_nothing() {
+        let (old, new) = (config(1, vec![network(1, 1450)]), config(2, vec![network(1, 1400)]));
+        let change = Change::between(&old, &new).unwrap();
+        let mut other = config(1, vec![network(2, 1450)]);
+        let network = NetworkId::from_u128(1);
+        assert_eq!(change.apply(&mut other), Err(Misfit::UnknownNetwork { network }));
+        assert_eq!(other, config(1, vec![self::network(2, 1450)]));
+    }
+
+    #[test]
     fn no_difference_is_no_change() {
         assert_eq!(Change::between(&config(1, vec![network(1, 1450)]), &config(2, vec![network(1, 1450)])), None);
     }
@@ -171,7 +314,7 @@ mod tests {
         let mut now = config(5, vec![network(1, 1450)]);
         let stale =
             Change { revision: 5, networks_removed: BTreeSet::from([NetworkId::from_u128(1)]), ..Change::default() };
-        assert_eq!(stale.apply(&mut now), Err(StaleChange { offered: 5, current: 5 }));
+        assert_eq!(stale.apply(&mut now), Err(Misfit::Stale { offered: 5, current: 5 }));
         assert_eq!(now.networks.len(), 1);
     }
 

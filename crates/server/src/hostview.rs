@@ -82,6 +82,11 @@ fn networks(
 ) -> Result<(BTreeMap<NetworkId, HostNetwork>, BTreeSet<RouterId>), ApiError> {
     let mut networks: BTreeMap<NetworkId, HostNetwork> =
         Network::many(tx, needed)?.into_iter().map(|network| (network.id, empty_network(&network))).collect();
+    for (network, vrids) in vrids(tx, needed)? {
+        if let Some(network) = networks.get_mut(&network) {
+            network.vrids = vrids;
+        }
+    }
     let mut addresses = addresses(tx, needed)?;
     let mut ha_routers = BTreeSet::new();
     for port in ports(tx, needed)? {
@@ -120,7 +125,14 @@ fn empty_network(network: &Network) -> HostNetwork {
         Segment::Flat(name) => HostSegment::Flat { physical_network: name.clone() },
         Segment::Local => HostSegment::Local,
     };
-    HostNetwork { id: network.id, segment, mtu: network.mtu, ports: BTreeMap::new(), peers: BTreeSet::new() }
+    HostNetwork {
+        id: network.id,
+        segment,
+        mtu: network.mtu,
+        ports: BTreeMap::new(),
+        peers: BTreeSet::new(),
+        vrids: BTreeSet::new(),
+    }
 }
 
 fn ports(tx: &Tx<'_>, networks: &[String]) -> Result<Vec<PortRow>, StoreError> {
@@ -202,7 +214,6 @@ struct Routers {
     macs: BTreeMap<PortId, Mac>,
     /// HA network and VRID.
     ha: BTreeMap<RouterId, (NetworkId, u8)>,
-    vrids: BTreeMap<NetworkId, BTreeSet<u8>>,
     /// Subnets of the external networks.
     external: BTreeMap<NetworkId, Vec<(SubnetId, IpNet)>>,
 }
@@ -225,7 +236,6 @@ impl Routers {
             ports.iter().filter(|p| p.role == Role::Gateway).map(|p| p.network_id.to_string()).collect();
         let ha = ha_rows(tx, &ids)?;
         let floating_ips = floating_ips(tx, &ids)?;
-        let ha_networks: BTreeSet<String> = ha.values().map(|(network, _)| network.to_string()).collect();
         Ok(Self {
             routers: Router::many(tx, &ids)?,
             routes: router::routes_of(tx, &ids)?,
@@ -236,7 +246,6 @@ impl Routers {
             macs: port_macs(tx, &port_ids)?,
             ports: group(ports, |port| port.router_id),
             ha,
-            vrids: vrids(tx, &Vec::from_iter(ha_networks))?,
             external: subnets(tx, &Vec::from_iter(external))?,
         })
     }
@@ -373,7 +382,6 @@ impl Routers {
             priority: options.ha_vrrp_priority,
             peers: copies.iter().filter(|copy| copy.host != host).filter_map(peer).collect(),
             epoch: copies.iter().map(|copy| copy.epoch).max().unwrap_or(0),
-            network_vrids: self.vrids.get(&network_id).cloned().unwrap_or_default(),
         })
     }
 

@@ -50,7 +50,7 @@ fn network(
     ports: BTreeMap<PortId, NetworkPort>,
     peers: &[IpAddr],
 ) -> (NetworkId, Network) {
-    (id, Network { id, segment, mtu, ports, peers: peers.iter().copied().collect() })
+    (id, Network { id, segment, mtu, ports, peers: peers.iter().copied().collect(), vrids: BTreeSet::new() })
 }
 
 fn flat() -> Segment {
@@ -112,7 +112,6 @@ pub(crate) fn ha_copy() -> HaCopy {
             HaPeer { address: Ipv4Addr::new(169, 254, 192, 6), vtep: Some(NETWORK_2) },
         )]),
         epoch: 3,
-        network_vrids: BTreeSet::from([7]),
     }
 }
 

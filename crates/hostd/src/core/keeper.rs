@@ -12,7 +12,7 @@ use evergate_keeper::protocol::{
     FollowSpec, PROTOCOL_VERSION, RouterSpec, RouterStatus, Settings, Status, ToKeeper, Transition,
 };
 use evergate_model::host::{ActiveCopy, HostConfig};
-use evergate_model::{HaState, RouterId};
+use evergate_model::{HaState, NetworkId, RouterId};
 
 use super::{DESCRIBE_PATIENCE, INTRODUCTION_PATIENCE, REMOVAL_PATIENCE, STATUS_PERIOD};
 use crate::round::{Outcome, PreparedCopy};
@@ -89,6 +89,7 @@ pub struct KeeperSide {
     told_settings: Option<Settings>,
     told: BTreeMap<RouterId, RouterSpec>,
     told_followed: BTreeMap<RouterId, FollowSpec>,
+    told_vrids: BTreeMap<NetworkId, BTreeSet<u8>>,
     /// Routers to be let go of; with a deadline once the keeper was asked.
     leaving: BTreeMap<RouterId, Option<Instant>>,
     released: BTreeSet<RouterId>,
@@ -108,6 +109,7 @@ impl KeeperSide {
             told_settings: None,
             told: BTreeMap::new(),
             told_followed: BTreeMap::new(),
+            told_vrids: BTreeMap::new(),
             leaving: BTreeMap::new(),
             released: BTreeSet::new(),
             roles: BTreeMap::new(),
@@ -121,6 +123,7 @@ impl KeeperSide {
         self.told_settings = None;
         self.told.clear();
         self.told_followed.clear();
+        self.told_vrids.clear();
         // What was asked for on the old connection may have got lost with it.
         self.leaving.values_mut().for_each(|deadline| *deadline = None);
     }
@@ -233,6 +236,7 @@ impl KeeperSide {
         self.ask_removals(now, &mut messages);
         let mut finished = complete;
         if self.prepared_once && introduced {
+            self.tell_vrids(config, &mut messages);
             self.tell_copies(config, &mut messages);
             self.tell_followed(config, &mut messages);
             let described = super::wanted_copies(config).iter().all(|id| self.told.contains_key(id));
@@ -243,6 +247,22 @@ impl KeeperSide {
         }
         self.connection = Connection::Up { since, greeted: true, introduced, complete: finished };
         messages
+    }
+
+    /// Before the copies, so that none of them takes a neighbour for a stranger.
+    fn tell_vrids(&mut self, config: &HostConfig, messages: &mut Vec<ToKeeper>) {
+        let known = |id: &NetworkId| config.networks.get(id).map(|network| &network.vrids);
+        let gone = self.told_vrids.keys().filter(|id| known(id).is_none_or(BTreeSet::is_empty)).copied();
+        for network in gone.collect::<Vec<_>>() {
+            self.told_vrids.remove(&network);
+            messages.push(ToKeeper::Vrids { network, vrids: BTreeSet::new() });
+        }
+        for (network, vrids) in config.networks.iter().map(|(id, network)| (*id, &network.vrids)) {
+            if !vrids.is_empty() && self.told_vrids.get(&network) != Some(vrids) {
+                self.told_vrids.insert(network, vrids.clone());
+                messages.push(ToKeeper::Vrids { network, vrids: vrids.clone() });
+            }
+        }
     }
 
     fn tell_copies(&mut self, config: &HostConfig, messages: &mut Vec<ToKeeper>) {

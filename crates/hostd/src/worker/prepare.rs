@@ -65,7 +65,6 @@ impl<M: Machine> Worker<M> {
             password: self.vrrp.password.clone(),
             peers: copy.peers.values().map(|peer| peer.address).collect(),
             peer_hosts: copy.peers.values().filter_map(|peer| Some((peer.address, peer.vtep?))).collect(),
-            network_vrids: copy.network_vrids.clone(),
             items,
             announce,
             claim_to: prepared.claim_to.clone(),

@@ -69,7 +69,7 @@ pub fn base(revision: u64) -> HostConfig {
 }
 
 fn add_network(config: &mut HostConfig, id: NetworkId, segment: Segment, mtu: u16, peers: BTreeSet<IpAddr>) {
-    config.networks.insert(id, Network { id, segment, mtu, ports: BTreeMap::new(), peers });
+    config.networks.insert(id, Network { id, segment, mtu, ports: BTreeMap::new(), peers, vrids: BTreeSet::new() });
 }
 
 pub fn port(n: u8, ips: &[&str], location: Location) -> NetworkPort {
@@ -107,7 +107,6 @@ pub fn add_ha_router(config: &mut HostConfig) {
             HaPeer { address: "169.254.192.12".parse().unwrap(), vtep: Some(ip(PEER_VTEP)) },
         )]),
         epoch: 0,
-        network_vrids: BTreeSet::from([7]),
     };
     config.routers.insert(ROUTER, router(Some(copy)));
 }
@@ -203,7 +202,6 @@ fn add_numbered_router(config: &mut HostConfig, n: u32) {
         priority: 50,
         peers: BTreeMap::new(),
         epoch: 0,
-        network_vrids: BTreeSet::from([low]),
     };
     let mut router = Router { id, floating_ips: BTreeMap::new(), ..router(Some(copy)) };
     if let Some(gateway) = &mut router.gateway {

@@ -129,12 +129,16 @@ impl RouterCopy {
         self.spec.router
     }
 
+    /// Learns which VRIDs are neighbours' on the HA network.
+    pub(super) fn know_vrids(&mut self, vrids: &BTreeSet<u8>) {
+        self.strangers.retain(|vrid, _| !vrids.contains(vrid));
+    }
+
     /// Takes a new specification of the same router.
     pub(super) fn update(&mut self, spec: RouterSpec, shared: &mut Shared, now: Instant) -> Result<(), SpecError> {
         let config = spec::config(&spec)?;
         self.items = spec::prepare(&spec.items)?;
         let old = std::mem::replace(&mut self.spec, spec);
-        self.strangers.retain(|vrid, _| !self.spec.network_vrids.contains(vrid));
         if *self.vrrp.config() != config {
             self.vrrp.handle_config(config, now);
             self.drain(shared, now);
@@ -330,9 +334,11 @@ impl RouterCopy {
     /// Takes a frame that the VRRP socket received.
     pub(super) fn handle_frame(&mut self, frame: &[u8], shared: &mut Shared, now: Instant) {
         let own = self.spec.vrid;
+        let neighbours = shared.vrids.get(&self.spec.ha_network);
+        let is_neighbour = |vrid: u8| neighbours.is_some_and(|vrids| vrids.contains(&vrid));
         let refused = match wire::peek(frame) {
             // Only a sentinel hears these. Neighbours' VRIDs are other routers of the network.
-            Ok(seen) if seen.vrid.get() != own && self.spec.network_vrids.contains(&seen.vrid.get()) => return,
+            Ok(seen) if seen.vrid.get() != own && is_neighbour(seen.vrid.get()) => return,
             Ok(seen) if seen.vrid.get() != own => {
                 let first = *self.strangers.entry(seen.vrid.get()).or_insert(now);
                 if now.saturating_duration_since(first) < STRANGER {

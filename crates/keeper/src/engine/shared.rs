@@ -1,12 +1,12 @@
 //! What all copies of a host share: settings, what is known of other hosts, and the queue of effects.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use evergate_dataplane::state::FdbTable;
 use evergate_kernel::rt;
-use evergate_model::RouterId;
+use evergate_model::{NetworkId, RouterId};
 use tracing::warn;
 
 use super::discards::Discards;
@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub(super) book: Book,
     pub(super) outbox: Outbox,
     pub(super) follows: BTreeMap<RouterId, FollowSpec>,
+    /// VRIDs in use, by HA network.
+    pub(super) vrids: BTreeMap<NetworkId, BTreeSet<u8>>,
     pub(super) discards: Discards,
     pub(super) liveness: Liveness,
     pub(super) effects: VecDeque<Effect>,
@@ -47,6 +49,7 @@ impl Shared {
             book: Book::default(),
             outbox: Outbox::new(seed),
             follows: BTreeMap::new(),
+            vrids: BTreeMap::new(),
             discards: Discards::default(),
             liveness: Liveness::new(seed),
             effects: VecDeque::new(),

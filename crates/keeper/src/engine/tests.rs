@@ -456,6 +456,7 @@ fn forwarding_entries_that_are_no_longer_followed_are_removed() {
 #[test]
 fn foreign_and_malformed_packets_are_counted_and_told_once() {
     let mut host = Host::with_router();
+    host.say(ToKeeper::Vrids { network: NetworkId::from_u128(1), vrids: BTreeSet::from([1, 2, 3]) });
     host.log.clear();
     let good = advertisement(200, 50);
     let mut bad_sum = good.clone();
@@ -1080,7 +1081,6 @@ fn spec() -> RouterSpec {
         password: None,
         peers: BTreeSet::new(),
         peer_hosts: BTreeMap::new(),
-        network_vrids: BTreeSet::from([1, 2, 3]),
         items: vec![
             item("tap", Place::Host),
             item("vip", Place::Router),

@@ -90,6 +90,7 @@ impl Replication {
             }
             ToKeeper::RemoveRouter { router } => self.forget(*router),
             ToKeeper::Follow(_)
+            | ToKeeper::Vrids { .. }
             | ToKeeper::Unfollow { .. }
             | ToKeeper::EndOfState
             | ToKeeper::Status

@@ -267,7 +267,6 @@ impl Lab {
             password: None,
             peers: hosts.iter().filter(|&&peer| peer != n).map(|&n| Ipv4Addr::new(169, 254, 192, n)).collect(),
             peer_hosts: std::collections::BTreeMap::new(),
-            network_vrids: BTreeSet::from([7]),
             items: vec![address("ha-1", ha, VIP), address("qr-1", qr, "10.0.0.1/24"), default],
             announce: vec![Announce {
                 link: "qr-1".to_owned(),

@@ -163,7 +163,12 @@ impl Server {
     #[track_caller]
     pub(crate) fn make_network(&self, who: &Context, name: &str, cidr: &str) -> (Value, Value) {
         let network = self.make(who, "network", json!({"name": name}));
-        let subnet = json!({"name": name, "network_id": network["id"], "ip_version": 4, "cidr": cidr});
+        let mut subnet = json!({"name": name, "network_id": network["id"], "ip_version": 4, "cidr": cidr});
+        // The server picks at random: what tests pick themselves, it must not have picked before.
+        if let Some(start) = cidr.strip_suffix(".0/24") {
+            let pool = json!({"start": format!("{start}.110"), "end": format!("{start}.199")});
+            subnet["allocation_pools"] = json!([pool]);
+        }
         let subnet = self.make(who, "subnet", subnet);
         (network, subnet)
     }
@@ -179,7 +184,7 @@ impl Server {
         let subnet = json!({
             "name": "ext", "network_id": network["id"], "ip_version": 4, "cidr": "203.0.113.0/24",
             "gateway_ip": "203.0.113.254", "enable_dhcp": false,
-            "allocation_pools": [{"start": "203.0.113.10", "end": "203.0.113.240"}],
+            "allocation_pools": [{"start": "203.0.113.110", "end": "203.0.113.199"}],
         });
         let subnet = self.make(&admin(), "subnet", subnet);
         (network, subnet)

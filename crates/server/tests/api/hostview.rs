@@ -62,7 +62,7 @@ fn a_network_host_is_told_of_its_copy() {
     let ha = router.ha.as_ref().unwrap();
     assert_eq!(ha.priority, 50);
     assert_eq!(ha.virtual_address.to_string(), format!("169.254.0.{}/24", ha.vrid));
-    assert!(ha.network_vrids.contains(&ha.vrid));
+    assert!(config.networks[&ha.network_id].vrids.contains(&ha.vrid));
     assert_eq!(ha.address.prefix_len(), 18);
     assert_eq!(ha.peers.keys().collect::<Vec<_>>(), ["h2", "h3"]);
     assert_eq!(ha.peers["h2"].vtep, Some(vtep(2)));
