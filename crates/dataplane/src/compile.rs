@@ -8,6 +8,7 @@
 //! `ha` (what follows the role) and `nat`.
 
 mod ha;
+mod ipv6;
 mod l2;
 mod l3;
 mod namespace;
@@ -16,9 +17,9 @@ mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use evergate_model::host::{ActiveCopy, Location, Router};
+use evergate_model::host::{ActiveCopy, Location, Router, RouterAdvertisement};
 use evergate_model::{HostConfig, Mac, NetworkId, PortId, RouterId, names};
 
 use crate::op::Op;
@@ -75,6 +76,8 @@ pub struct Desired {
     pub kernel: KernelState,
     /// For every HA router copy here: what the keeper adds and removes.
     pub prepared: BTreeMap<RouterId, Prepared>,
+    /// For every router that advertises itself to instances here: how.
+    pub advertise: BTreeMap<RouterId, Advertising>,
     /// For every HA router with a port on a VXLAN network here: which forwarding entries follow its
     /// active copy.
     pub follow: BTreeMap<RouterId, Follow>,
@@ -119,6 +122,32 @@ pub struct Announcement {
     pub mac: Mac,
     /// The address.
     pub ip: IpAddr,
+}
+
+/// How a router advertises itself from this host (RFC 4861).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertising {
+    /// Name of the namespace with its devices.
+    pub netns: String,
+    /// Only while this host's copy is active; otherwise always.
+    pub follows_role: bool,
+    /// On which devices.
+    pub links: Vec<AdvertisingLink>,
+}
+
+/// A router's device on a network whose instances learn of it by advertisements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdvertisingLink {
+    /// Name of the device.
+    pub link: String,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its link-local address, where advertisements come from.
+    pub source: Ipv6Addr,
+    /// The network's MTU.
+    pub mtu: u32,
+    /// What is advertised.
+    pub advertisement: RouterAdvertisement,
 }
 
 /// Forwarding entries of this host that follow an HA router's active copy.

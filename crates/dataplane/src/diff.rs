@@ -84,6 +84,8 @@ impl<'a> Planner<'a> {
         self.phase = Phase::Build;
         self.add_namespaces();
         self.delete_links_of_another_kind();
+        // A link that is given IPv6 speaks at once, and what it may say is for the rules to judge.
+        self.replace_nft(|table| table.family == NftFamily::Ip6);
         self.set_sysctls();
         self.add_links();
     }
@@ -168,8 +170,6 @@ impl<'a> Planner<'a> {
             self.emit(Op::AddLink { netns: netns.clone(), name: name.clone(), link, peer_link });
         }
         self.set_sysctls();
-        // A link that comes up with IPv6 speaks at once, and what it may say is for the rules to judge.
-        self.replace_nft(|table| table.family == NftFamily::Ip6);
         for (netns, name) in to_raise {
             let change = LinkChange { up: Some(true), ..LinkChange::default() };
             self.emit(Op::SetLink { netns, name, change });

@@ -73,6 +73,11 @@ pub fn apply(state: &mut KernelState, op: &Op) -> Result<(), Impossible> {
             let ns = place(state, netns)?;
             ns.sysctls.insert(path.clone(), value.clone());
             let link = sysctl_link(path);
+            if path == "ipv6/conf/all/disable_ipv6" {
+                // The kernel writes it to every link.
+                let is_links = |path: &str| path.ends_with("/disable_ipv6") && sysctl_link(path).is_some();
+                ns.sysctls.iter_mut().filter(|(path, _)| is_links(path)).for_each(|(_, own)| own.clone_from(value));
+            }
             if path.ends_with("/disable_ipv6") && value == "1" && (link.is_some() || path.contains("/all/")) {
                 forget_ipv6(ns, link);
             }
@@ -132,8 +137,8 @@ fn require_link<'a>(ns: &'a NetnsState, name: &str) -> Result<&'a Link, Impossib
 
 /// A protocol family that is switched off on a link takes neither addresses nor neighbours.
 fn require_family(ns: &NetnsState, link: &str, ip: IpAddr) -> Result<(), Impossible> {
-    let off = |what: &str| ns.sysctls.get(&format!("ipv6/conf/{what}/disable_ipv6")).is_some_and(|v| v == "1");
-    if ip.is_ipv6() && (off(link) || off("all")) {
+    let off = |what: &str| ns.sysctls.get(&format!("ipv6/conf/{what}/disable_ipv6")).map(|value| value == "1");
+    if ip.is_ipv6() && off(link).or(off("all")).unwrap_or(false) {
         return Err(Impossible::Invalid(format!("IPv6 is disabled on {link}")));
     }
     Ok(())

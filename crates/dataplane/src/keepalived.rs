@@ -1,12 +1,13 @@
 //! The equivalent `keepalived.conf` of an HA router copy, which a stock keepalived can run from.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use evergate_model::host::HaCopy;
 
 use crate::compile::Prepared;
 use crate::op::Op;
-use crate::state::Route;
+use crate::state::{Address, Route};
 
 /// How the copies of all routers on a host elect, from `l3_agent.ini`.
 #[derive(Clone, PartialEq, Eq)]
@@ -42,8 +43,8 @@ impl fmt::Debug for VrrpSettings {
 /// Renders the configuration of one copy, as Neutron lays it out. The text holds the password: the file
 /// must be private.
 ///
-/// Deviation: Neutron also lists IPv6 link-local addresses of the `qr-` and `qg-` devices. IPv6 is disabled
-/// in the namespace for now, and keepalived would fail to add them.
+/// Deviation: Neutron lists a link-local address of every device. Ours have IPv6 only where they have
+/// an IPv6 address.
 pub fn render(copy: &HaCopy, prepared: &Prepared, settings: &VrrpSettings) -> String {
     let link = &prepared.ha_link;
     let mut text = String::new();
@@ -110,7 +111,11 @@ fn excluded_addresses(prepared: &Prepared) -> Vec<String> {
         .iter()
         .filter_map(|item| if let Op::AddAddress { address, .. } = &item.add { Some(address) } else { None });
     let excluded = addresses.filter(|address| address.link != prepared.ha_link);
-    excluded.map(|address| format!("{} dev {} no_track", address.net, address.link)).collect()
+    let scope = |address: &Address| match address.net.addr() {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => " scope link",
+        IpAddr::V4(_) | IpAddr::V6(_) => "",
+    };
+    excluded.map(|address| format!("{} dev {}{} no_track", address.net, address.link, scope(address))).collect()
 }
 
 fn routes(prepared: &Prepared) -> Vec<String> {

@@ -11,7 +11,7 @@ use evergate_model::host::{HaCopy, Location, Network, Segment};
 use evergate_model::{Mac, names};
 
 use super::namespace::{self, Leg, RouterNamespace};
-use super::{Announcement, Compiler, Prepared, PreparedItem};
+use super::{Announcement, Compiler, Prepared, PreparedItem, ipv6};
 use crate::op::Op;
 use crate::state::{Address, FdbEntry, FdbTable, Netns, Route};
 
@@ -22,9 +22,13 @@ impl<'a> Compiler<'a> {
             network: copy.network_id,
             link: names::ha_device(copy.port_id),
             mac: copy.mac,
-            addresses: vec![copy.address],
+            addresses: vec![copy.address.into()],
         };
         let virtual_address = namespace::address(&leg.link, copy.virtual_address);
+        if parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg)).any(Leg::has_ipv6) {
+            let table = ipv6::table();
+            parts.state.nft.insert(table.family, table);
+        }
         // Without its HA interface a copy must not have addresses: they stay the keeper's all the same.
         let plugged = self.plug(parts, &leg);
         if plugged {

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evergate_model::host::{Gateway, Interface, Router};
 use evergate_model::{PortId, names};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::namespace::{Leg, RouterNamespace, floating_addresses, port_addresses};
-use super::{Compiler, nat};
+use super::{Advertising, AdvertisingLink, Compiler, ipv6, nat};
 use crate::state::Address;
 
 /// Ports of a router on project networks, and how their devices are named.
@@ -69,11 +69,37 @@ impl<'a> Compiler<'a> {
             network: interface.network_id,
             link: device(port),
             mac: interface.mac,
-            addresses: self.ipv4(parts.router.id, &interface.addresses),
+            addresses: self.usable(parts.router.id, &interface.addresses),
         };
         if self.plug(parts, &leg) {
+            self.advertise(parts, &leg, interface);
             parts.interfaces.push(leg);
         }
+    }
+
+    /// Instances learn their addresses and their gateway from the router, where the subnets say so.
+    fn advertise(&mut self, parts: &RouterNamespace<'a>, leg: &Leg, interface: &Interface) {
+        let (Some(advertisement), Some(segment)) = (&interface.advertisement, self.segments.get(&leg.network)) else {
+            return;
+        };
+        if !leg.has_ipv6() {
+            return;
+        }
+        let link = AdvertisingLink {
+            link: leg.link.clone(),
+            mac: leg.mac,
+            source: ipv6::link_local(leg.mac).addr(),
+            mtu: segment.mtu,
+            advertisement: advertisement.clone(),
+        };
+        let router = parts.router;
+        let advertising = self.out.advertise.entry(router.id).or_insert_with(|| Advertising {
+            netns: parts.netns.to_string(),
+            // A distributed router's instances have it on their own host, whichever copy is active.
+            follows_role: router.ha.is_some() && router.distributed.is_none(),
+            links: Vec::new(),
+        });
+        advertising.links.push(link);
     }
 
     fn gateway(&mut self, parts: &mut RouterNamespace<'a>, gateway: &'a Gateway) {
@@ -82,13 +108,14 @@ impl<'a> Compiler<'a> {
             network: gateway.network_id,
             link: names::external_device(gateway.port_id),
             mac: gateway.mac,
-            addresses: self.ipv4(parts.router.id, &gateway.addresses),
+            addresses: self.usable(parts.router.id, &gateway.addresses),
         };
         if !self.plug(parts, &leg) {
             parts.state.sysctls.retain(|path, _| !path.starts_with("netfilter/"));
             return;
         }
-        let snat = leg.addresses.first().map(Ipv4Net::addr).filter(|_| gateway.enable_snat);
+        let first = leg.addresses.iter().find_map(|net| if let IpNet::V4(net) = net { Some(net.addr()) } else { None });
+        let snat = first.filter(|_| gateway.enable_snat);
         let table = nat::table(&leg.link, snat, parts.router.floating_ips.values());
         parts.state.nft.insert(table.family, table);
         parts.gateway = Some((leg, gateway));

@@ -7,7 +7,7 @@ use evergate_model::host::{Gateway, Router};
 use evergate_model::{Mac, NetworkId, PortId, RouterId, names};
 use ipnet::{IpNet, Ipv4Net};
 
-use super::Compiler;
+use super::{Compiler, ipv6};
 use crate::state::{Address, BridgePort, Link, LinkKind, Netns, NetnsState, OWNER_MARK, Route};
 
 /// A router port's device in the router's namespace.
@@ -18,8 +18,22 @@ pub(super) struct Leg {
     /// Name of the device.
     pub(super) link: String,
     pub(super) mac: Mac,
-    /// IPv4 addresses with their subnets' prefix lengths.
-    pub(super) addresses: Vec<Ipv4Net>,
+    /// Its addresses with their subnets' prefix lengths, without the link-local one that IPv6 brings along.
+    pub(super) addresses: Vec<IpNet>,
+}
+
+impl Leg {
+    /// Whether IPv6 is spoken there.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(|net| net.addr().is_ipv6())
+    }
+
+    /// Every address of the device. The link-local one comes last, so that a copy that stands back gives it
+    /// up first: what the kernel then has to say without it is not said ([`ipv6::table`]).
+    pub(super) fn all_addresses(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let link_local = self.has_ipv6().then(|| ipv6::link_local(self.mac));
+        self.addresses.iter().copied().chain(link_local.map(IpNet::V6))
+    }
 }
 
 /// One of a router's namespaces while it is compiled.
@@ -68,10 +82,12 @@ impl<'a> Compiler<'a> {
             settings.push(("ipv4/ip_nonlocal_bind", "1"));
         }
         if self.view.has_ipv6 {
-            // IPv6 is not forwarded yet. A device that had it would speak at once (listener reports), and on
-            // a standby that moves the shared Ethernet address in every switch that hears it.
+            // Devices with IPv6 addresses have it on (see `ipv6`); the others have nothing to say.
             settings.push(("ipv6/conf/all/disable_ipv6", "1"));
             settings.push(("ipv6/conf/default/disable_ipv6", "1"));
+            if ipv6::is_spoken(router) {
+                settings.push(("ipv6/conf/all/forwarding", "1"));
+            }
         }
         if router.gateway.is_some() {
             // A copy that takes over has not seen the windows of the connections it goes on with.
@@ -83,20 +99,23 @@ impl<'a> Compiler<'a> {
         settings.into_iter().map(|(path, value)| (path.to_owned(), value.to_owned())).collect()
     }
 
-    pub(super) fn ipv4(&mut self, router: RouterId, addresses: &[IpNet]) -> Vec<Ipv4Net> {
-        let mut v4 = Vec::new();
+    /// The addresses that this host's kernel can have.
+    pub(super) fn usable(&mut self, router: RouterId, addresses: &[IpNet]) -> Vec<IpNet> {
+        let mut usable = Vec::with_capacity(addresses.len());
         for address in addresses {
-            match address {
-                IpNet::V4(net) => v4.push(*net),
-                IpNet::V6(net) => {
-                    self.problem(
-                        format!("router {router}"),
-                        format!("address {net} is left out: IPv6 is not forwarded yet"),
-                    );
-                }
+            if address.addr().is_ipv4() || self.view.has_ipv6 {
+                usable.push(*address);
+            } else {
+                self.problem(
+                    format!("router {router}"),
+                    format!(
+                        "address {address} is left out: this host's kernel has no IPv6; remove ipv6.disable=1 from its \
+                         command line"
+                    ),
+                );
             }
         }
-        v4
+        usable
     }
 
     /// Makes the pair of devices of a router port. Its tap is on the network's bridge.
@@ -145,6 +164,9 @@ impl<'a> Compiler<'a> {
             return false;
         }
         parts.state.links.insert(leg.link.clone(), device);
+        if leg.has_ipv6() {
+            parts.state.sysctls.extend(ipv6::settings(&leg.link));
+        }
         true
     }
 }
@@ -174,7 +196,7 @@ fn tap_mac(port: Mac) -> Mac {
 /// Addresses of the ports, with the Ethernet address each is announced by: internal ones, then external.
 pub(super) fn port_addresses(parts: &RouterNamespace<'_>) -> Vec<(Address, Mac)> {
     let legs = parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg));
-    legs.flat_map(|leg| leg.addresses.iter().map(|net| (address(&leg.link, *net), leg.mac))).collect()
+    legs.flat_map(|leg| leg.all_addresses().map(|net| (address(&leg.link, net), leg.mac))).collect()
 }
 
 /// Floating IPs, as addresses of the external device, so that the router answers for them there.
@@ -184,6 +206,6 @@ pub(super) fn floating_addresses(parts: &RouterNamespace<'_>) -> Vec<(Address, M
     floating.into_iter().map(|ip| (address(&leg.link, Ipv4Net::from(ip)), leg.mac)).collect()
 }
 
-pub(super) fn address(link: &str, net: Ipv4Net) -> Address {
-    Address { link: link.to_owned(), net: IpNet::V4(net) }
+pub(super) fn address(link: &str, net: impl Into<IpNet>) -> Address {
+    Address { link: link.to_owned(), net: net.into() }
 }

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_dataplane::{Desired, HostSettings, KernelState, View, compile};
 use evergate_model::host::{
-    ActiveCopy, AddressScopes, FloatingIp, Gateway, HaCopy, HaPeer, Interface, Location, Network, NetworkPort, Router,
-    Segment,
+    ActiveCopy, AddressMode, AddressScopes, FloatingIp, Gateway, HaCopy, HaPeer, Interface, Location, Network,
+    NetworkPort, Router, RouterAdvertisement, Segment,
 };
 use evergate_model::{FloatingIpId, HostConfig, Mac, NetworkId, PortId, RouterId};
 
@@ -168,6 +168,21 @@ pub(crate) fn with_floating_ip(mut config: HostConfig) -> HostConfig {
     let fip =
         FloatingIp { floating: Ipv4Addr::new(203, 0, 113, 50), fixed: Ipv4Addr::new(10, 0, 0, 9), distributed: false };
     config.routers.get_mut(&ROUTER).unwrap().floating_ips.insert(FIP, fip);
+    config
+}
+
+/// The project network has an IPv6 subnet with SLAAC, the external network an IPv6 subnet, too.
+pub(crate) fn with_ipv6(mut config: HostConfig) -> HostConfig {
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    let interface = router.interfaces.get_mut(&QR_PORT).unwrap();
+    interface.addresses.push("2001:db8:1::1/64".parse().unwrap());
+    interface.advertisement = Some(RouterAdvertisement {
+        prefixes: BTreeMap::from([("2001:db8:1::/64".parse().unwrap(), AddressMode::Slaac)]),
+        dns_servers: vec!["2001:db8::53".parse().unwrap()],
+    });
+    let gateway = router.gateway.as_mut().unwrap();
+    gateway.addresses.push("2001:db8:ee::10/64".parse().unwrap());
+    gateway.next_hops.push(ip("2001:db8:ee::1"));
     config
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evergate_dataplane::nft::{NftFamily, NftMap, NftStatement};
 use evergate_dataplane::op::Op;
 use evergate_dataplane::state::{BridgePort, FdbEntry, FdbTable, LinkKind, NeighbourKey, Netns};
-use evergate_dataplane::{Desired, HostSettings, NetnsState, View, compile};
+use evergate_dataplane::{Desired, HostSettings, NetnsState, View, compile, diff};
 use evergate_model::host::{ActiveCopy, ExtraRoute, Location, Segment};
 use evergate_model::{HostConfig, Mac, NetworkId, names};
 
@@ -382,14 +382,104 @@ fn a_router_on_a_network_that_the_host_was_not_told_of_is_explained() {
 }
 
 #[test]
-fn ipv6_addresses_are_left_out_and_said_to_be() {
-    let mut config = cloud::legacy_host();
-    let gateway = config.routers.get_mut(&ROUTER).unwrap().gateway.as_mut().unwrap();
-    gateway.addresses.push("2001:db8::10/64".parse().unwrap());
-    gateway.next_hops.insert(0, cloud::ip("2001:db8::1"));
+fn extra_routes_of_both_families_are_made_and_mixed_ones_explained() {
+    let mut config = cloud::with_ipv6(cloud::legacy_host());
+    let routes = &mut config.routers.get_mut(&ROUTER).unwrap().routes;
+    let mut add = |destination: &str, nexthop| {
+        routes.insert(ExtraRoute { destination: destination.parse().unwrap(), nexthop: cloud::ip(nexthop) })
+    };
+    add("2001:db8:ff::/48", "2001:db8:1::9");
+    add("2001:db8:fe::/48", "10.0.0.9");
     let desired = compile(&config, &cloud::settings(NETWORK_1), &cloud::view(&[]));
-    assert!(problems(&desired)[0].contains("2001:db8::10/64"), "{:?}", desired.problems);
-    assert_eq!(router(&desired).routes.len(), 1);
+    let routes: Vec<String> = router(&desired).routes.iter().map(ToString::to_string).collect();
+    let (qr, qg) = (names::internal_device(QR_PORT), names::external_device(QG_PORT));
+    let expected = [
+        format!("0.0.0.0/0 via 203.0.113.254 dev {qg}"),
+        format!("::/0 via 2001:db8:ee::1 dev {qg}"),
+        format!("2001:db8:ff::/48 via 2001:db8:1::9 dev {qr}"),
+    ];
+    assert_eq!(routes, expected);
+    assert!(problems(&desired)[0].contains("2001:db8:fe::/48"), "{:?}", desired.problems);
+}
+
+// IPv6.
+
+#[test]
+fn a_link_local_gateway_outside_needs_no_route_of_its_own() {
+    let mut config = cloud::with_ipv6(cloud::legacy_host());
+    let gateway = config.routers.get_mut(&ROUTER).unwrap().gateway.as_mut().unwrap();
+    gateway.next_hops = vec![cloud::ip("203.0.113.254"), cloud::ip("fe80::1")];
+    let desired = cloud::network_host(&config);
+    let routes: Vec<String> = router(&desired).routes.iter().map(ToString::to_string).collect();
+    assert!(routes.contains(&format!("::/0 via fe80::1 dev {}", names::external_device(QG_PORT))), "{routes:?}");
+    assert_eq!(routes.len(), 2);
+}
+
+#[test]
+fn the_link_local_address_moves_with_the_role_and_is_given_up_first() {
+    let desired = cloud::network_host(&cloud::with_ipv6(cloud::ha_host()));
+    assert!(addresses(router(&desired)).iter().all(|address| address.starts_with("ha-")));
+    let qr = names::internal_device(QR_PORT);
+    let of_qr: Vec<&str> = desired.prepared[&ROUTER]
+        .items
+        .iter()
+        .filter_map(|item| item.key.strip_prefix("address ")?.strip_suffix(&format!(" on {qr}")))
+        .collect();
+    assert_eq!(of_qr, ["10.0.0.1/24", "2001:db8:1::1/64", "fe80::f816:3eff:fe00:1/64"]);
+    let announced: Vec<_> = desired.prepared[&ROUTER].announce.iter().map(|one| one.ip).collect();
+    assert!(announced.contains(&cloud::ip("fe80::f816:3eff:fe00:1")), "{announced:?}");
+}
+
+#[test]
+fn a_copy_that_may_stand_by_never_speaks_without_an_address() {
+    let ha = cloud::network_host(&cloud::with_ipv6(cloud::ha_host()));
+    let table = router(&ha).nft[&NftFamily::Ip6].to_string();
+    assert!(
+        table.contains("type filter hook output priority 0; policy accept;\n\t\tip6 saddr ::/128 counter drop"),
+        "{table}"
+    );
+    // Where there is no other copy, there is nobody to disturb.
+    let legacy = cloud::network_host(&cloud::with_ipv6(cloud::legacy_host()));
+    assert!(!router(&legacy).nft.contains_key(&NftFamily::Ip6));
+    // The rules hold before the device comes up.
+    let (plan, _) = diff(&ha.kernel, &cloud::kernel(&[]).observe(&ha.kernel));
+    let qr = names::internal_device(QR_PORT);
+    let is_quiet = |op: &Op| matches!(op, Op::ReplaceNft { table, .. } if table.family == NftFamily::Ip6);
+    let comes_up = |op: &Op| matches!(op, Op::SetLink { name, change, .. } if *name == qr && change.up == Some(true));
+    let place = |which: &dyn Fn(&Op) -> bool| plan.ops().position(which).unwrap();
+    assert!(place(&is_quiet) < place(&comes_up), "{plan}");
+}
+
+#[test]
+fn devices_without_ipv6_addresses_have_none_at_all() {
+    let desired = cloud::network_host(&cloud::with_ipv6(cloud::ha_host()));
+    let settings = &router(&desired).sysctls;
+    assert_eq!(settings["ipv6/conf/default/disable_ipv6"], "1");
+    let of = |link: String| settings.get(&format!("ipv6/conf/{link}/disable_ipv6")).map(String::as_str);
+    assert_eq!(of(names::internal_device(QR_PORT)), Some("0"));
+    assert_eq!(of(names::ha_device(HA_PORT)), None);
+    assert!(!router(&cloud::network_host(&cloud::ha_host())).sysctls.contains_key("ipv6/conf/all/forwarding"));
+}
+
+#[test]
+fn a_kernel_without_ipv6_is_told_of() {
+    let view = View { has_ipv6: false, ..cloud::view(&[]) };
+    let desired = compile(&cloud::with_ipv6(cloud::legacy_host()), &cloud::settings(NETWORK_1), &view);
+    assert!(problems(&desired)[0].contains("2001:db8:1::1/64"), "{:?}", desired.problems);
+    assert!(router(&desired).routes.iter().all(|route| route.destination.addr().is_ipv4()));
+    assert!(desired.advertise.is_empty());
+}
+
+#[test]
+fn a_router_advertises_itself_where_the_subnets_say_so() {
+    let desired = cloud::network_host(&cloud::with_ipv6(cloud::ha_host()));
+    let advertising = &desired.advertise[&ROUTER];
+    assert!(advertising.follows_role);
+    let [link] = advertising.links.as_slice() else { panic!("{advertising:?}") };
+    assert_eq!((link.link.clone(), link.mtu), (names::internal_device(QR_PORT), 1450));
+    assert_eq!(link.source.to_string(), "fe80::f816:3eff:fe00:1");
+    assert!(!cloud::network_host(&cloud::with_ipv6(cloud::legacy_host())).advertise[&ROUTER].follows_role);
+    assert!(cloud::network_host(&cloud::ha_host()).advertise.is_empty());
 }
 
 // Translation.

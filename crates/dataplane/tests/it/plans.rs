@@ -37,6 +37,31 @@ fn a_legacy_router_is_created_on_a_network_host() {
 }
 
 #[test]
+fn an_ha_router_with_ipv6_is_created() {
+    let kernel = cloud::kernel(&[]);
+    let desired = cloud::network_host(&cloud::with_ipv6(cloud::ha_host())).kernel;
+    check(
+        "ha-router-ipv6-created",
+        "A network host is given an HA router whose networks have IPv6 subnets, too. The devices that have IPv6 \
+         are made down, and come up when the kernel makes no addresses of its own and a rule keeps it from \
+         speaking without one: a copy that stands by must not be heard.",
+        diff(&desired, &kernel.observe(&desired)),
+    );
+}
+
+#[test]
+fn a_legacy_router_with_ipv6_is_created() {
+    let kernel = cloud::kernel(&[]);
+    let desired = cloud::network_host(&cloud::with_ipv6(cloud::legacy_host())).kernel;
+    check(
+        "legacy-router-ipv6-created",
+        "A network host is given a legacy router whose networks have IPv6 subnets, too: each device also has \
+         the link-local address that instances know the router by.",
+        diff(&desired, &kernel.observe(&desired)),
+    );
+}
+
+#[test]
 fn an_instance_starts_on_a_compute_host() {
     let mut kernel = cloud::kernel(&[]);
     let compile = |taps| compile(&cloud::compute_host(), &cloud::settings(COMPUTE), &cloud::view(taps)).kernel;

@@ -1,0 +1,231 @@
+//! Routers with IPv6, as compiled: an instance, a router and a host outside, on one machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use evergate_dataplane::state::Netns;
+use evergate_dataplane::{Desired, HostSettings, Op, View, compile, diff};
+use evergate_kernel::Kernel;
+use evergate_kernel::rt::{BatchSocket, NetnsFd};
+use evergate_model::host::{
+    AddressScopes, Gateway, HaCopy, Interface, Location, Network, NetworkPort, Router, Segment,
+};
+use evergate_model::{HostConfig, NetworkId, PortId, RouterId, names};
+
+use crate::sandbox::*;
+
+const INSIDE: NetworkId = NetworkId::from_u128(0xa1 << 120);
+const OUTSIDE: NetworkId = NetworkId::from_u128(0xa2 << 120);
+const HA: NetworkId = NetworkId::from_u128(0xa3 << 120);
+const ROUTER: RouterId = RouterId::from_u128(0xb1 << 120);
+const QR: PortId = PortId::from_u128(0xc1 << 120);
+const QG: PortId = PortId::from_u128(0xc2 << 120);
+const HA_PORT: PortId = PortId::from_u128(0xc3 << 120);
+const INSTANCE: PortId = PortId::from_u128(0xc4 << 120);
+/// The link-local address of the router's inner device, from its Ethernet address.
+const GATEWAY: &str = "fe80::f816:3eff:fe00:1";
+
+#[test]
+fn a_standby_is_silent_and_the_active_copy_routes_and_answers_as_a_router() {
+    let mut kernel = around();
+    let desired = desired(&config(true));
+    converge(&mut kernel, &desired);
+    wait_for("listener reports that are held back", || held_back() > 0);
+    assert_eq!(spoken(), 0, "the standby was heard");
+
+    let prepared = &desired.prepared[&ROUTER];
+    let steps: Vec<_> = prepared.items.iter().map(|item| (item.netns.clone(), item.add.clone())).collect();
+    send(&mut kernel, &steps);
+    assert!(!run(&format!("ip -n {} -6 address", qrouter())).contains("tentative"));
+    wait_for("an answer from outside", || reaches("vm", "2001:db8:ee::1"));
+    wait_for("an answer from inside", || reaches("web", "2001:db8:1::9"));
+    let neighbour = run(&format!("ip -n vm -6 neigh show {GATEWAY}"));
+    assert!(neighbour.contains("fa:16:3e:00:00:01 router"), "a host that says so is no default router: {neighbour}");
+
+    let steps: Vec<_> =
+        prepared.items.iter().rev().filter_map(|item| Some((item.netns.clone(), item.del.clone()?))).collect();
+    let before = held_back();
+    send(&mut kernel, &steps);
+    let said = spoken();
+    wait_for("reports of groups that were left, held back", || held_back() > before);
+    assert_eq!(spoken(), said, "the copy was heard after it stood back");
+    converge(&mut kernel, &desired);
+}
+
+#[test]
+fn a_legacy_router_routes_ipv6_and_is_found_unchanged() {
+    let mut kernel = around();
+    let desired = desired(&config(false));
+    converge(&mut kernel, &desired);
+    wait_for("an answer from outside", || reaches("vm", "2001:db8:ee::1"));
+    // The source is the instance's own.
+    run("ip netns exec web ping -6 -c1 -W5 2001:db8:1::9");
+    let (plan, _) = diff(&desired.kernel, &kernel.observe(&desired.kernel).unwrap());
+    assert!(plan.is_empty(), "{plan}");
+}
+
+#[test]
+fn a_router_that_is_given_ipv6_later_turns_it_on_where_it_is_needed() {
+    let mut kernel = around();
+    let mut before = config(true);
+    let router = before.routers.get_mut(&ROUTER).unwrap();
+    router.gateway.as_mut().unwrap().addresses.retain(|net| net.addr().is_ipv4());
+    router.interfaces.get_mut(&QR).unwrap().addresses.retain(|net| net.addr().is_ipv4());
+    converge(&mut kernel, &desired(&before));
+    converge(&mut kernel, &desired(&config(true)));
+    wait_for("listener reports that are held back", || held_back() > 0);
+    assert_eq!(spoken(), 0, "the standby was heard");
+    let addresses = run(&format!("ip -n {} -6 address", qrouter()));
+    assert!(!addresses.contains("inet6 fe80"), "the kernel made an address: {addresses}");
+}
+
+/// An instance's namespace `vm` behind its tap, and a host `web` on the operator's br-ex.
+fn around() -> Kernel {
+    let kernel = host();
+    run(&format!(
+        "ip link add br-ex type bridge mcast_snooping 0; ip link set br-ex up
+         for f in all default; do echo 1 > /proc/sys/net/ipv6/conf/$f/disable_ipv6; done
+         ip netns add vm; ip netns add web
+         ip link add {tap} type veth peer name eth0 netns vm; ip link set {tap} up
+         ip link add tapweb type veth peer name eth0 netns web; ip link set tapweb up master br-ex
+         for n in vm web; do ip -n $n link set lo up
+             ip netns exec $n sysctl -qw net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.eth0.accept_ra=0; done
+         ip -n vm link set eth0 up address fa:16:3e:00:00:09; ip -n web link set eth0 up
+         ip -n vm address add 2001:db8:1::9/64 dev eth0 nodad; ip -n vm -6 route add default via {GATEWAY} dev eth0
+         ip -n web address add 2001:db8:ee::1/64 dev eth0 nodad
+         ip -n web -6 route add 2001:db8:1::/64 via 2001:db8:ee::10",
+        tap = names::tap(INSTANCE)
+    ));
+    kernel
+}
+
+fn config(ha: bool) -> HostConfig {
+    let location = |place: Location| if ha { Location::Active { router: ROUTER } } else { place };
+    let flat = Segment::Flat { physical_network: "provider".to_owned() };
+    let instance = port(9, "2001:db8:1::9", Location::Local);
+    let inside = [(QR, port(1, "2001:db8:1::1", location(Location::Local))), (INSTANCE, instance)];
+    let outside = [(QG, port(2, "2001:db8:ee::10", location(Location::Local)))];
+    let ha_ports = [(HA_PORT, port(3, "169.254.192.5", Location::Local))];
+    let networks = [
+        network(INSIDE, Segment::Local, inside.into()),
+        network(OUTSIDE, flat, outside.into()),
+        network(HA, Segment::Local, ha_ports.into()),
+    ];
+    let interface = Interface {
+        network_id: INSIDE,
+        mac: mac(1),
+        addresses: vec!["10.0.0.1/24".parse().unwrap(), "2001:db8:1::1/64".parse().unwrap()],
+        address_scopes: AddressScopes::default(),
+        advertisement: None,
+    };
+    let gateway = Gateway {
+        port_id: QG,
+        network_id: OUTSIDE,
+        mac: mac(2),
+        addresses: vec!["203.0.113.10/24".parse().unwrap(), "2001:db8:ee::10/64".parse().unwrap()],
+        next_hops: vec!["203.0.113.1".parse().unwrap(), "2001:db8:ee::1".parse().unwrap()],
+        onlink_subnets: Vec::new(),
+        enable_snat: true,
+        address_scopes: AddressScopes::default(),
+    };
+    let router = Router {
+        id: ROUTER,
+        project_id: "demo".to_owned(),
+        admin_state_up: true,
+        ha: ha.then(copy),
+        gateway: Some(gateway),
+        interfaces: [(QR, interface)].into(),
+        routes: BTreeSet::new(),
+        floating_ips: BTreeMap::new(),
+        port_forwardings: BTreeMap::new(),
+        distributed: None,
+    };
+    let routers = BTreeMap::from([(ROUTER, router)]);
+    HostConfig { revision: 1, networks: networks.into(), routers, ..HostConfig::default() }
+}
+
+fn copy() -> HaCopy {
+    HaCopy {
+        port_id: HA_PORT,
+        network_id: HA,
+        mac: mac(3),
+        address: "169.254.192.5/18".parse().unwrap(),
+        vrid: 7,
+        virtual_address: "169.254.0.7/24".parse().unwrap(),
+        priority: 50,
+        peers: BTreeMap::new(),
+        epoch: 0,
+    }
+}
+
+fn port(last: u8, ip: &str, location: Location) -> NetworkPort {
+    let ips = vec![ip.parse().unwrap()];
+    NetworkPort { mac: mac(last), ips, location, admin_state_up: true, allowed_addresses: Vec::new() }
+}
+
+fn network(id: NetworkId, segment: Segment, ports: BTreeMap<PortId, NetworkPort>) -> (NetworkId, Network) {
+    (id, Network { id, segment, mtu: 1500, ports, peers: BTreeSet::new(), vrids: BTreeSet::new() })
+}
+
+fn desired(config: &HostConfig) -> Desired {
+    let settings = HostSettings {
+        physical_networks: BTreeMap::from([("provider".to_owned(), "br-ex".to_owned())]),
+        ..HostSettings::default()
+    };
+    let view = View {
+        links: ["br-ex".to_owned(), names::tap(INSTANCE)].into(),
+        bridges: ["br-ex".to_owned()].into(),
+        has_ipv6: true,
+        ..View::default()
+    };
+    let desired = compile(config, &settings, &view);
+    assert_eq!(desired.problems, []);
+    desired
+}
+
+/// Brings the kernel to the desired state.
+fn converge(kernel: &mut Kernel, desired: &Desired) {
+    let (plan, refusals) = diff(&desired.kernel, &kernel.observe(&desired.kernel).unwrap());
+    assert_eq!(refusals, []);
+    apply(kernel, &plan.into_ops());
+    let (plan, _) = diff(&desired.kernel, &kernel.observe(&desired.kernel).unwrap());
+    assert!(plan.is_empty(), "left to do: {plan}");
+}
+
+/// Does what the keeper would.
+fn send(kernel: &mut Kernel, steps: &[(Netns, Op)]) {
+    let inside = NetnsFd::open(&Path::new(NETNS_PATH).join(qrouter())).unwrap();
+    let mut inside = BatchSocket::open(&inside).unwrap();
+    let mut outside = BatchSocket::open(&NetnsFd::host().unwrap()).unwrap();
+    for (netns, op) in steps {
+        let message = kernel.encode(op).unwrap();
+        let socket = if *netns == Netns::Host { &mut outside } else { &mut inside };
+        socket.send_batch(&[message]).remove(0).unwrap_or_else(|error| panic!("{op}: {}", error.full()));
+    }
+}
+
+fn qrouter() -> String {
+    names::qrouter_namespace(ROUTER)
+}
+
+fn reaches(netns: &str, ip: &str) -> bool {
+    run(&format!("ip netns exec {netns} ping -6 -c1 -W1 {ip} >/dev/null && echo yes || echo no")) == "yes\n"
+}
+
+/// How many packets the copy was kept from sending.
+fn held_back() -> u64 {
+    let table = run(&format!("ip netns exec {} nft list table ip6 evergate", qrouter()));
+    let (_, counter) = table.split_once("counter packets ").expect("the rule counts");
+    counter.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// How many frames the router's devices have sent.
+fn spoken() -> u64 {
+    let frames = |port| {
+        let json = run(&format!("ip -j -s link show {}", names::tap(port)));
+        let (_, rx) = json.split_once("\"rx\":{").unwrap();
+        let (_, packets) = rx.split_once("\"packets\":").unwrap();
+        packets.split([',', '}']).next().unwrap().parse::<u64>().unwrap()
+    };
+    frames(QR) + frames(QG)
+}
