@@ -218,7 +218,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "pagination_max_limit", Text, "-1", Server, "Largest page of a list; -1 or infinite is no limit."),
     opt("DEFAULT", "dns_domain", Text, "openstacklocal", NotYet("ports have no names in the DNS"), "Domain of the names that ports are given."),
     opt("database", "connection", Url, "sqlite:///$state_path/evergate.sqlite", Server, "Where the server keeps its state: sqlite:/// and the path of a file."),
-    opt("quotas", "default_quota", Int(-1, MAX_U32), "-1", NO_QUOTAS_YET, "Objects per project of a kind without an option of its own; -1 is any number."),
+    opt("quotas", "default_quota", Int(-1, MAX_U32), "-1", Server, "Objects per project of a kind without an option of its own; -1 is any number."),
     opt("quotas", "quota_network", Int(-1, MAX_U32), "100", Server, "Networks per project; -1 is any number."),
     opt("quotas", "quota_subnet", Int(-1, MAX_U32), "100", Server, "Subnets per project; -1 is any number."),
     opt("quotas", "quota_port", Int(-1, MAX_U32), "500", Server, "Ports per project; -1 is any number."),

@@ -22,7 +22,7 @@ use crate::error::ApiError;
 use crate::options::Options;
 use crate::resources::{
     self, Call, Resource, availability_zones, extensions, interfaces, port_forwardings, quotas, routers, scheduling,
-    tags, versions,
+    subnet_pools, tags, versions,
 };
 use crate::store::{Store, Tx, TxError as _};
 
@@ -335,6 +335,13 @@ fn below_member(
                 _ => Err(ApiError::not_found()),
             }
         }
+        ("subnetpools", ["add_prefixes"], "PUT") => {
+            ok(subnet_pools::change_prefixes(call, id, &asked.object()?, true)?)
+        }
+        ("subnetpools", ["remove_prefixes"], "PUT") => {
+            ok(subnet_pools::change_prefixes(call, id, &asked.object()?, false)?)
+        }
+        ("subnetpools", ["onboard_network_subnets"], "PUT") => ok(subnet_pools::onboard(call, id, &asked.object()?)?),
         ("agents", ["l3-routers"], "GET") => ok(scheduling::routers_of_agent(call, id, &fields)?),
         ("agents", ["l3-routers"], "POST") => {
             Ok((StatusCode::CREATED, Some(scheduling::add_router(call, id, &asked.object()?)?)))

@@ -284,6 +284,7 @@ fn options(settings: &ServerSettings) -> Options {
         limits: Limits {
             network: settings.quotas.network,
             subnet: settings.quotas.subnet,
+            subnetpool: settings.quotas.subnetpool,
             port: settings.quotas.port,
             router: settings.quotas.router,
             floatingip: settings.quotas.floatingip,

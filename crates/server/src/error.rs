@@ -74,6 +74,8 @@ api_errors! {
 
     NetworkNotFound { id } 404 "Network {id} could not be found.";
     SubnetNotFound { id } 404 "Subnet {id} could not be found.";
+    SubnetPoolNotFound { id } 404 "Subnet pool {id} could not be found.";
+    AddressScopeNotFound { id } 404 "Address scope {id} could not be found.";
     PortNotFound { id } 404 "Port {id} could not be found.";
     RouterNotFound { id } 404 "Router {id} could not be found";
     FloatingIPNotFound { id } 404 "Floating IP {id} could not be found";
@@ -104,6 +106,25 @@ api_errors! {
     DNSNameServersExhausted { subnet, quota } 400 "Unable to complete operation for {subnet}. The number of DNS nameservers exceeds the limit {quota}.";
     HostRoutesExhausted { subnet, quota } 400 "Unable to complete operation for {subnet}. The number of host routes exceeds the limit {quota}.";
     SubnetMismatchForPort { port, subnet } 400 "Subnet on port {port} does not match the requested subnet {subnet}.";
+
+    EmptySubnetPoolPrefixList {} 400 "Empty subnet pool prefix list.";
+    PrefixVersionMismatch {} 400 "Cannot mix IPv4 and IPv6 prefixes in a subnet pool.";
+    IllegalSubnetPoolPrefixBounds { prefix_type, prefixlen, base_type, base } 400 "Illegal prefix bounds: {prefix_type}={prefixlen}, {base_type}={base}.";
+    IllegalSubnetPoolPrefixUpdate { reason } 400 "Illegal update to prefixes: {reason}.";
+    IllegalSubnetPoolUpdate { reason } 400 "Illegal subnetpool update : {reason}.";
+    IllegalSubnetPoolAssociationToAddressScope { pool, scope } 400 "Illegal subnetpool association: subnetpool {pool} cannot be associated with address scope {scope}.";
+    IllegalSubnetPoolIpVersionAssociationToAddressScope { pool, scope, version } 400 "Illegal subnetpool association: subnetpool {pool} cannot associate with address scope {scope} because subnetpool ip_version is not {version}.";
+    AddressScopePrefixConflict {} 409 "Failed to associate address scope: subnetpools within an address scope must have unique prefixes.";
+    AddressScopeInUse { id } 409 "Unable to complete operation on address scope {id}. There are one or more subnet pools in use on the address scope.";
+    AddressScopeUpdateError { id, reason } 400 "Unable to update address scope {id} : {reason}.";
+    NetworkAddressScopeAffinityError {} 400 "Subnets of the same address family hosted on the same network must all be allocated from the same address scope.";
+    NetworkSubnetPoolAffinityError {} 400 "Subnets hosted on the same network must be allocated from the same subnet pool.";
+    SubnetPoolDeleteError { reason } 400 "Unable to delete subnet pool: {reason}.";
+    SubnetPoolQuotaExceeded {} 409 "Per-tenant subnet pool prefix quota exceeded.";
+    /// Deviation: Neutron answers 500.
+    SubnetAllocationError { reason } 409 "Failed to allocate subnet: {reason}.";
+    MinPrefixSubnetAllocationError { prefixlen, min } 400 "Unable to allocate subnet with prefix length {prefixlen}, minimum allowed prefix is {min}.";
+    MaxPrefixSubnetAllocationError { prefixlen, max } 400 "Unable to allocate subnet with prefix length {prefixlen}, maximum allowed prefix is {max}.";
 
     NoNetworkAvailable {} 503 "Unable to create the network. No tenant network is available for allocation.";
     TunnelIdInUse { vni } 409 "Unable to create the network. The tunnel ID {vni} is in use.";

@@ -11,7 +11,7 @@ use evergate_model::host::{
     Interface, Location, Network as HostNetwork, NetworkPort, PortForwarding as HostPortForwarding,
     Router as HostRouter, Segment as HostSegment,
 };
-use evergate_model::{HostConfig, Mac, NetworkId, PortForwardingId, PortId, RouterId, SubnetId};
+use evergate_model::{AddressScopeId, HostConfig, Mac, NetworkId, PortForwardingId, PortId, RouterId, SubnetId};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::error::ApiError;
@@ -23,6 +23,7 @@ use crate::objects::port_forwarding::PortForwarding;
 use crate::objects::query_in;
 use crate::objects::router::{self, Binding, Role, Router, RouterPort};
 use crate::objects::subnet::Route;
+use crate::objects::subnet_pool;
 use crate::options::Options;
 use crate::store::{CLAIM_KEY, StoreError, Tx};
 use crate::values;
@@ -214,6 +215,8 @@ struct Routers {
     macs: BTreeMap<PortId, Mac>,
     /// HA network and VRID.
     ha: BTreeMap<RouterId, (NetworkId, u8)>,
+    /// By network and IP version.
+    scopes: BTreeMap<(NetworkId, u8), AddressScopeId>,
     /// Subnets of the external networks.
     external: BTreeMap<NetworkId, Vec<(SubnetId, IpNet)>>,
 }
@@ -244,6 +247,7 @@ impl Routers {
             bindings: group(router::bindings_of(tx, &ids)?, |binding| binding.router_id),
             addresses: port_addresses(tx, &port_ids)?,
             macs: port_macs(tx, &port_ids)?,
+            scopes: subnet_pool::scopes_of(tx, &ports.iter().map(|p| p.network_id.to_string()).collect::<Vec<_>>())?,
             ports: group(ports, |port| port.router_id),
             ha,
             external: subnets(tx, &Vec::from_iter(external))?,
@@ -324,6 +328,11 @@ impl Routers {
         self.macs.get(&port).copied().unwrap_or_default()
     }
 
+    fn address_scopes(&self, network: NetworkId) -> AddressScopes {
+        let scope = |version| self.scopes.get(&(network, version)).copied();
+        AddressScopes { v4: scope(4), v6: scope(6) }
+    }
+
     fn interfaces(&self, router: &Router) -> BTreeMap<PortId, Interface> {
         let interface = |port: &RouterPort| {
             let addresses = self.nets(port.port_id);
@@ -333,7 +342,7 @@ impl Routers {
                     network_id: port.network_id,
                     mac: self.mac(port.port_id),
                     addresses,
-                    address_scopes: AddressScopes::default(),
+                    address_scopes: self.address_scopes(port.network_id),
                     advertisement: None,
                 },
             )
@@ -354,7 +363,7 @@ impl Routers {
             next_hops: addresses.iter().filter_map(|address| address.gateway).collect(),
             onlink_subnets: subnets.filter(|(id, _)| !own.contains(id)).map(|(_, cidr)| *cidr).collect(),
             enable_snat: router.enable_snat,
-            address_scopes: AddressScopes::default(),
+            address_scopes: self.address_scopes(port.network_id),
         })
     }
 

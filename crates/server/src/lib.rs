@@ -19,6 +19,7 @@ pub mod openapi;
 pub mod options;
 pub mod placement;
 pub mod policy;
+pub mod prefixes;
 pub mod random;
 pub mod resources;
 pub mod store;

@@ -73,6 +73,7 @@ pub struct Options {
 pub struct Limits {
     pub network: i64,
     pub subnet: i64,
+    pub subnetpool: i64,
     pub port: i64,
     pub router: i64,
     pub floatingip: i64,
@@ -81,7 +82,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { network: 100, subnet: 100, port: 500, router: 10, floatingip: 50, rbac_policy: 10 }
+        Self { network: 100, subnet: 100, subnetpool: -1, port: 500, router: 10, floatingip: 50, rbac_policy: 10 }
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Kind {
     OneOf(&'static [i64]),
     /// Text of at most this many characters.
     Text(usize),
+    /// As [`Kind::Text`], and not blank.
+    NotBlank(usize),
     /// As [`Kind::Text`], or null.
     TextOrNull(usize),
     /// One of these words.
@@ -50,6 +52,8 @@ pub enum Kind {
     Dict,
     /// A list of different texts of at most this many characters.
     Strings(usize),
+    /// A list of different prefixes without host bits.
+    Prefixes,
     /// A list of `{start, end}`.
     Pools,
     /// A list of addresses.
@@ -114,6 +118,7 @@ impl Kind {
             Self::PortRange => port_range(&shown(value)).map(|(first, last)| format!("{first}:{last}").into()),
             Self::OneOf(allowed) => one_of(value, allowed),
             Self::Text(max) | Self::TextOrNull(max) => text(value, max).map(Value::from),
+            Self::NotBlank(max) => not_blank(value, max).map(Value::from),
             Self::Words(allowed) | Self::WordsOrNull(allowed) => word(value, allowed),
             Self::Uuid | Self::UuidOrNull => uuid(value).map(Value::from),
             Self::IpOrNull => address(value).map(|ip| json!(ip)),
@@ -121,6 +126,7 @@ impl Kind {
             Self::MacOrNull => mac(value).map(|mac| json!(mac)),
             Self::Dict => dict(value),
             Self::Strings(max) => strings(value, max),
+            Self::Prefixes => prefixes(value),
             Self::Pools => pools(value),
             Self::Nameservers => nameservers(value),
             Self::Routes => routes(value),
@@ -156,12 +162,14 @@ impl Kind {
                 Ok(text.parse::<IpNet>().map_or_else(|_| Sql::from(text), |n| Sql::from(n.to_string())))
             }
             Self::Text(_)
+            | Self::NotBlank(_)
             | Self::TextOrNull(_)
             | Self::Words(_)
             | Self::WordsOrNull(_)
             | Self::PortRange
             | Self::Dict
             | Self::Strings(_)
+            | Self::Prefixes
             | Self::Pools
             | Self::Nameservers
             | Self::Routes
@@ -381,6 +389,27 @@ fn strings(value: &Value, max: usize) -> Result<Value, Refusal> {
         }
     }
     Ok(Value::Array(items))
+}
+
+fn not_blank(value: &Value, max: usize) -> Result<String, Refusal> {
+    let text = text(value, max)?;
+    if text.trim().is_empty() { Err(reason(format!("'{text}' Blank strings are not permitted"))) } else { Ok(text) }
+}
+
+fn prefixes(value: &Value) -> Result<Value, Refusal> {
+    let Value::Array(items) = value else {
+        return Err(reason(format!("'{}' is not a list", shown(value))));
+    };
+    let items = items.iter().map(|item| {
+        let net = cidr(item)?;
+        let given = item.as_str().and_then(|text| text.parse::<IpNet>().ok());
+        if given != Some(net) {
+            let text = shown(item);
+            return Err(reason(format!("'{text}' isn't a recognized IP subnet cidr, '{net}' is recommended")));
+        }
+        Ok(json!(net))
+    });
+    distinct(items.collect::<Result<_, _>>()?, "prefix")
 }
 
 fn pools(value: &Value) -> Result<Value, Refusal> {

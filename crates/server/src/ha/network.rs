@@ -106,6 +106,7 @@ fn make(tx: &Tx<'_>, options: &Options, project: &str, ordinal: i64) -> Result<H
         dns_nameservers: Vec::new(),
         host_routes: Vec::new(),
         service_types: Vec::new(),
+        subnetpool_id: None,
         standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
     };
     subnet.insert(tx)?;

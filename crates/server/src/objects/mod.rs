@@ -11,6 +11,7 @@ pub mod port;
 pub mod port_forwarding;
 pub mod router;
 pub mod subnet;
+pub mod subnet_pool;
 pub mod tags;
 
 use crate::store::{Row, StoreError, Tx, Value};

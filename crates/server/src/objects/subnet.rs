@@ -40,12 +40,14 @@ pub struct Subnet {
     pub dns_nameservers: Vec<IpAddr>,
     pub host_routes: Vec<Route>,
     pub service_types: Vec<String>,
+    /// The pool that its prefix was cut from.
+    pub subnetpool_id: Option<String>,
     pub standard: Standard,
 }
 
 const COLUMNS: &str = "id, project_id, network_id, name, description, ip_version, cidr, gateway_ip, enable_dhcp, \
                        ipv6_ra_mode, ipv6_address_mode, allocation_pools, dns_nameservers, host_routes, \
-                       service_types, created_at, updated_at, revision_number";
+                       service_types, subnetpool_id, created_at, updated_at, revision_number";
 
 impl Subnet {
     fn read(row: &Row<'_>) -> Result<Self, StoreError> {
@@ -65,7 +67,8 @@ impl Subnet {
             dns_nameservers: row.json(12)?,
             host_routes: row.json(13)?,
             service_types: row.json(14)?,
-            standard: Standard::read(row, 15)?,
+            subnetpool_id: row.opt_text(15)?,
+            standard: Standard::read(row, 16)?,
         })
     }
 
@@ -111,7 +114,7 @@ impl Subnet {
     pub fn insert(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
         let sql = format!(
             "INSERT INTO subnets ({COLUMNS}) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?16, 0)"
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17, 0)"
         );
         let params = values![
             self.id,
@@ -129,6 +132,7 @@ impl Subnet {
             json(&self.dns_nameservers),
             json(&self.host_routes),
             json(&self.service_types),
+            self.subnetpool_id.as_deref(),
             tx.now_text(),
         ];
         tx.execute(&sql, &params)?;

@@ -7,6 +7,7 @@ use crate::error::ApiError;
 
 /// Alias, name, description, and the date of Neutron's definition.
 const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
+    ("address-scope", "Address scope", "Scopes in which addresses are unique.", "2015-07-26T10:00:00-00:00"),
     ("agent", "agent", "The hosts' daemons, one agent per role.", "2013-02-03T10:00:00-00:00"),
     ("allowed-address-pairs", "Allowed Address Pairs", "Further addresses of a port.", "2013-07-23T10:00:00-00:00"),
     ("availability_zone", "Availability Zone", "Zones that agents are in.", "2015-01-01T10:00:00-00:00"),
@@ -17,6 +18,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "2018-06-22T10:00:00-00:00",
     ),
     ("binding", "Port Binding", "Which host a port is on.", "2014-02-03T10:00:00-00:00"),
+    (
+        "default-subnetpools",
+        "Default Subnetpools",
+        "Subnets can be cut from a default pool.",
+        "2016-02-18T18:00:00-00:00",
+    ),
     (
         "empty-string-filtering",
         "Empty String Filtering Extension",
@@ -102,10 +109,22 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
     ("quota_details", "Quota details management support", "Quotas with what is used.", "2017-02-10T10:00:00-00:00"),
     ("quotas", "Quota management support", "Limits per project.", "2012-07-29T10:00:00-00:00"),
     (
+        "rbac-address-scope",
+        "Add address_scope type to RBAC",
+        "Address scopes can be shared with single projects.",
+        "2020-02-12T00:00:00-00:00",
+    ),
+    (
         "rbac-policies",
         "RBAC Policies",
         "Networks shared with, or external for, single projects.",
         "2015-06-17T12:15:12-00:00",
+    ),
+    (
+        "rbac-subnetpool",
+        "Add subnetpool type to RBAC",
+        "Subnet pools can be shared with single projects.",
+        "2020-02-05T00:00:00-00:00",
     ),
     (
         "revision-if-match",
@@ -145,6 +164,14 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Subnet service types",
         "Subnets reserved for kinds of device.",
         "2016-03-15T18:00:00-00:00",
+    ),
+    ("subnet_allocation", "Subnet Allocation", "Subnets are cut from pools.", "2015-03-30T10:00:00-00:00"),
+    ("subnet_onboard", "Subnet Onboard", "A network's subnets can be taken into a pool.", "2018-12-18T09:00:00-00:00"),
+    (
+        "subnetpool-prefix-ops",
+        "Subnet Pool Prefix Operations",
+        "Prefixes of a pool are added and removed in one step.",
+        "2019-02-08T10:00:00-00:00",
     ),
     (
         "tag-ports-during-bulk-creation",

@@ -4,6 +4,7 @@
 //! filters, pages, revision numbers and what is shown is done here once for all of them. Every
 //! request is one transaction of the store, so nothing is ever half-done.
 
+pub mod address_scopes;
 pub mod agents;
 pub mod availability_zones;
 pub mod extensions;
@@ -18,6 +19,7 @@ pub mod rbac_policies;
 pub mod routers;
 pub mod scheduling;
 pub mod shortage;
+pub mod subnet_pools;
 pub mod subnets;
 pub mod tags;
 pub mod versions;
@@ -117,6 +119,8 @@ pub fn find(collection: &str) -> Option<&'static dyn Resource> {
         "routers" => &routers::Routers,
         "floatingips" => &floating_ips::FloatingIps,
         "agents" => &agents::Agents,
+        "address-scopes" => &address_scopes::AddressScopes,
+        "subnetpools" => &subnet_pools::SubnetPools,
         "rbac-policies" => &rbac_policies::RbacPolicies,
         _ => return None,
     };
@@ -124,8 +128,17 @@ pub fn find(collection: &str) -> Option<&'static dyn Resource> {
 }
 
 /// Names of all collections, for the list of resources.
-pub const COLLECTIONS: [&str; 7] =
-    ["networks", "subnets", "ports", "routers", "floatingips", "agents", "rbac-policies"];
+pub const COLLECTIONS: [&str; 9] = [
+    "networks",
+    "subnets",
+    "subnetpools",
+    "address-scopes",
+    "ports",
+    "routers",
+    "floatingips",
+    "agents",
+    "rbac-policies",
+];
 
 /// Collections below the members of another one: its name, theirs, and their table.
 pub static NESTED: [(&str, &str, &Table); 1] = [("floatingips", "port_forwardings", &port_forwardings::TABLE)];

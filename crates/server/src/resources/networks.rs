@@ -10,7 +10,7 @@ use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Tab
 use crate::error::ApiError;
 use crate::objects::network::{self, Network, NewNetwork, Segment, allocate_segment, max_mtu};
 use crate::objects::port::{Port, owner};
-use crate::objects::{Changes, floating_ip, query_in, tags};
+use crate::objects::{Changes, floating_ip, query_in, subnet_pool, tags};
 use crate::policy::Rule;
 use crate::store::Kind as Changed;
 use crate::values;
@@ -30,8 +30,7 @@ static TABLE: Table = Table {
     update: Rule::Member,
     delete: Rule::Member,
     // Everybody plugs into a shared network, and leads a router out through an external one.
-    scope: "t.project_id = ?1 OR EXISTS (SELECT 1 FROM rbac_policies p WHERE p.object_id = t.id \
-            AND p.target_project IN (?1, '*'))",
+    scope: rbac_policies::SCOPE,
     attributes: &[
         attributes::ID,
         attributes::NAME,
@@ -46,12 +45,11 @@ static TABLE: Table = Table {
         Attribute::new("subnets", Kind::Computed)
             .filter(Filter::Exists("EXISTS (SELECT 1 FROM subnets s WHERE s.network_id = t.id AND s.id IN ({}))")),
         Attribute::new("mtu", Kind::Int).post(Absent::Unset).put().column("t.mtu"),
-        Attribute::new("shared", Kind::Bool).post(Absent::Bool(false)).put().set_by(Rule::Admin).filter(
-            Filter::ForProject(
-                "(CASE WHEN EXISTS (SELECT 1 FROM rbac_policies p WHERE p.object_id = t.id \
-                 AND p.action = 'access_as_shared' AND p.target_project IN (?, '*')) THEN 1 ELSE 0 END)",
-            ),
-        ),
+        Attribute::new("shared", Kind::Bool)
+            .post(Absent::Bool(false))
+            .put()
+            .set_by(Rule::Admin)
+            .filter(Filter::ForProject(rbac_policies::IS_SHARED)),
         Attribute::new("router:external", Kind::Bool)
             .post(Absent::Bool(false))
             .put()
@@ -102,9 +100,16 @@ impl Resource for Networks {
             subnets.entry(network).or_default().push(subnet);
         }
         let shared = rbac_policies::shared_with_caller(call, ids)?;
+        let scopes = subnet_pool::scopes_of(call.tx, ids)?;
         let networks = Network::many(call.tx, ids)?.into_iter().map(|network| {
-            let mut shown =
-                show(&network, shared.contains(&network.id), subnets.remove(&network.id).unwrap_or_default());
+            let mut shown = show(
+                &network,
+                shared.contains(&network.id.to_string()),
+                subnets.remove(&network.id).unwrap_or_default(),
+            );
+            for (version, key) in [(4, "ipv4_address_scope"), (6, "ipv6_address_scope")] {
+                shown.insert(key.into(), json!(scopes.get(&(network.id, version))));
+            }
             standard(&mut shown, &network.standard, tags.remove(&network.id.to_string()));
             shown
         });
@@ -134,10 +139,10 @@ impl Resource for Networks {
         };
         let id = Network::insert(call.tx, &new)?;
         if new.shared {
-            rbac_policies::grant(call, id, rbac_policies::SHARED, rbac_policies::ALL, &new.project_id)?;
+            rbac_policies::share(call, "network", &id.to_string(), &new.project_id)?;
         }
         if new.external {
-            rbac_policies::grant(call, id, rbac_policies::EXTERNAL, rbac_policies::ALL, &new.project_id)?;
+            rbac_policies::make_external(call, id, &new.project_id)?;
         }
         Ok(id.to_string())
     }
@@ -150,7 +155,7 @@ impl Resource for Networks {
             rbac_policies::unshare(call, &network)?;
         }
         if !network.shared && shared == Some(true) {
-            rbac_policies::grant(call, network.id, rbac_policies::SHARED, rbac_policies::ALL, &network.project_id)?;
+            rbac_policies::share(call, "network", id, &network.project_id)?;
         }
         let external: Option<bool> = body.get("router:external")?;
         if network.external && external == Some(false) {
@@ -158,7 +163,7 @@ impl Resource for Networks {
             rbac_policies::make_internal(call, network.id)?;
         }
         if !network.external && external == Some(true) {
-            rbac_policies::grant(call, network.id, rbac_policies::EXTERNAL, rbac_policies::ALL, &network.project_id)?;
+            rbac_policies::make_external(call, network.id, &network.project_id)?;
         }
         let is_default = body.get("is_default")?;
         let stays_default = is_default.unwrap_or(network.is_default);
@@ -208,8 +213,6 @@ fn show(network: &Network, shared: bool, subnets: Vec<String>) -> Object {
         "subnets": subnets,
         "availability_zone_hints": [],
         "availability_zones": [],
-        "ipv4_address_scope": null,
-        "ipv6_address_scope": null,
         "provider:network_type": network.segment.network_type(),
         "provider:physical_network": network.segment.physical_network(),
         "provider:segmentation_id": network.segment.segmentation_id(),

@@ -56,6 +56,11 @@ static COUNTED: &[Counted] = &[
         count: "SELECT count(*) FROM subnets WHERE project_id = ?1",
         configured: |limits| limits.subnet,
     },
+    Counted {
+        name: "subnetpool",
+        count: "SELECT count(*) FROM subnet_pools WHERE project_id = ?1",
+        configured: |limits| limits.subnetpool,
+    },
 ];
 
 const fn limit(name: &'static str) -> Attribute {
@@ -81,6 +86,7 @@ static TABLE: Table = Table {
         limit("rbac_policy"),
         limit("router"),
         limit("subnet"),
+        limit("subnetpool"),
         Attribute::new("check_limit", Kind::BoolOrNull).put(),
         // What Neutron calls its default of not checking.
         Attribute::new("force", Kind::BoolOrNull).put(),

@@ -6,6 +6,7 @@ use evergate_model::{NetworkId, PortId, SubnetId};
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
+use super::subnet_pools::{self, SubnetPools, Wish};
 use super::{Call, Resource, networks, object, parse_id, standard, visible};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
@@ -13,6 +14,7 @@ use crate::ipam::{self, FixedIp, FixedIpRequest, Pool};
 use crate::objects::network::Network;
 use crate::objects::port::{Port, owner};
 use crate::objects::subnet::{Route, Subnet, json as stored};
+use crate::objects::subnet_pool::SubnetPool;
 use crate::objects::{Changes, Standard, query_in, router, tags};
 use crate::policy::{Rule, Target};
 use crate::random;
@@ -57,7 +59,8 @@ static TABLE: Table = Table {
         Attribute::new("dns_nameservers", Kind::Nameservers).post(Absent::EmptyList).put(),
         Attribute::new("host_routes", Kind::Routes).post(Absent::EmptyList).put(),
         Attribute::new("service_types", Kind::ServiceTypes).post(Absent::EmptyList).put().set_by(Rule::Admin),
-        Attribute::new("subnetpool_id", Kind::NotOffered).post(Absent::Null),
+        Attribute::new("subnetpool_id", Kind::UuidOrNull).post(Absent::Null).column("t.subnetpool_id"),
+        Attribute::new("prefixlen", Kind::Int).post(Absent::Unset).seen_by(Rule::Nobody),
         Attribute::new("use_default_subnetpool", Kind::Bool).post(Absent::Bool(false)).seen_by(Rule::Nobody),
         Attribute::new("router:external", Kind::Bool).filter(Filter::Exists(
             "EXISTS (SELECT 1 FROM networks n WHERE n.id = t.network_id AND n.external IN ({}))",
@@ -181,23 +184,18 @@ fn show(subnet: &Subnet, external: bool) -> Object {
         "dns_nameservers": subnet.dns_nameservers,
         "host_routes": subnet.host_routes,
         "service_types": subnet.service_types,
-        "subnetpool_id": null,
+        "subnetpool_id": subnet.subnetpool_id,
         "router:external": external,
     }))
 }
 
 fn new_subnet(call: Call<'_>, body: &Body) -> Result<Subnet, ApiError> {
-    if body.need::<bool>("use_default_subnetpool")? {
-        return Err(ApiError::invalid("use_default_subnetpool: subnet pools are not offered here"));
-    }
     let network = Network::get(call.tx, body.need("network_id")?)?;
     let ip_version: u8 = body.need("ip_version")?;
-    let cidr: IpNet = body.get::<Option<IpNet>>("cidr")?.flatten().ok_or_else(|| ApiError::BadRequest {
-        resource: "subnets".into(),
-        reason: "a subnetpool must be specified in the absence of a cidr".into(),
-    })?;
-    check_version("cidr", &cidr, cidr.addr(), ip_version)?;
+    let pool = pool(call, body, ip_version)?;
+    let cidr = prefix(call, body, ip_version, pool.as_ref())?;
     check_cidr(call, network.id, cidr)?;
+    check_affinity(call, network.id, ip_version, pool.as_ref())?;
     let gateway = match body.get::<Option<IpAddr>>("gateway_ip")? {
         Some(gateway) => gateway,
         None => ipam::default_gateway(cidr),
@@ -220,6 +218,7 @@ fn new_subnet(call: Call<'_>, body: &Body) -> Result<Subnet, ApiError> {
         dns_nameservers: nameservers(call, body, "new subnet")?.unwrap_or_default(),
         host_routes: host_routes(call, body, "new subnet", ip_version)?.unwrap_or_default(),
         service_types: body.need("service_types")?,
+        subnetpool_id: pool.map(|pool| pool.id),
         standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
     };
     check_gateway(&subnet, gateway)?;
@@ -231,6 +230,75 @@ fn new_subnet(call: Call<'_>, body: &Body) -> Result<Subnet, ApiError> {
         ipam::check_pools(pools, cidr, gateway)?;
     }
     Ok(subnet)
+}
+
+/// A 400 in the words that Neutron has for subnets.
+fn refused(reason: impl Into<String>) -> ApiError {
+    ApiError::BadRequest { resource: "subnets".into(), reason: reason.into() }
+}
+
+/// Finds the pool that the subnet shall be cut from, if any.
+fn pool(call: Call<'_>, body: &Body, ip_version: u8) -> Result<Option<SubnetPool>, ApiError> {
+    let default: bool = body.need("use_default_subnetpool")?;
+    let pool = match (body.need::<Option<String>>("subnetpool_id")?, default) {
+        (None, false) => return Ok(None),
+        (Some(_), true) => {
+            return Err(refused("subnetpool_id and use_default_subnetpool cannot both be specified"));
+        }
+        (Some(id), false) => {
+            visible(call, &SubnetPools, &id)?;
+            SubnetPool::get(call.tx, &id)?
+        }
+        (None, true) => SubnetPool::default_of(call.tx, ip_version)?
+            .ok_or_else(|| refused(format!("No default subnetpool found for IPv{ip_version}")))?,
+    };
+    if pool.ip_version != ip_version {
+        let reason = format!("Cannot allocate IPv{ip_version} subnet from IPv{} subnet pool", pool.ip_version);
+        return Err(refused(reason));
+    }
+    Ok(Some(pool))
+}
+
+/// Reads the subnet's prefix, or cuts one from the pool.
+fn prefix(call: Call<'_>, body: &Body, ip_version: u8, pool: Option<&SubnetPool>) -> Result<IpNet, ApiError> {
+    let cidr = body.get::<Option<IpNet>>("cidr")?.flatten();
+    let length = body.get::<i64>("prefixlen")?.map(|length| u8::try_from(length).unwrap_or(u8::MAX));
+    if let Some(cidr) = &cidr {
+        check_version("cidr", cidr, cidr.addr(), ip_version)?;
+    }
+    let project: String = body.need("project_id")?;
+    match (cidr, length, pool) {
+        (Some(_), Some(_), _) => Err(refused("cidr and prefixlen must not be supplied together")),
+        (Some(cidr), None, None) => Ok(cidr),
+        (Some(cidr), None, Some(pool)) => subnet_pools::cut(call, pool, &project, Wish::Exactly(cidr)),
+        (None, _, None) => Err(refused("a subnetpool must be specified in the absence of a cidr")),
+        (None, _, Some(_)) if body.has("allocation_pools") => {
+            Err(refused("allocation_pools allowed only for specific subnet requests."))
+        }
+        (None, length, Some(pool)) => subnet_pools::cut(call, pool, &project, Wish::Any(length)),
+    }
+}
+
+/// Subnets of one version on a network are of one pool, or at least of one address scope.
+fn check_affinity(
+    call: Call<'_>,
+    network: NetworkId,
+    ip_version: u8,
+    pool: Option<&SubnetPool>,
+) -> Result<(), ApiError> {
+    let sql = "SELECT s.subnetpool_id, p.address_scope_id FROM subnets s \
+               LEFT JOIN subnet_pools p ON p.id = s.subnetpool_id WHERE s.network_id = ?1 AND s.ip_version = ?2";
+    let others = call.tx.query(sql, &values![network, ip_version], |row| Ok((row.opt_text(0)?, row.opt_text(1)?)))?;
+    let scope = pool.and_then(|pool| pool.address_scope_id).map(|scope| scope.to_string());
+    for (other_pool, other_scope) in others {
+        if other_scope != scope {
+            return Err(ApiError::NetworkAddressScopeAffinityError {});
+        }
+        if scope.is_none() && other_pool.as_ref() != pool.map(|pool| &pool.id) {
+            return Err(ApiError::NetworkSubnetPoolAffinityError {});
+        }
+    }
+    Ok(())
 }
 
 fn check_version(name: &str, shown: &impl std::fmt::Display, ip: IpAddr, version: u8) -> Result<(), ApiError> {

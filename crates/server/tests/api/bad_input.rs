@@ -172,7 +172,7 @@ fn a_subnet_that_makes_no_sense_is_refused() {
         (subnet("10.1.0.0/24", json!({"gateway_ip": "here"})), 400, "HTTPBadRequest"),
         (subnet("10.1.0.0/24", json!({"ipv6_ra_mode": "slaac"})), 400, "InvalidInput"),
         (subnet("10.1.0.0/24", json!({"dns_nameservers": ["dns"]})), 400, "HTTPBadRequest"),
-        (subnet("10.1.0.0/24", json!({"subnetpool_id": network["id"]})), 400, "HTTPBadRequest"),
+        (subnet("10.1.0.0/24", json!({"subnetpool_id": network["id"]})), 404, "SubnetPoolNotFound"),
         (subnet("10.1.0.0/24", json!({"allocation_pools": [{"start": "10.1.0.5"}]})), 400, "HTTPBadRequest"),
         (
             subnet("10.1.0.0/24", json!({"allocation_pools": [{"start": "10.2.0.5", "end": "10.2.0.6"}]})),

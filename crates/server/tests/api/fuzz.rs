@@ -76,9 +76,12 @@ impl Fuzzer {
             return self.junk();
         }
         let collection = match attribute.name {
-            "network_id" | "floating_network_id" | "object_id" => "networks",
+            "object_id" => self.dice.pick(&["networks", "networks", "subnetpools", "address-scopes"]),
+            "network_id" | "floating_network_id" => "networks",
             "port_id" | "internal_port_id" => "ports",
             "subnet_id" => "subnets",
+            "subnetpool_id" => "subnetpools",
+            "address_scope_id" => "address-scopes",
             _ => "routers",
         };
         let address = self.dice.pick(&ADDRESSES);
@@ -95,6 +98,7 @@ impl Fuzzer {
             Kind::IpOrNull => json!(address),
             Kind::CidrOrNull => json!(self.dice.pick(&NETS)),
             Kind::MacOrNull => json!(self.dice.pick(&["fa:16:3e:00:00:01", "02:00:00:00:00:02", "ff:ff:ff:ff:ff:ff"])),
+            Kind::Prefixes => json!([self.dice.pick(&NETS)]),
             Kind::Pools => json!([{"start": address, "end": self.dice.pick(&ADDRESSES)}]),
             Kind::Nameservers => json!([address]),
             Kind::Routes => json!([{"destination": self.dice.pick(&NETS), "nexthop": address}]),
@@ -106,9 +110,9 @@ impl Fuzzer {
                 let precise = json!({"network_id": self.id_of("networks"), "external_fixed_ips": ips});
                 self.dice.pick(&[json!(null), json!({}), info.clone(), info, precise])
             }
-            Kind::Text(_) | Kind::TextOrNull(_) => match attribute.name {
+            Kind::NotBlank(_) | Kind::Text(_) | Kind::TextOrNull(_) => match attribute.name {
                 "action" => json!(self.dice.pick(&["access_as_shared", "access_as_external"])),
-                "object_type" => json!("network"),
+                "object_type" => json!(self.dice.pick(&["network", "network", "subnetpool", "address_scope"])),
                 "target_tenant" | "project_id" => json!(self.dice.pick(&[PROJECT, OTHER, "*"])),
                 "provider:network_type" => json!(self.dice.pick(&["vxlan", "flat", "local", "vlan"])),
                 "device_owner" => {
@@ -179,6 +183,11 @@ impl Fuzzer {
         let table = find(collection).unwrap().table();
         let id = self.id_of(collection);
         let member = format!("/v2.0/{collection}/{id}");
+        if self.dice.one_in(20) {
+            let verb = self.dice.pick(&["add_prefixes", "remove_prefixes", "onboard_network_subnets"]);
+            let body = json!({"prefixes": [self.dice.pick(&NETS)], "network_id": self.id_of("networks")});
+            return ("PUT", format!("/v2.0/subnetpools/{}/{verb}", self.id_of("subnetpools")), body.to_string());
+        }
         match self.dice.roll(20) {
             0..=8 => ("POST", format!("/v2.0/{collection}"), self.body(table, true).to_string()),
             9..=11 => ("PUT", member, self.body(table, false).to_string()),
@@ -338,8 +347,21 @@ impl Fuzzer {
               WHERE p.object_id = n.id AND p.action = 'access_as_shared' AND p.target_project = '*')",
             ),
             (
-                "policies go with their network",
-                "SELECT count(*) FROM rbac_policies WHERE object_id NOT IN (SELECT id FROM networks)",
+                "policies go with their object",
+                "SELECT count(*) FROM rbac_policies WHERE object_id NOT IN (SELECT id FROM networks UNION \
+              SELECT id FROM subnet_pools UNION SELECT id FROM address_scopes)",
+            ),
+            (
+                "pools and their subnets and scopes are of one IP version",
+                "SELECT (SELECT count(*) FROM subnets s JOIN subnet_pools p ON p.id = s.subnetpool_id \
+              WHERE p.ip_version <> s.ip_version) + (SELECT count(*) FROM subnet_pools p JOIN address_scopes a \
+              ON a.id = p.address_scope_id WHERE a.ip_version <> p.ip_version)",
+            ),
+            (
+                "subnets of one version on a network are of one address scope",
+                "SELECT count(*) FROM (SELECT s.network_id FROM subnets s LEFT JOIN subnet_pools p \
+              ON p.id = s.subnetpool_id GROUP BY s.network_id, s.ip_version \
+              HAVING count(DISTINCT coalesce(p.address_scope_id, '')) > 1) x",
             ),
             (
                 "a router's interface on a subnet has an address there",
@@ -349,7 +371,8 @@ impl Fuzzer {
             (
                 "tags belong to something",
                 "SELECT count(*) FROM tags WHERE object_id NOT IN (SELECT id FROM networks UNION SELECT id FROM subnets \
-              UNION SELECT id FROM ports UNION SELECT id FROM routers UNION SELECT id FROM floating_ips)",
+              UNION SELECT id FROM ports UNION SELECT id FROM routers UNION SELECT id FROM floating_ips \
+              UNION SELECT id FROM subnet_pools)",
             ),
         ];
         for (rule, sql) in broken {

@@ -99,7 +99,15 @@ impl Server {
 
     /// Starts one where routers are highly available unless told otherwise, and as many as one likes.
     pub(crate) fn with_many_ha_routers() -> Self {
-        let limits = Limits { network: -1, subnet: -1, port: -1, router: -1, floatingip: -1, rbac_policy: -1 };
+        let limits = Limits {
+            network: -1,
+            subnet: -1,
+            port: -1,
+            router: -1,
+            floatingip: -1,
+            rbac_policy: -1,
+            ..Limits::default()
+        };
         Self::with(Options { l3_ha: true, limits, ..Options::default() })
     }
 

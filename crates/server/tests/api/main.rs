@@ -25,3 +25,4 @@ mod routers;
 mod shapes;
 mod shortage;
 mod speed;
+mod subnet_pools;

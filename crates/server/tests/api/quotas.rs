@@ -22,7 +22,8 @@ fn refused(server: &Server, collection: &str, body: Value, kind: &str) {
 
 #[test]
 fn each_kind_has_its_limit() {
-    let server = limited(Limits { network: 1, subnet: 1, port: 1, router: 1, floatingip: 1, rbac_policy: 1 });
+    let limits = Limits { network: 1, subnet: 1, port: 1, router: 1, floatingip: 1, ..Limits::default() };
+    let server = limited(limits);
     let (external, _) = server.make_external();
     let who = member(OTHER);
     server.make_network(&who, "theirs", "10.9.0.0/24");
@@ -86,7 +87,9 @@ fn a_negative_limit_is_none_and_hidden_objects_do_not_count() {
 fn quotas_are_shown_set_and_given_up() {
     let server = Server::new();
     let path = format!("/v2.0/quotas/{PROJECT}");
-    let configured = json!({"quota": {"network": 100, "subnet": 100, "port": 500, "router": 10, "floatingip": 50, "rbac_policy": 10}});
+    let configured = json!({"quota": {
+        "network": 100, "subnet": 100, "subnetpool": -1, "port": 500, "router": 10, "floatingip": 50, "rbac_policy": 10,
+    }});
     assert_eq!(server.get(&reader(PROJECT), &path).body, configured);
     assert_eq!(server.delete(&admin(), &path).error(), "TenantQuotaNotFound");
     assert_eq!(server.get(&admin(), "/v2.0/quotas").body, json!({"quotas": []}));
