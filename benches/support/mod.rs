@@ -24,7 +24,7 @@ impl Bench {
         let spec = Spec {
             name: name.clone(),
             network_hosts: 3,
-            compute_hosts: 1,
+            compute_hosts: 2,
             advert_int,
             bfd_interval_ms,
             evergate,
