@@ -7,8 +7,6 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -16,9 +14,9 @@ use evergate_lab::fault::{Daemon, Signal};
 use evergate_lab::{Fault, Node, wait_for};
 use evergate_model::{RouterId, names};
 use support::Bench;
+use support::flows::End;
 
 const CONNECTIONS: usize = 10_000;
-const FLOWS: &str = include_str!("../tests/e2e/flows.py");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
@@ -37,7 +35,7 @@ fn main() -> Result<()> {
     let active = wait_for("one copy is active", PATIENCE, || bench.active(&router))?;
     let standbys: Vec<Node> = bench.lab.hosts_of(id).into_iter().filter(|node| *node != active).collect();
     for node in &standbys {
-        wait_for("the standby has all", PATIENCE, || all_tracked(&bench, *node, id))?;
+        wait_for("the standby has all", PATIENCE, || bench.tracks(*node, id, CONNECTIONS))?;
     }
     let joined = rejoin(&bench, standbys[0], id)?;
     bench.lab.fail(active, Fault::Power)?;
@@ -62,45 +60,6 @@ fn rejoin(bench: &Bench, node: Node, router: RouterId) -> Result<Duration> {
     bench.lab.machine(node).shell(&format!("ip netns exec {netns} conntrack -F 2>/dev/null"))?;
     let since = Instant::now();
     bench.lab.fail(node, Fault::Process(Daemon::Keeper, Signal::Kill))?;
-    wait_for("the standby has all again", PATIENCE, || all_tracked(bench, node, router))?;
+    wait_for("the standby has all again", PATIENCE, || bench.tracks(node, router, CONNECTIONS))?;
     Ok(since.elapsed())
-}
-
-fn all_tracked(bench: &Bench, node: Node, router: RouterId) -> Result<Option<()>> {
-    let netns = names::qrouter_namespace(router);
-    let count = bench.lab.machine(node).shell(&format!("ip netns exec {netns} conntrack -C"))?;
-    Ok((count.trim().parse::<usize>()? >= CONNECTIONS).then_some(()))
-}
-
-/// One end of the connections, see `flows.py`.
-struct End {
-    process: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl End {
-    fn start(mut command: Command, args: &[&str]) -> Result<Self> {
-        let command = command.arg("-c").arg(FLOWS).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().context("failed to start one end of the connections")?;
-        let output = BufReader::new(process.stdout.take().context("it has no output")?);
-        Ok(Self { process, output })
-    }
-
-    fn says(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        Ok(line.trim().to_owned())
-    }
-
-    fn go(&mut self) -> Result<()> {
-        let input = self.process.stdin.as_mut().context("it has no input")?;
-        input.write_all(b"\n").context("failed to wake one end")
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

@@ -1,5 +1,8 @@
 //! What the lab's measurements share: a deployment with one instance, requests, and figures.
 
+pub(crate) mod flows;
+pub(crate) mod pair;
+
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -9,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use evergate_lab::probe::ECHO_PORT;
 use evergate_lab::spec::WEB;
 use evergate_lab::{Lab, Node, Spec};
+use evergate_model::{RouterId, names};
 use serde_json::{Value, json};
 
 /// A lab that is taken down when the measurement ends, however it ends.
@@ -108,6 +112,25 @@ impl Bench {
         let agents = answer["agents"].as_array().cloned().unwrap_or_default();
         let active = agents.iter().find(|agent| agent["ha_state"] == "active").and_then(|agent| agent["host"].as_str());
         active.map(|host| self.lab.spec().node(host)).transpose()
+    }
+
+    /// Whether a host's kernel tracks at least this many established TCP connections for a router: those
+    /// of an earlier measurement are closed, and do not count.
+    pub(crate) fn tracks(&self, node: Node, router: RouterId, connections: usize) -> Result<Option<()>> {
+        let netns = names::qrouter_namespace(router);
+        let line = format!("ip netns exec {netns} conntrack -L -p tcp --state ESTABLISHED 2>/dev/null | wc -l");
+        let count = self.lab.machine(node).shell(&line)?;
+        Ok((count.trim().parse::<usize>()? >= connections).then_some(()))
+    }
+
+    /// Moves every active copy away from a host, as an operator does before maintenance.
+    pub(crate) fn drain(&self, node: Node) -> Result<()> {
+        self.lab.machine(Node::Controller).shell(&format!("evergate drain {node}")).map(drop)
+    }
+
+    /// Lets a drained host take part again.
+    pub(crate) fn undrain(&self, node: Node) -> Result<()> {
+        self.lab.machine(Node::Controller).shell(&format!("evergate undrain {node}")).map(drop)
     }
 
     /// Waits until every network host sees the two others by BFD, as they do a few seconds after the last

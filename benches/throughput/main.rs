@@ -89,7 +89,9 @@ fn compare(name: &str, mut ours: Path<'_>, mut theirs: Path<'_>) -> Result<()> {
         }
         let [low, middle, high] = spread(&mut ratios);
         let ([_, a, _], [_, b, _]) = (spread(&mut mine), spread(&mut plain));
-        println!("  {name:12} {kind:?}  ours {a:.2} {unit}  plain {b:.2} {unit}  ratio {low:.2} / {middle:.2} / {high:.2}");
+        println!(
+            "  {name:12} {kind:?}  ours {a:.2} {unit}  plain {b:.2} {unit}  ratio {low:.2} / {middle:.2} / {high:.2}"
+        );
     }
     Ok(())
 }

@@ -4,9 +4,8 @@
 //! Neutron configures them, and both are hit the same way: links down, processes killed. The pair has
 //! two members where the lab has three hosts, and forwards without NAT. Run it with `make bench`.
 
-mod pair;
 #[allow(dead_code, reason = "each measurement uses a part")]
-#[path = "../support/mod.rs"]
+#[path = "support/mod.rs"]
 mod support;
 
 use std::time::Duration;
@@ -22,11 +21,11 @@ const TIMES: usize = 3;
 
 fn main() -> Result<()> {
     support::wait_if_asked();
-    pair::echo_if_asked()?;
+    support::pair::echo_if_asked()?;
     println!("failover, power-off of the active, 5 ms probe, {TIMES} times each (gap: min / median / max ms)");
     for seconds in [2, 1] {
         let ours = evergate(seconds, Some(0))?;
-        let theirs = pair::measure(seconds, TIMES)?;
+        let theirs = support::pair::measure(seconds, TIMES)?;
         let (ours, theirs) = (support::figures(&ours), support::figures(&theirs));
         println!("  VRRP alone, {seconds} s interval   evergate {ours}   keepalived {theirs}");
     }

@@ -1,0 +1,118 @@
+//! What each kind of fault costs: the longest gap that a 5 ms probe sees from an instance through source
+//! NAT, and how many of a thousand connections are broken; at the default settings and at the fastest,
+//! beside a keepalived and conntrackd pair that loses its master's power in the same run.
+//!
+//! Run it with `make bench`.
+
+#[allow(dead_code, reason = "each measurement uses a part")]
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use evergate_lab::fault::{Daemon, Signal};
+use evergate_lab::probe::Running;
+use evergate_lab::spec::Link;
+use evergate_lab::{Fault, Node, wait_for};
+use evergate_model::RouterId;
+use support::flows::End;
+use support::{Bench, figures};
+
+const CONNECTIONS: usize = 1_000;
+const TIMES: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two datagrams.
+const PACE: Duration = Duration::from_millis(5);
+
+/// What happens to the active host.
+#[derive(Clone)]
+enum Event {
+    /// A fault of the lab's.
+    Fault(&'static str, Fault),
+    /// `evergate drain`, then `undrain`.
+    Drain,
+}
+
+fn main() -> Result<()> {
+    support::wait_if_asked();
+    support::pair::echo_if_asked()?;
+    println!("{CONNECTIONS} connections and a 5 ms probe through source NAT, {TIMES} times each");
+    println!("(gap: min / median / max ms; connections: what worked afterwards, each time)");
+    for (settings, bfd) in [("default", None), ("BFD 10 ms x 3", Some(10))] {
+        let bench = Bench::up("faults", None, bfd)?;
+        let waiting = bench.first_answer()?;
+        let router = bench.create_router()?;
+        waiting.wait()?;
+        for event in events() {
+            one_kind(&bench, &router, settings, &event)?;
+        }
+    }
+    let mut damage = Vec::new();
+    while damage.len() < TIMES {
+        damage.extend(support::pair::power_off(1, CONNECTIONS)?);
+    }
+    let gaps: Vec<f64> = damage.iter().map(|damage| damage.gap_ms).collect();
+    let words: Vec<&str> = damage.iter().map(|damage| damage.connections.as_str()).collect();
+    println!("  keepalived + conntrackd, 1 s  host power-off     gap {}   {}", figures(&gaps), words.join("; "));
+    Ok(())
+}
+
+fn events() -> Vec<Event> {
+    vec![
+        Event::Fault("host power-off", Fault::Power),
+        Event::Fault("underlay link cut", Fault::Cut(Link::Underlay)),
+        Event::Fault("keeper killed", Fault::Process(Daemon::Keeper, Signal::Kill)),
+        Event::Fault("control killed", Fault::Process(Daemon::Control, Signal::Kill)),
+        Event::Drain,
+    ]
+}
+
+fn one_kind(bench: &Bench, router: &str, settings: &str, event: &Event) -> Result<()> {
+    let (mut gaps, mut words) = (Vec::new(), Vec::new());
+    for _ in 0..TIMES {
+        let (gap, connections) = once(bench, router, event)?;
+        gaps.push(gap);
+        words.push(connections);
+    }
+    let name = match event {
+        Event::Fault(name, _) => name,
+        Event::Drain => "drain",
+    };
+    println!("  {settings:14} {name:18} gap {}   {}", figures(&gaps), words.join("; "));
+    Ok(())
+}
+
+fn once(bench: &Bench, router: &str, event: &Event) -> Result<(f64, String)> {
+    bench.wait_bfd()?;
+    let id: RouterId = router.parse()?;
+    let active = wait_for("one copy is active", PATIENCE, || bench.active(router))?;
+    let mut server = End::start(bench.lab.machine(Node::Web).command("python3")?, &["serve", "9000"])?;
+    server.says()?;
+    let args = ["connect", "198.51.100.10", "9000", &CONNECTIONS.to_string()];
+    let mut client = End::start(bench.lab.instance_command("vm1", "python3")?, &args)?;
+    client.says()?;
+    for node in bench.lab.hosts_of(id).into_iter().filter(|node| *node != active) {
+        wait_for("the standby has all", PATIENCE, || bench.tracks(node, id, CONNECTIONS))?;
+    }
+    let probe = Running::start(&bench.lab, "vm1", PACE)?;
+    bench.first_answer()?.wait()?;
+    match event {
+        Event::Fault(_, fault) => bench.lab.fail(active, fault.clone())?,
+        Event::Drain => bench.drain(active)?,
+    }
+    bench.first_answer()?.wait()?;
+    for end in [&mut server, &mut client] {
+        end.go()?;
+    }
+    server.says()?;
+    let connections = client.says()?;
+    let gap = probe.finish()?.longest_gap_ms();
+    match event {
+        Event::Fault(_, fault @ (Fault::Power | Fault::Cut(_))) => bench.lab.heal(active, fault)?,
+        Event::Fault(..) => {}
+        Event::Drain => bench.undrain(active)?,
+    }
+    bench.lab.wait_hosts_alive(&[active])?;
+    Ok((gap, connections))
+}
