@@ -160,7 +160,6 @@ const NO_MULTICAST: &str = "flooding is replicated at the sending host";
 const BUILT_IN_AUTH: &str = "identity is built in";
 const NO_OVN: &str = "there is no OVN here";
 const LATER_NDP: &str = "there is no NDP proxy";
-const NO_DVR_YET: User = NotYet("routers are not distributed yet");
 const NO_QUOTAS_YET: User = NotYet("there is nothing of that kind yet");
 const ONE_DEFAULT_ROUTE: &str = "a router has one default route per IP version";
 
@@ -182,6 +181,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("evergate", "ha_vrrp_preempt", Bool, "false", Host, "Whether a copy with a higher priority takes over from a living one."),
     opt("evergate", "ha_vrrp_preempt_delay", Int(0, 1000), "0", Host, "Seconds that a copy waits after its start before it preempts."),
     opt("evergate", "ha_vrrp_priority", Int(1, 254), "50", Server, "VRRP priority of the copies."),
+    opt("evergate", "external_address_per_host", Bool, "true", Server, "Whether every host that translates floating IPs of its own instances has an address of its own on the external network, as in Neutron: the host then answers pings and traces there. Without, no external address is spent per host."),
     unset("evergate", "public_url", Url, Server, "Root URL that clients reach the server at. Unset: the one that each client used."),
     opt("evergate", "identity_file", Path, "$state_path/identity.json", Server, "Users, projects and roles. Made on first start."),
     opt("evergate", "token_expiration", Seconds(1), "3600", Server, "Seconds that an API token is good for."),
@@ -195,14 +195,14 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "bind_host", Text, "0.0.0.0", Server, "Name or address to listen on."),
     opt("DEFAULT", "bind_port", Int(0, MAX_U16), "9696", Server, "TCP port to listen on; 0 takes any free one."),
     opt("DEFAULT", "l3_ha", Bool, "false", Server, "Whether routers are highly available unless an admin says otherwise."),
-    opt("DEFAULT", "router_distributed", Bool, "false", NO_DVR_YET, "Whether routers are distributed unless an admin says otherwise."),
-    opt("DEFAULT", "enable_dvr", Bool, "true", NO_DVR_YET, "Whether distributed routers are offered at all."),
+    opt("DEFAULT", "router_distributed", Bool, "false", Server, "Whether routers are distributed unless an admin says otherwise."),
+    opt("DEFAULT", "enable_dvr", Bool, "true", Server, "Whether distributed routers are offered at all."),
     opt("DEFAULT", "max_l3_agents_per_router", Int(0, MAX_U32), "3", Server, "Copies of an HA router; 0 is one on every eligible host."),
     opt("DEFAULT", "l3_ha_net_cidr", Ipv4Cidr, "169.254.192.0/18", Server, "Subnet of the hidden HA networks."),
     opt("DEFAULT", "l3_ha_network_type", Choice(&["", "local", "flat", "vlan", "gre", "vxlan", "geneve"]), "", Server, "Type of HA networks; empty is the default project network type."),
     opt("DEFAULT", "l3_ha_network_physical_name", Text, "", Server, "Physical network of HA networks, where their type needs one."),
     opt("DEFAULT", "base_mac", Mac, "fa:16:3e:00:00:00", Server, "MAC addresses begin with its first three bytes, or four if the fourth is not 00."),
-    opt("DEFAULT", "dvr_base_mac", Mac, "fa:16:3f:00:00:00", NO_DVR_YET, "As base_mac, for distributed hosts; must differ from it."),
+    opt("DEFAULT", "dvr_base_mac", Mac, "fa:16:3f:00:00:00", NotYet("hosts of distributed routers need no Ethernet addresses of their own"), "As base_mac, for distributed hosts; must differ from it."),
     opt("DEFAULT", "router_scheduler_driver", Choice(SCHEDULERS), "neutron.scheduler.l3_agent_scheduler.LeastRoutersScheduler", Server, "How hosts are chosen for routers."),
     opt("DEFAULT", "router_auto_schedule", Bool, "true", Server, "Whether a new host is given copies of routers that have too few."),
     opt("DEFAULT", "allow_automatic_l3agent_failover", Bool, "false", NotYet("routers stay on dead hosts until an admin moves them"), "Whether routers move away from hosts that stay dead."),

@@ -254,6 +254,8 @@ pub struct ServerSettings {
     pub router_distributed: bool,
     /// Whether the `dvr` extension is offered.
     pub enable_dvr: bool,
+    /// Whether a host with floating IPs of its own has an address of its own on the external network.
+    pub external_address_per_host: bool,
     /// Copies of an HA router; 0: one on every eligible host.
     pub max_l3_agents_per_router: u32,
     /// Subnet of HA networks.
@@ -404,6 +406,7 @@ impl ServerSettings {
             l3_ha: yes("l3_ha"),
             router_distributed: yes("router_distributed"),
             enable_dvr: yes("enable_dvr"),
+            external_address_per_host: config.bool("evergate", "external_address_per_host"),
             max_l3_agents_per_router: config.int("DEFAULT", "max_l3_agents_per_router"),
             l3_ha_net_cidr: config.cidr("DEFAULT", "l3_ha_net_cidr"),
             l3_ha_network_type: config.non_empty("DEFAULT", "l3_ha_network_type"),

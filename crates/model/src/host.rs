@@ -172,6 +172,10 @@ pub struct Router {
 /// policy route to the address of the subnet's `sg-` port, in `snat-<id>` on a gateway host. With
 /// [`Router::ha`] set, this host's `snat-<id>` is one of several copies, and [`HaCopy`] is about it: its
 /// `ha-` device stands there, and the `sg-` and `qg-` addresses are the active copy's alone.
+///
+/// [`Router::gateway`] is told to every host of the router, as what decides about its routes. The external
+/// network itself is among [`HostConfig::networks`] only where the host has a device on it: where it
+/// translates, or has an [`AgentGateway`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Distributed {
     /// Ports of this host (or of a router connected to this one) need the router: it has `qrouter-<id>`.

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use crate::attributes::{Object, query};
 use crate::base_url::base_url;
 use crate::context::Context;
+use crate::dvr;
 use crate::error::ApiError;
 use crate::options::Options;
 use crate::resources::{
@@ -235,7 +236,11 @@ fn answer(state: &ApiState, ctx: &Context, asked: &Asked) -> Result<Answer, ApiE
     let work = |tx: &Tx<'_>| dispatch(Call { tx, ctx, options: &state.options }, asked);
     match asked.method {
         Method::GET | Method::HEAD => state.store.read(work),
-        _ => state.store.write(work),
+        _ => state.store.write(|tx| {
+            let answer = work(tx)?;
+            dvr::settle(tx, &state.options)?;
+            Ok(answer)
+        }),
     }
 }
 
@@ -244,8 +249,8 @@ fn dispatch(call: Call<'_>, asked: &Asked) -> Result<Answer, ApiError> {
     let get = matches!(asked.method, Method::GET | Method::HEAD);
     match segments.as_slice() {
         [] if get => ok(versions::resources(&asked.base)),
-        ["extensions"] if get => ok(extensions::list()),
-        ["extensions", alias] if get => ok(extensions::member(alias)?),
+        ["extensions"] if get => ok(extensions::list(call.options)),
+        ["extensions", alias] if get => ok(extensions::member(call.options, alias)?),
         ["availability_zones"] if get => ok(availability_zones::list(call, &asked.pairs)?),
         ["quotas", rest @ ..] => quotas_verb(call, rest, asked),
         [collection, rest @ ..] => {

@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{ApiState, api_router};
+use crate::dvr;
 use crate::hosts::{self, HostToken, Hosts};
 use crate::identity::{self, Identity};
 use crate::listener::Patient;
@@ -82,6 +83,7 @@ async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow
 
     let (stop, stopping) = watch::channel(false);
     let options = Arc::new(options(settings));
+    store.write(|tx| dvr::settle_all(tx, &options)).context("failed to bring distributed routers up to date")?;
     let hosts =
         Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
     let api = api_router(ApiState::new(Arc::clone(&store), Arc::clone(&options)))
@@ -255,7 +257,9 @@ fn options(settings: &ServerSettings) -> Options {
         public_url: settings.public_url.clone(),
         ha_vrrp_priority: settings.ha_vrrp_priority,
         l3_ha: settings.l3_ha,
+        enable_dvr: settings.enable_dvr,
         router_distributed: settings.router_distributed,
+        external_address_per_host: settings.external_address_per_host,
         max_l3_agents_per_router: settings.max_l3_agents_per_router,
         l3_ha_net_cidr: settings.l3_ha_net_cidr,
         l3_ha_network_type: settings.l3_ha_network_type.clone().unwrap_or_default(),

@@ -151,6 +151,9 @@ api_errors! {
     InvalidL3Agent { id } 404 "Agent {id} is not a L3 Agent or has been disabled";
     RouterHostedByL3Agent { router, agent } 409 "The router {router} has been already hosted by the L3 Agent {agent}.";
     RouterNotHostedByL3Agent { router, agent } 409 "The router {router} is not hosted by L3 agent {agent}.";
+    DVRL3CannotAssignToDvrAgent {} 409 "Not allowed to manually assign a router to an agent in 'dvr' mode.";
+    DVRL3CannotRemoveFromDvrAgent {} 409 "Not allowed to manually remove a router from an agent in 'dvr' mode.";
+    RouterL3AgentMismatch { router, agent } 409 "Cannot host distributed router {router} on legacy L3 agent {agent}.";
     NoVRIDAvailable { router } 409 "No more Virtual Router Identifier (VRID) available when creating router {router}. The limit of number of HA Routers per tenant is 254.";
     AllowedAddressPairExhausted { quota } 400 "The number of allowed address pair exceeds the maximum {quota}.";
     AddressPairAndPortSecurityRequired {} 409 "Port Security must be enabled in order to have allowed address pairs on a port.";

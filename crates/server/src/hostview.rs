@@ -1,21 +1,28 @@
 //! What one host is told: its [`HostConfig`], read from the store in a fixed number of queries.
 //!
-//! A host needs the networks of the ports bound to it and of the routers it has copies of, with every
-//! port on them and the hosts that share them. Whatever else there is, it is not told.
+//! A host needs the networks of the ports bound to it, of the routers it has copies of and of the distributed
+//! routers it routes for, with every port on them and the hosts that share them. Whatever else there is, it is
+//! not told.
+
+mod distributed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_model::host::{
-    ActiveCopy, AddressScopes, ClusterConfig, ExtraRoute, FloatingIp as HostFloatingIp, Gateway, HaCopy, HaPeer,
-    Interface, Location, Network as HostNetwork, NetworkPort, PortForwarding as HostPortForwarding,
-    Router as HostRouter, Segment as HostSegment,
+    ActiveCopy, AddressScopes, AllowedAddress, ClusterConfig, ExtraRoute, Gateway, HaCopy, HaPeer, Interface, Location,
+    Network as HostNetwork, NetworkPort, PortForwarding as HostPortForwarding, Router as HostRouter,
+    Segment as HostSegment,
 };
 use evergate_model::{AddressScopeId, HostConfig, Mac, NetworkId, PortForwardingId, PortId, RouterId, SubnetId};
 use ipnet::{IpNet, Ipv4Net};
+use serde::Deserialize;
+
+use distributed::Parts;
 
 use crate::error::ApiError;
 use crate::ha;
+use crate::objects::fleet::Fleet;
 use crate::objects::floating_ip::FloatingIp;
 use crate::objects::network::{Network, Segment};
 use crate::objects::port::owner;
@@ -34,9 +41,10 @@ use crate::values;
 ///
 /// When the store cannot be read.
 pub fn host_config(tx: &Tx<'_>, options: &Options, host: &str) -> Result<HostConfig, ApiError> {
-    let routers = Routers::on(tx, host)?;
+    let fleet = Fleet::read(tx)?;
+    let routers = Routers::on(tx, &fleet, host)?;
     let needed = needed_networks(tx, host)?;
-    let vteps = vteps(tx)?;
+    let vteps = fleet.tunnel_ips();
     let (networks, ha_routers) = networks(tx, host, &needed, &vteps)?;
     Ok(HostConfig {
         revision: tx.revision()?,
@@ -47,13 +55,7 @@ pub fn host_config(tx: &Tx<'_>, options: &Options, host: &str) -> Result<HostCon
     })
 }
 
-/// Where tunnels to each host end.
-fn vteps(tx: &Tx<'_>) -> Result<BTreeMap<String, IpAddr>, StoreError> {
-    let sql = "SELECT host, tunnel_ip FROM agents WHERE tunnel_ip IS NOT NULL";
-    Ok(tx.query(sql, &[], |row| Ok((row.text(0)?, row.parse(1)?)))?.into_iter().collect())
-}
-
-/// Networks of the host's own ports, and of the routers that it has copies of.
+/// Networks of the host's own ports, and of the routers that it has copies of or routes for.
 pub(crate) fn needed_networks(tx: &Tx<'_>, host: &str) -> Result<Vec<String>, StoreError> {
     // Neutron empties an agent that an admin disables, and so do we.
     let sql = "SELECT p.network_id FROM ports p WHERE p.host_id = ?1 \
@@ -61,7 +63,10 @@ pub(crate) fn needed_networks(tx: &Tx<'_>, host: &str) -> Result<Vec<String>, St
                UNION \
                SELECT rp.network_id FROM router_ports rp \
                JOIN router_bindings b ON b.router_id = rp.router_id \
-               JOIN agents a ON a.id = b.agent_id WHERE a.host = ?1 AND a.admin_state_up = 1";
+               JOIN agents a ON a.id = b.agent_id WHERE a.host = ?1 AND a.admin_state_up = 1 \
+               UNION \
+               SELECT rp.network_id FROM router_ports rp JOIN router_hosts h ON h.router_id = rp.router_id \
+               WHERE h.host = ?1 AND rp.role = 'interface'";
     tx.query(sql, &values![host], |row| row.text(0))
 }
 
@@ -71,7 +76,30 @@ struct PortRow {
     mac: Mac,
     admin_state_up: bool,
     host: String,
-    follows: Option<RouterId>,
+    moves: Moves,
+    allowed_addresses: Vec<AllowedAddress>,
+}
+
+/// Whether a port is on the host that it is bound to.
+#[derive(Clone, Copy)]
+enum Moves {
+    /// It is.
+    Bound,
+    /// It is wherever this HA router is active.
+    Follows(RouterId),
+    /// It is on every host that routes for this router.
+    Everywhere(RouterId),
+}
+
+impl Moves {
+    fn of(ha: bool, distributed: bool, port: Option<(RouterId, Role)>) -> Self {
+        match port {
+            None | Some((_, Role::Ha)) => Self::Bound,
+            Some((router, Role::Interface)) if distributed => Self::Everywhere(router),
+            Some((router, Role::Interface | Role::Gateway | Role::Snat)) if ha => Self::Follows(router),
+            Some((_, Role::Interface | Role::Gateway | Role::Snat)) => Self::Bound,
+        }
+    }
 }
 
 /// Builds the networks; answers also the HA routers that have a port on one of them.
@@ -91,12 +119,15 @@ fn networks(
     let mut addresses = addresses(tx, needed)?;
     let mut ha_routers = BTreeSet::new();
     for port in ports(tx, needed)? {
-        ha_routers.extend(port.follows);
-        let location = match (port.follows, vteps.get(&port.host)) {
-            (Some(router), _) => Location::Active { router },
-            (None, _) if port.host == host => Location::Local,
-            (None, Some(vtep)) => Location::Remote { vtep: *vtep },
-            (None, None) => Location::Unbound,
+        let location = match (port.moves, vteps.get(&port.host)) {
+            (Moves::Follows(router), _) => {
+                ha_routers.insert(router);
+                Location::Active { router }
+            }
+            (Moves::Everywhere(router), _) => Location::Everywhere { router },
+            (Moves::Bound, _) if port.host == host => Location::Local,
+            (Moves::Bound, Some(vtep)) => Location::Remote { vtep: *vtep },
+            (Moves::Bound, None) => Location::Unbound,
         };
         let ips = addresses.remove(&port.id).unwrap_or_default();
         let shown = NetworkPort {
@@ -104,7 +135,7 @@ fn networks(
             ips,
             location,
             admin_state_up: port.admin_state_up,
-            allowed_addresses: Vec::new(),
+            allowed_addresses: port.allowed_addresses,
         };
         if let Some(network) = networks.get_mut(&port.network_id) {
             network.ports.insert(port.id, shown);
@@ -139,24 +170,45 @@ fn empty_network(network: &Network) -> HostNetwork {
 fn ports(tx: &Tx<'_>, networks: &[String]) -> Result<Vec<PortRow>, StoreError> {
     // A floating IP's port is left out: nothing answers to its MAC, the router's gateway port does.
     let sql = format!(
-        "SELECT p.id, p.network_id, p.mac_address, p.admin_state_up, p.host_id, rp.router_id, rp.role, r.ha \
+        "SELECT p.id, p.network_id, p.mac_address, p.admin_state_up, p.host_id, rp.router_id, rp.role, r.ha, \
+         r.distributed, p.allowed_address_pairs \
          FROM ports p LEFT JOIN router_ports rp ON rp.port_id = p.id LEFT JOIN routers r ON r.id = rp.router_id \
          WHERE p.network_id IN ({{}}) AND p.device_owner <> '{}'",
         owner::FLOATING_IP
     );
     query_in(tx, &sql, networks, |row| {
-        let ha = row.opt_int(7)? == Some(1);
-        let role = row.opt_text(6)?;
-        let follows = (ha && role.as_deref() != Some(Role::Ha.as_str())).then(|| row.opt_parse(5)).transpose()?;
+        let (ha, distributed) = (row.opt_int(7)? == Some(1), row.opt_int(8)? == Some(1));
+        let role = row.opt_text(6)?.and_then(|role| role.parse::<Role>().ok());
+        let mac = row.parse(2)?;
         Ok(PortRow {
             id: row.parse(0)?,
             network_id: row.parse(1)?,
-            mac: row.parse(2)?,
+            mac,
             admin_state_up: row.bool(3)?,
             host: row.text(4)?,
-            follows: follows.flatten(),
+            moves: Moves::of(ha, distributed, row.opt_parse(5)?.zip(role)),
+            allowed_addresses: allowed_addresses(&row.text(9)?, mac),
         })
     })
+}
+
+/// Reads a port's `allowed_address_pairs`; pairs without an Ethernet address mean the port's own.
+fn allowed_addresses(pairs: &str, own: Mac) -> Vec<AllowedAddress> {
+    #[derive(Deserialize)]
+    struct Pair {
+        ip_address: String,
+        mac_address: Option<Mac>,
+    }
+    // Nearly all ports have none, and many ports are read at once.
+    if pairs == "[]" {
+        return Vec::new();
+    }
+    let pairs: Vec<Pair> = serde_json::from_str(pairs).unwrap_or_default();
+    let address = |pair: Pair| {
+        let ip = pair.ip_address.parse().ok().or_else(|| pair.ip_address.parse::<IpAddr>().ok().map(IpNet::from))?;
+        Some(AllowedAddress { ip, mac: pair.mac_address.unwrap_or(own) })
+    };
+    pairs.into_iter().filter_map(address).collect()
 }
 
 fn addresses(tx: &Tx<'_>, networks: &[String]) -> Result<BTreeMap<PortId, Vec<IpAddr>>, StoreError> {
@@ -168,15 +220,19 @@ fn addresses(tx: &Tx<'_>, networks: &[String]) -> Result<BTreeMap<PortId, Vec<Ip
     Ok(addresses)
 }
 
-/// Which hosts have which of the networks: by a port of their own, or by a router's copy.
+/// Which hosts have which of the networks: by a port of their own, by a router's copy, or by routing there.
 fn network_hosts(tx: &Tx<'_>, networks: &[String]) -> Result<Vec<(NetworkId, String)>, StoreError> {
     let by_port = "SELECT DISTINCT p.network_id, p.host_id FROM ports p WHERE p.network_id IN ({}) \
                    AND p.host_id <> '' AND NOT EXISTS (SELECT 1 FROM router_ports rp WHERE rp.port_id = p.id)";
     let by_copy = "SELECT DISTINCT rp.network_id, a.host FROM router_ports rp \
                    JOIN router_bindings b ON b.router_id = rp.router_id \
                    JOIN agents a ON a.id = b.agent_id WHERE rp.network_id IN ({}) AND a.admin_state_up = 1";
+    let by_routing = "SELECT DISTINCT rp.network_id, h.host FROM router_ports rp \
+                      JOIN router_hosts h ON h.router_id = rp.router_id \
+                      WHERE rp.role = 'interface' AND rp.network_id IN ({})";
     let mut hosts = query_in(tx, by_port, networks, |row| Ok((row.parse(0)?, row.text(1)?)))?;
     hosts.extend(query_in(tx, by_copy, networks, |row| Ok((row.parse(0)?, row.text(1)?)))?);
+    hosts.extend(query_in(tx, by_routing, networks, |row| Ok((row.parse(0)?, row.text(1)?)))?);
     Ok(hosts)
 }
 
@@ -202,8 +258,9 @@ fn group<K: Ord, T>(items: Vec<T>, key: impl Fn(&T) -> K) -> BTreeMap<K, Vec<T>>
     groups
 }
 
-/// Everything about the routers that a host has copies of, read at once.
+/// Everything about the routers that a host has copies of or routes for, read at once.
 struct Routers {
+    parts: Parts,
     routers: Vec<Router>,
     ports: BTreeMap<RouterId, Vec<RouterPort>>,
     routes: BTreeMap<RouterId, Vec<Route>>,
@@ -229,17 +286,20 @@ struct Address {
 }
 
 impl Routers {
-    fn on(tx: &Tx<'_>, host: &str) -> Result<Self, StoreError> {
-        let sql = "SELECT b.router_id FROM router_bindings b JOIN agents a ON a.id = b.agent_id \
-                   WHERE a.host = ?1 AND a.admin_state_up = 1";
-        let ids = tx.query(sql, &values![host], |row| row.text(0))?;
+    fn on(tx: &Tx<'_>, fleet: &Fleet, host: &str) -> Result<Self, StoreError> {
+        let mut parts = Parts::of(tx, host)?;
+        let ids = parts.routers();
         let ports = router::ports_of(tx, &ids)?;
-        let port_ids: Vec<String> = ports.iter().map(|port| port.port_id.to_string()).collect();
+        let floating_ips = floating_ips(tx, &ids)?;
+        parts.read_floating_ips(tx, fleet, floating_ips.values().flatten())?;
+        let of_host = parts.agent_gateways.values();
+        let port_ids: Vec<String> =
+            ports.iter().map(|port| &port.port_id).chain(of_host).map(PortId::to_string).collect();
         let external: BTreeSet<String> =
             ports.iter().filter(|p| p.role == Role::Gateway).map(|p| p.network_id.to_string()).collect();
         let ha = ha_rows(tx, &ids)?;
-        let floating_ips = floating_ips(tx, &ids)?;
         Ok(Self {
+            parts,
             routers: Router::many(tx, &ids)?,
             routes: router::routes_of(tx, &ids)?,
             port_forwardings: port_forwardings(tx, &floating_ips)?,
@@ -262,8 +322,9 @@ impl Routers {
     ) -> Result<BTreeMap<RouterId, HostRouter>, ApiError> {
         let mut built = BTreeMap::new();
         for router in &self.routers {
-            let ha = if router.ha { self.ha_copy(options, router, host, vteps) } else { None };
-            if router.ha && ha.is_none() {
+            let has_copy = router.ha && self.parts.translates(router.id);
+            let ha = if has_copy { self.ha_copy(options, router, host, vteps) } else { None };
+            if has_copy && ha.is_none() {
                 return Err(ApiError::internal(format!("HA router {} has no copy to tell {host} of", router.id)));
             }
             let routes = self.routes.get(&router.id).into_iter().flatten();
@@ -274,22 +335,11 @@ impl Routers {
                 admin_state_up: router.admin_state_up,
                 ha,
                 gateway: self.gateway(router),
-                interfaces: self.interfaces(router),
+                interfaces: self.interfaces(router, Role::Interface),
                 routes: routes.map(|r| ExtraRoute { destination: r.destination, nexthop: r.nexthop }).collect(),
-                floating_ips: floating_ips
-                    .filter_map(|f| {
-                        Some((
-                            f.id,
-                            HostFloatingIp {
-                                floating: f.floating_ip_address,
-                                fixed: f.fixed_ip_address?,
-                                distributed: false,
-                            },
-                        ))
-                    })
-                    .collect(),
+                floating_ips: floating_ips.filter_map(|f| self.floating_ip(router, f)).collect(),
                 port_forwardings: self.port_forwardings(router),
-                distributed: None,
+                distributed: router.distributed.then(|| self.distributed(router)),
             };
             built.insert(router.id, shown);
         }
@@ -313,7 +363,9 @@ impl Routers {
             };
             (forwarding.id, told)
         };
-        self.port_forwardings.get(&router.id).into_iter().flatten().map(forwarding).collect()
+        let translated_here = !router.distributed || self.parts.translates(router.id);
+        let all = self.port_forwardings.get(&router.id).filter(|_| translated_here);
+        all.into_iter().flatten().map(forwarding).collect()
     }
 
     fn ports(&self, router: RouterId, role: Role) -> impl Iterator<Item = &RouterPort> {
@@ -333,7 +385,7 @@ impl Routers {
         AddressScopes { v4: scope(4), v6: scope(6) }
     }
 
-    fn interfaces(&self, router: &Router) -> BTreeMap<PortId, Interface> {
+    fn interfaces(&self, router: &Router, role: Role) -> BTreeMap<PortId, Interface> {
         let interface = |port: &RouterPort| {
             let addresses = self.nets(port.port_id);
             (
@@ -347,7 +399,7 @@ impl Routers {
                 },
             )
         };
-        self.ports(router.id, Role::Interface).map(interface).collect()
+        self.ports(router.id, role).map(interface).collect()
     }
 
     fn gateway(&self, router: &Router) -> Option<Gateway> {

@@ -8,6 +8,7 @@ pub mod api;
 pub mod attributes;
 pub mod cli;
 pub mod context;
+pub mod dvr;
 pub mod error;
 pub mod ha;
 pub mod hosts;

@@ -17,8 +17,13 @@ pub struct Options {
     pub ha_vrrp_priority: u8,
     /// `l3_ha`: routers are highly available unless an admin says otherwise.
     pub l3_ha: bool,
-    /// `router_distributed`. Distributed routers are not offered yet, so only false is accepted.
+    /// `enable_dvr`: distributed routers are offered.
+    pub enable_dvr: bool,
+    /// `router_distributed`: routers are distributed unless an admin says otherwise.
     pub router_distributed: bool,
+    /// `external_address_per_host` of `[evergate]`: a host that translates floating IPs of its own ports has an
+    /// address of its own on the external network, as in Neutron.
+    pub external_address_per_host: bool,
     /// `max_l3_agents_per_router`: copies of an HA router, 0 for one on every eligible host.
     pub max_l3_agents_per_router: u32,
     /// `l3_ha_net_cidr`: the subnet of every HA network.
@@ -92,7 +97,9 @@ impl Default for Options {
             public_url: None,
             ha_vrrp_priority: 50,
             l3_ha: false,
+            enable_dvr: true,
             router_distributed: false,
+            external_address_per_host: true,
             max_l3_agents_per_router: 3,
             l3_ha_net_cidr: Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 192, 0), 18),
             l3_ha_network_type: String::new(),

@@ -192,9 +192,9 @@ fn what_is_asked_for_and_not_there_yet_is_said() {
         infos.map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(
-        said("[DEFAULT]\nrouter_distributed = True\n"),
-        ["x.conf:2: option 'router_distributed' in section [DEFAULT] has no effect: routers are not distributed yet"]
+        said("[DEFAULT]\ndns_domain = example.org\n"),
+        ["x.conf:2: option 'dns_domain' in section [DEFAULT] has no effect: ports have no names in the DNS"]
     );
-    assert_eq!(said("[DEFAULT]\nrouter_distributed = False\n"), Vec::<String>::new());
-    assert!(read(Role::Server, &[("x.conf", "[DEFAULT]\nrouter_distributed = x\n")]).is_err());
+    assert_eq!(said("[DEFAULT]\ndns_domain = openstacklocal\n"), Vec::<String>::new());
+    assert!(read(Role::Server, &[("x.conf", "[DEFAULT]\nallow_automatic_l3agent_failover = x\n")]).is_err());
 }

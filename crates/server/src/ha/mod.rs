@@ -2,18 +2,22 @@
 //!
 //! A highly available router is one row in `ha_routers` (its HA network and VRID) and a copy per
 //! agent: a binding with a port on the HA network. A legacy router is one binding without such a port.
+//! A distributed router's bindings are about its source NAT alone; which hosts route for it follows from
+//! its ports ([`dvr`](crate::dvr)).
 //! Everything about a router happens in the transaction that makes it, so several first HA routers of
 //! a project at once find, or make, the same HA network.
 
+mod convert;
 mod network;
 mod states;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use evergate_model::{AgentId, PortId, RouterId};
 
 use crate::error::ApiError;
 use crate::objects::agent::{Agent, alive_since};
+use crate::objects::fleet::Mode;
 use crate::objects::port::{self, NewPort, Port, owner};
 use crate::objects::router::{self, Binding, Role, Router, RouterPort};
 use crate::options::Options;
@@ -21,6 +25,7 @@ use crate::placement::{self, Candidate};
 use crate::store::{Kind, StoreError, Tx};
 use crate::values;
 
+pub use convert::{Form, convert};
 pub use network::{HaNetwork, virtual_address};
 pub use states::{CopyState, active_copy, copy_states, record_states};
 
@@ -30,10 +35,15 @@ pub use states::{CopyState, active_copy, copy_states, record_states};
 ///
 /// When no HA network can be made.
 pub fn enable(tx: &Tx<'_>, options: &Options, router: &Router) -> Result<(), ApiError> {
+    take_vrid(tx, options, router)?;
+    schedule(tx, options, &Candidates::read(tx, options)?, router)?;
+    Ok(())
+}
+
+fn take_vrid(tx: &Tx<'_>, options: &Options, router: &Router) -> Result<(), ApiError> {
     let (network, vrid) = network::with_free_vrid(tx, options, &router.project_id)?;
     let sql = "INSERT INTO ha_routers (router_id, network_id, vrid) VALUES (?1, ?2, ?3)";
     tx.execute(sql, &values![router.id, network.network_id, vrid])?;
-    schedule(tx, options, &Candidates::read(tx, options)?, router)?;
     Ok(())
 }
 
@@ -50,7 +60,8 @@ pub fn schedule(tx: &Tx<'_>, options: &Options, candidates: &Candidates, router:
         (true, max) => max as usize,
     };
     let missing = wanted.saturating_sub(present.len());
-    let chosen = placement::choose(&candidates.list(), &present, &router.availability_zone_hints, missing);
+    let chosen =
+        placement::choose(&candidates.list(router.distributed), &present, &router.availability_zone_hints, missing);
     for agent in &chosen {
         bind(tx, options, router, *agent)?;
         candidates.count(*agent);
@@ -67,7 +78,7 @@ pub fn schedule(tx: &Tx<'_>, options: &Options, candidates: &Candidates, router:
 pub fn schedule_missing(tx: &Tx<'_>, options: &Options) -> Result<(), ApiError> {
     let candidates = Candidates::read(tx, options)?;
     let wanted = match options.max_l3_agents_per_router {
-        0 => candidates.list().len() as i64,
+        0 => candidates.len() as i64,
         max => i64::from(max),
     };
     let sql = "SELECT r.id FROM routers r LEFT JOIN \
@@ -150,35 +161,43 @@ pub fn vacate(tx: &Tx<'_>, agent: &Agent) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Makes a router of the other kind: legacy from highly available, or the reverse.
+/// Takes from an agent, whose mode is another now, the routers that it can no longer have, and finds other
+/// agents for them.
 ///
 /// # Errors
 ///
-/// When no HA network can be made.
-pub fn convert(tx: &Tx<'_>, options: &Options, router: &mut Router, ha: bool) -> Result<(), ApiError> {
-    disable(tx, router)?;
-    router.ha = ha;
-    tx.execute("UPDATE routers SET ha = ?2 WHERE id = ?1", &values![router.id, ha])?;
-    let moving = moving_ports(tx, router.id)?;
-    port::bind(tx, &moving, "")?;
-    for interface in router.ports(tx, Role::Interface)? {
-        let sql = "UPDATE ports SET device_owner = ?2 WHERE id = ?1";
-        tx.execute(sql, &values![interface.port_id, interface_owner(router)])?;
-        tx.changed(Kind::Port, interface.port_id);
+/// As [`Tx::execute`].
+pub fn vacate_unfit(tx: &Tx<'_>, options: &Options, agent: AgentId) -> Result<(), ApiError> {
+    let agent = Agent::get(tx, agent)?;
+    for binding in router::bindings_on(tx, &agent.host)? {
+        let router = Router::get(tx, binding.router_id)?;
+        if binding.agent_id == agent.id && !agent.mode().takes_copies(router.distributed) {
+            unbind(tx, &router, &binding)?;
+            router.note(tx)?;
+        }
     }
-    if ha {
-        enable(tx, options, router)
-    } else {
-        schedule(tx, options, &Candidates::read(tx, options)?, router).map(|_| ())
-    }
+    schedule_missing(tx, options)
 }
 
 /// What an interface of the router is called.
 pub fn interface_owner(router: &Router) -> &'static str {
-    if router.ha { owner::HA_REPLICATED } else { owner::INTERFACE }
+    match (router.distributed, router.ha) {
+        (true, _) => owner::DISTRIBUTED,
+        (false, true) => owner::HA_REPLICATED,
+        (false, false) => owner::INTERFACE,
+    }
 }
 
-/// The host that a new port of the router starts on: the active copy's, or the only one.
+/// The host that a new interface of the router starts on. A distributed router's is on no one host.
+///
+/// # Errors
+///
+/// As [`Tx::query`].
+pub fn interface_host(tx: &Tx<'_>, router: &Router) -> Result<String, StoreError> {
+    if router.distributed { Ok(String::new()) } else { current_host(tx, router) }
+}
+
+/// The host that the router's way out starts on: the active copy's, or the only one.
 ///
 /// # Errors
 ///
@@ -189,10 +208,12 @@ pub fn current_host(tx: &Tx<'_>, router: &Router) -> Result<String, StoreError> 
     Ok(current.map(|binding| binding.host.clone()).unwrap_or_default())
 }
 
-/// The ports that are wherever the router is active.
+/// The ports that are wherever the router is active: of a distributed one, those of its source NAT.
 fn moving_ports(tx: &Tx<'_>, router: RouterId) -> Result<Vec<PortId>, StoreError> {
-    let ports = router::ports_of(tx, &[router.to_string()])?;
-    Ok(ports.into_iter().filter(|port| port.role != Role::Ha).map(|port| port.port_id).collect())
+    let sql = "SELECT rp.port_id FROM router_ports rp JOIN routers r ON r.id = rp.router_id \
+               WHERE rp.router_id = ?1 AND rp.role <> 'ha' AND NOT (rp.role = 'interface' AND r.distributed = 1) \
+               ORDER BY rp.port_id";
+    tx.query(sql, &values![router], |row| row.parse(0))
 }
 
 fn texts(ids: &[PortId]) -> Vec<String> {
@@ -212,10 +233,11 @@ fn make_ha_port(tx: &Tx<'_>, options: &Options, router: &Router, host: &str) -> 
 
 /// The agents that may get a router now, with how many they have.
 #[derive(Debug)]
-pub struct Candidates(std::cell::RefCell<Vec<Candidate>>);
+pub struct Candidates(std::cell::RefCell<Vec<(Mode, Candidate)>>);
 
 impl Candidates {
-    /// Reads the agents that are alive, admitted, and in a mode that takes central routers.
+    /// Reads the agents that are alive, admitted, and in a mode that takes central routers or the source NAT of
+    /// distributed ones.
     ///
     /// # Errors
     ///
@@ -225,35 +247,36 @@ impl Candidates {
         let loads: BTreeMap<AgentId, u64> =
             tx.query(sql, &[], |row| Ok((row.parse(0)?, row.num(1)?)))?.into_iter().collect();
         let since = alive_since(tx.now(), options);
-        let eligible = Agent::all_l3(tx)?
-            .into_iter()
-            .filter(|agent| agent.admin_state_up && agent.is_alive(&since) && agent.takes_central_routers());
-        let candidates = eligible.map(|agent| Candidate {
-            agent_id: agent.id,
-            host: agent.host,
-            zone: agent.availability_zone.unwrap_or_default(),
-            routers: loads.get(&agent.id).copied().unwrap_or(0),
+        let eligible = Agent::all_l3(tx)?.into_iter().filter(|agent| agent.admin_state_up && agent.is_alive(&since));
+        let candidates = eligible.map(|agent| {
+            let mode = agent.mode();
+            let routers = loads.get(&agent.id).copied().unwrap_or(0);
+            let zone = agent.availability_zone.unwrap_or_default();
+            (mode, Candidate { agent_id: agent.id, host: agent.host, zone, routers })
         });
+        let candidates = candidates.filter(|(mode, _)| mode.takes_copies(false) || mode.takes_copies(true));
         Ok(Self(candidates.collect::<Vec<_>>().into()))
     }
 
-    fn list(&self) -> Vec<Candidate> {
-        self.0.borrow().clone()
+    /// Those that may get a router of that kind.
+    fn list(&self, distributed: bool) -> Vec<Candidate> {
+        let candidates = self.0.borrow();
+        candidates.iter().filter(|(mode, _)| mode.takes_copies(distributed)).map(|(_, found)| found.clone()).collect()
     }
 
-    /// Tells whether the agent is one of them.
-    pub fn contains(&self, agent: AgentId) -> bool {
-        self.0.borrow().iter().any(|candidate| candidate.agent_id == agent)
+    fn len(&self) -> usize {
+        self.0.borrow().len()
     }
 
-    /// The availability zones there are.
-    pub fn zones(&self) -> BTreeSet<String> {
-        self.0.borrow().iter().map(|candidate| candidate.zone.clone()).collect()
+    /// Tells whether the agent may get a router of that kind.
+    pub fn contains(&self, agent: AgentId, distributed: bool) -> bool {
+        let candidates = self.0.borrow();
+        candidates.iter().any(|(mode, found)| found.agent_id == agent && mode.takes_copies(distributed))
     }
 
     /// Notes that an agent got one more.
     fn count(&self, agent: AgentId) {
-        for candidate in self.0.borrow_mut().iter_mut().filter(|candidate| candidate.agent_id == agent) {
+        for (_, candidate) in self.0.borrow_mut().iter_mut().filter(|(_, candidate)| candidate.agent_id == agent) {
             candidate.routers += 1;
         }
     }

@@ -42,14 +42,16 @@ pub(super) fn concerns(tx: &Tx<'_>, host: &str, sent: &HostConfig, since: u64) -
         return Ok(true);
     }
     let routers = Vec::from_iter(routers);
-    Ok(has_copy(tx, host, &routers)? || is_on_network(tx, sent, &routers)?)
+    Ok(has_part(tx, host, &routers)? || is_on_network(tx, sent, &routers)?)
 }
 
-fn has_copy(tx: &Tx<'_>, host: &str, routers: &[String]) -> Result<bool, StoreError> {
+/// A router that the host has a copy of, or routes for.
+fn has_part(tx: &Tx<'_>, host: &str, routers: &[String]) -> Result<bool, StoreError> {
     if routers.is_empty() {
         return Ok(false);
     }
-    let sql = "SELECT b.router_id FROM router_bindings b JOIN agents a ON a.id = b.agent_id WHERE a.host = ?1";
+    let sql = "SELECT b.router_id FROM router_bindings b JOIN agents a ON a.id = b.agent_id WHERE a.host = ?1 \
+               UNION SELECT router_id FROM router_hosts WHERE host = ?1";
     Ok(tx.query(sql, &values![host], |row| row.text(0))?.iter().any(|id| routers.contains(id)))
 }
 

@@ -15,6 +15,7 @@ use evergate_model::HostReport;
 use evergate_model::host::AgentKind;
 
 use super::{Hosts, Seen, refusal};
+use crate::dvr;
 use crate::error::ApiError;
 use crate::ha;
 use crate::objects::{agent, floating_ip, port};
@@ -127,7 +128,13 @@ fn record(hosts: &Hosts, tx: &Tx<'_>, report: &HostReport, long_silent: bool) ->
     for agent in &report.agents {
         let upserted = agent::upsert(tx, &hosts.options, &report.host, agent, started)?;
         may_take_routers |= upserted.is_new;
+        if upserted.has_new_mode {
+            ha::vacate_unfit(tx, &hosts.options, upserted.id)?;
+            may_take_routers = true;
+        }
     }
+    // Before the statuses: they are of what the host has to do now.
+    dvr::settle(tx, &hosts.options)?;
     ha::record_states(tx, &report.host, &report.ha_states)?;
     // After the states: a port is up where its router is active now.
     port::record_status(tx, &report.host, &report.ports_up)?;
@@ -136,7 +143,7 @@ fn record(hosts: &Hosts, tx: &Tx<'_>, report: &HostReport, long_silent: bool) ->
     if may_take_routers && is_l3 && hosts.auto_schedule {
         ha::schedule_missing(tx, &hosts.options)?;
     }
-    Ok(())
+    dvr::settle(tx, &hosts.options)
 }
 
 /// Writes what the host says of itself as a whole. Answers whether a new life of it begins; `None` when

@@ -5,6 +5,7 @@ use evergate_model::{AgentId, RouterId};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
+use super::fleet::{DECISIVE, Mode};
 use super::query_in;
 use crate::error::ApiError;
 use crate::options::Options;
@@ -117,10 +118,9 @@ impl Agent {
         self.heartbeat_at.as_str() >= since
     }
 
-    /// Tells whether the agent takes central routers, in Neutron's modes.
-    pub fn takes_central_routers(&self) -> bool {
-        let mode = self.configurations.get("agent_mode").and_then(Value::as_str).unwrap_or("legacy");
-        matches!(mode, "legacy" | "dvr_snat")
+    /// Its mode, if it is an L3 agent.
+    pub fn mode(&self) -> Mode {
+        Mode::of(&self.configurations)
     }
 }
 
@@ -131,13 +131,15 @@ pub struct Upserted {
     pub id: AgentId,
     /// It was not known before, so routers may be waiting for it.
     pub is_new: bool,
+    /// It takes other routers than before.
+    pub has_new_mode: bool,
 }
 
 /// Takes a host's word on one of its roles, which is also that agent's heartbeat. `started` tells that
 /// a new life of the daemon begins.
 ///
-/// The change log only hears of what matters to other hosts: that an agent came, or has another tunnel
-/// address.
+/// The change log only hears of what matters to other hosts: that an agent came, has another tunnel address,
+/// or is configured to take other parts of routers.
 ///
 /// # Errors
 ///
@@ -153,10 +155,11 @@ pub fn upsert(
     let configurations = Value::Object(report.configurations.clone()).to_string();
     let tunnel_ip = tunnel_ip(report);
     let now = tx.now_text();
-    let sql = "SELECT id, tunnel_ip FROM agents WHERE agent_type = ?1 AND host = ?2";
-    let known =
-        tx.query_opt(sql, &values![agent_type, host], |row| Ok((row.parse::<AgentId>(0)?, row.opt_text(1)?)))?;
-    if let Some((id, old_tunnel_ip)) = known {
+    let sql = "SELECT id, tunnel_ip, configurations FROM agents WHERE agent_type = ?1 AND host = ?2";
+    let known = tx.query_opt(sql, &values![agent_type, host], |row| {
+        Ok((row.parse::<AgentId>(0)?, row.opt_text(1)?, row.json::<Map<String, Value>>(2)?))
+    })?;
+    if let Some((id, old_tunnel_ip, old)) = known {
         let sql = "UPDATE agents SET availability_zone = ?2, configurations = ?3, tunnel_ip = ?4, heartbeat_at = ?5 \
                    WHERE id = ?1";
         let zone = report.availability_zone.clone();
@@ -164,10 +167,11 @@ pub fn upsert(
         if started {
             tx.execute("UPDATE agents SET started_at = ?2 WHERE id = ?1", &values![id, now])?;
         }
-        if old_tunnel_ip != tunnel_ip {
+        let new = &report.configurations;
+        if old_tunnel_ip != tunnel_ip || DECISIVE.iter().any(|key| old.get(*key) != new.get(*key)) {
             tx.changed(Kind::Agent, id);
         }
-        return Ok(Upserted { id, is_new: false });
+        return Ok(Upserted { id, is_new: false, has_new_mode: Mode::of(&old) != Mode::of(new) });
     }
     let id = AgentId(random::id());
     let sql = "INSERT INTO agents (id, agent_type, binary_name, topic, host, admin_state_up, availability_zone, \
@@ -177,7 +181,7 @@ pub fn upsert(
     let up = options.enable_new_agents;
     tx.execute(sql, &values![id, agent_type, binary, topic, host, up, zone, configurations, tunnel_ip, now])?;
     tx.changed(Kind::Agent, id);
-    Ok(Upserted { id, is_new: true })
+    Ok(Upserted { id, is_new: true, has_new_mode: false })
 }
 
 /// Where tunnels to the host end: L2 agents say it in their `configurations`.

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use evergate_model::{FloatingIpId, NetworkId, PortId, RouterId};
 
 use super::{Standard, bump, query_in, tags};
+use crate::dvr::floating;
 use crate::error::ApiError;
 use crate::store::{Kind, Row, StoreError, Tx};
 use crate::values;
@@ -160,24 +161,17 @@ pub fn disassociate(tx: &Tx<'_>, port: PortId, is_gone: impl Fn(Ipv4Addr) -> boo
     Ok(())
 }
 
-/// Takes a host's word on which floating IPs it translates. Those of routers that are active there and
-/// that it does not name are down.
+/// Takes a host's word on which floating IPs it translates. Those that are for it to translate and that it
+/// does not name are down.
 ///
 /// # Errors
 ///
 /// As [`Tx::execute`].
 pub fn record_status(tx: &Tx<'_>, host: &str, active: &BTreeSet<FloatingIpId>) -> Result<(), StoreError> {
-    // A standby copy has nothing to say about floating IPs: only the copy that its gateway port is
-    // bound to does, and a legacy router's only one.
-    // One that only forwards ports is up where the gateway is: no host names it.
-    let sql = "SELECT f.id, f.status, CASE WHEN f.port_id IS NULL AND p.status = 'ACTIVE' THEN 1 ELSE 0 END \
-               FROM floating_ips f \
-               JOIN router_ports rp ON rp.router_id = f.router_id AND rp.role = 'gateway' \
-               JOIN ports p ON p.id = rp.port_id \
-               WHERE p.host_id = ?1";
-    let rows = tx.query(sql, &values![host], |row| Ok((row.parse::<FloatingIpId>(0)?, row.text(1)?, row.bool(2)?)))?;
-    for (id, status, forwards) in rows {
-        let reported = if forwards || active.contains(&id) { "ACTIVE" } else { "DOWN" };
+    for found in floating::of_host(tx, host)? {
+        let (id, status) = (found.id, found.status);
+        // One that only forwards ports is up where the gateway is: no host names it.
+        let reported = if found.forwards || active.contains(&id) { "ACTIVE" } else { "DOWN" };
         if status != reported {
             tx.execute("UPDATE floating_ips SET status = ?2 WHERE id = ?1", &values![id, reported])?;
             bump(tx, "floating_ips", id)?;

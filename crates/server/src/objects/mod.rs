@@ -5,6 +5,7 @@
 //! Invariant: whoever changes an object here also calls [`Tx::changed`] for it, so that hosts hear.
 
 pub mod agent;
+pub mod fleet;
 pub mod floating_ip;
 pub mod network;
 pub mod port;

@@ -21,6 +21,12 @@ pub mod owner {
     pub const INTERFACE: &str = "network:router_interface";
     /// An interface of an HA router: on every copy, in use on the active one.
     pub const HA_REPLICATED: &str = "network:ha_router_replicated_interface";
+    /// An interface of a distributed router: on every host that has it.
+    pub const DISTRIBUTED: &str = "network:router_interface_distributed";
+    /// Of a distributed router: the way from a subnet to its source NAT.
+    pub const SNAT: &str = "network:router_centralized_snat";
+    /// A host's port on an external network, for floating IPs that are translated on the host.
+    pub const AGENT_GATEWAY: &str = "network:floatingip_agent_gateway";
     /// A copy's port on the HA network.
     pub const HA: &str = "network:router_ha_interface";
     /// Holds the address of a floating IP.
@@ -341,12 +347,14 @@ pub fn bind(tx: &Tx<'_>, ports: &[PortId], host: &str) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Takes a host's word on which of its ports are up. Ports it is bound to and does not name are down.
+/// Takes a host's word on which of its ports are up. Ports it is bound to and does not name are down, and
+/// interfaces of distributed routers are up while they are on any host.
 ///
 /// # Errors
 ///
 /// As [`Tx::execute`].
 pub fn record_status(tx: &Tx<'_>, host: &str, up: &BTreeSet<PortId>) -> Result<(), StoreError> {
+    record_distributed_status(tx, host, up)?;
     let sql = "SELECT id, status FROM ports WHERE host_id = ?1 AND status IN ('ACTIVE', 'DOWN')";
     for (id, status) in tx.query(sql, &values![host], |row| Ok((row.parse::<PortId>(0)?, row.text(1)?)))? {
         let reported = if up.contains(&id) { "ACTIVE" } else { "DOWN" };
@@ -354,6 +362,49 @@ pub fn record_status(tx: &Tx<'_>, host: &str, up: &BTreeSet<PortId>) -> Result<(
             tx.execute("UPDATE ports SET status = ?2 WHERE id = ?1", &values![id, reported])?;
             bump(tx, "ports", id)?;
             // Followers other than hosts show it; forwarding does not depend on it.
+            tx.changed(Kind::Port, id);
+        }
+    }
+    Ok(())
+}
+
+fn record_distributed_status(tx: &Tx<'_>, host: &str, up: &BTreeSet<PortId>) -> Result<(), StoreError> {
+    let sql = "SELECT rp.port_id, rp.router_id, \
+               CASE WHEN EXISTS (SELECT 1 FROM distributed_ports_up u WHERE u.port_id = rp.port_id AND u.host = h.host) \
+               THEN 1 ELSE 0 END \
+               FROM router_hosts h JOIN router_ports rp ON rp.router_id = h.router_id AND rp.role = 'interface' \
+               WHERE h.host = ?1";
+    let known = tx.query(sql, &values![host], |row| Ok((row.parse::<PortId>(0)?, row.text(1)?, row.bool(2)?)))?;
+    let mut routers = BTreeSet::new();
+    for (port, router, was_up) in known {
+        let sql = match (was_up, up.contains(&port)) {
+            (false, true) => "INSERT INTO distributed_ports_up (port_id, host) VALUES (?1, ?2)",
+            (true, false) => "DELETE FROM distributed_ports_up WHERE port_id = ?1 AND host = ?2",
+            (false, false) | (true, true) => continue,
+        };
+        tx.execute(sql, &values![port, host])?;
+        routers.insert(router);
+    }
+    refresh_distributed_status(tx, &Vec::from_iter(routers))
+}
+
+/// Writes the status of distributed routers' interfaces from what the hosts said last.
+///
+/// # Errors
+///
+/// As [`Tx::execute`].
+pub fn refresh_distributed_status(tx: &Tx<'_>, routers: &[String]) -> Result<(), StoreError> {
+    let sql = "SELECT p.id, p.status, \
+               CASE WHEN EXISTS (SELECT 1 FROM distributed_ports_up u WHERE u.port_id = p.id) THEN 1 ELSE 0 END \
+               FROM router_ports rp JOIN ports p ON p.id = rp.port_id \
+               JOIN routers r ON r.id = rp.router_id AND r.distributed = 1 \
+               WHERE rp.role = 'interface' AND rp.router_id IN ({})";
+    let rows = query_in(tx, sql, routers, |row| Ok((row.parse::<PortId>(0)?, row.text(1)?, row.bool(2)?)))?;
+    for (id, status, is_up) in rows {
+        let now = if is_up { "ACTIVE" } else { "DOWN" };
+        if status != now {
+            tx.execute("UPDATE ports SET status = ?2 WHERE id = ?1", &values![id, now])?;
+            bump(tx, "ports", id)?;
             tx.changed(Kind::Port, id);
         }
     }

@@ -37,6 +37,8 @@ pub enum Role {
     Interface,
     /// A copy's port on the HA network.
     Ha,
+    /// Of a distributed router: the way from a subnet to its source NAT.
+    Snat,
 }
 
 impl Role {
@@ -46,6 +48,7 @@ impl Role {
             Self::Gateway => "gateway",
             Self::Interface => "interface",
             Self::Ha => "ha",
+            Self::Snat => "snat",
         }
     }
 }
@@ -54,7 +57,7 @@ impl std::str::FromStr for Role {
     type Err = ();
 
     fn from_str(word: &str) -> Result<Self, ()> {
-        [Self::Gateway, Self::Interface, Self::Ha].into_iter().find(|role| role.as_str() == word).ok_or(())
+        [Self::Gateway, Self::Interface, Self::Ha, Self::Snat].into_iter().find(|role| role.as_str() == word).ok_or(())
     }
 }
 

@@ -4,6 +4,7 @@
 use serde_json::{Value as Json, json};
 
 use crate::error::ApiError;
+use crate::options::Options;
 
 /// Alias, name, description, and the date of Neutron's definition.
 const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
@@ -23,6 +24,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Default Subnetpools",
         "Subnets can be cut from a default pool.",
         "2016-02-18T18:00:00-00:00",
+    ),
+    (
+        "dvr",
+        "Distributed Virtual Router",
+        "Routers that route on the hosts of their instances.",
+        "2014-06-01T10:00:00-00:00",
     ),
     (
         "empty-string-filtering",
@@ -185,9 +192,15 @@ fn show((alias, name, description, updated): &(&str, &str, &str, &str)) -> Json 
     json!({"alias": alias, "name": name, "description": description, "updated": updated, "links": []})
 }
 
+fn offered(
+    options: &Options,
+) -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str, &'static str)> {
+    EXTENSIONS.iter().filter(|(alias, ..)| *alias != "dvr" || options.enable_dvr)
+}
+
 /// Lists the extensions.
-pub fn list() -> Json {
-    json!({"extensions": EXTENSIONS.iter().map(show).collect::<Vec<_>>()})
+pub fn list(options: &Options) -> Json {
+    json!({"extensions": offered(options).map(show).collect::<Vec<_>>()})
 }
 
 /// Shows one extension.
@@ -195,8 +208,8 @@ pub fn list() -> Json {
 /// # Errors
 ///
 /// 404 where it is not offered.
-pub fn member(alias: &str) -> Result<Json, ApiError> {
-    let found = EXTENSIONS.iter().find(|extension| extension.0 == alias);
+pub fn member(options: &Options, alias: &str) -> Result<Json, ApiError> {
+    let found = offered(options).find(|extension| extension.0 == alias);
     found
         .map(|extension| json!({"extension": show(extension)}))
         .ok_or_else(|| ApiError::ExtensionNotFound { alias: alias.to_owned() })

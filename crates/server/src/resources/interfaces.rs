@@ -86,7 +86,7 @@ fn add_subnet(call: Call<'_>, router: &Router, id: SubnetId) -> Result<Json, Api
         port.change_fixed_ips(call.tx, &requests)?;
         return finish_add(call, router, &port, &[subnet]);
     }
-    let (device, host) = (router.id.to_string(), ha::current_host(call.tx, router)?);
+    let (device, host) = (router.id.to_string(), ha::interface_host(call.tx, router)?);
     let new = NewPort {
         project_id: &router.project_id,
         host_id: &host,
@@ -127,7 +127,7 @@ fn add_port(call: Call<'_>, router: &Router, id: PortId) -> Result<Json, ApiErro
     changes.set("device_id", Some(router.id));
     changes.set("device_owner", Some(ha::interface_owner(router)));
     changes.set("port_security_enabled", Some(false));
-    changes.set("host_id", Some(ha::current_host(call.tx, router)?));
+    changes.set("host_id", Some(ha::interface_host(call.tx, router)?));
     changes.write(call.tx, "ports", port.id)?;
     finish_add(call, router, &port, &subnets)
 }

@@ -10,7 +10,7 @@ use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Tab
 use crate::error::ApiError;
 use crate::ipam::FixedIpRequest;
 use crate::objects::network::Network;
-use crate::objects::port::{self, NewPort, Port};
+use crate::objects::port::{self, NewPort, Port, owner};
 use crate::objects::{Changes, floating_ip, port_forwarding, router, tags};
 use crate::policy::{Rule, Target};
 use crate::values;
@@ -195,6 +195,7 @@ impl Resource for Ports {
 
 fn show(port: &Port, l2_hosts: &BTreeSet<String>) -> Object {
     let vif_type = match port.host_id.as_str() {
+        _ if port.device_owner == owner::DISTRIBUTED => "distributed",
         "" => "unbound",
         host if l2_hosts.contains(host) => "bridge",
         // No L2 agent has reported from there, so nothing would plug the port in.
@@ -290,7 +291,8 @@ fn refuse_changes_of_router_port(call: Call<'_>, port: &Port, body: &Body) -> Re
     let fixed = ["fixed_ips", "device_id", "device_owner", "binding:host_id", "mac_address"];
     let Some(name) = fixed.into_iter().find(|name| body.has(name)) else { return Ok(()) };
     if is_owned(call, port.id)? {
-        let reason = format!("{name} of port {} follows from the router or floating IP that it belongs to", port.id);
+        let reason =
+            format!("{name} of port {} follows from the router, floating IP or host that it belongs to", port.id);
         return Err(ApiError::BadRequest { resource: "port".into(), reason });
     }
     Ok(())
@@ -304,8 +306,10 @@ fn refuse_service_port(call: Call<'_>, port: &Port) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Tells whether a router or a floating IP owns the port.
+/// Tells whether a router, a floating IP or a host owns the port.
 fn is_owned(call: Call<'_>, port: PortId) -> Result<bool, ApiError> {
-    let sql = "SELECT count(*) FROM floating_ips WHERE floating_port_id = ?1";
-    Ok(router::of_port(call.tx, port)?.is_some() || call.tx.count(sql, &values![port])? > 0)
+    let floating_ip = "SELECT count(*) FROM floating_ips WHERE floating_port_id = ?1";
+    let agent_gateway = "SELECT count(*) FROM agent_gateway_ports WHERE port_id = ?1";
+    let is = |sql: &str| Ok::<_, ApiError>(call.tx.count(sql, &values![port])? > 0);
+    Ok(router::of_port(call.tx, port)?.is_some() || is(floating_ip)? || is(agent_gateway)?)
 }

@@ -1,4 +1,4 @@
-//! Routers: legacy and highly available.
+//! Routers: legacy, highly available, distributed, and both.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use super::shortage::{self, Copies};
 use super::{Call, Resource, object, parse_id, standard, writable};
 use crate::attributes::{self, Absent, Attribute, Body, Kind, Object, Table};
 use crate::error::ApiError;
-use crate::ha;
+use crate::ha::{self, Form};
 use crate::ipam::FixedIp;
 use crate::objects::agent::Agent;
 use crate::objects::port::{self, Port};
@@ -88,7 +88,6 @@ impl Resource for Routers {
                 "admin_state_up": router.admin_state_up,
                 "status": copies.status(&router),
                 "ha": router.ha,
-                "distributed": router.distributed,
                 "external_gateway_info": gateways.get(&router.id).map(|(port, ips)| json!({
                     "network_id": port.network_id,
                     "external_fixed_ips": ips,
@@ -99,6 +98,9 @@ impl Resource for Routers {
                 "availability_zones": zones.remove(&router.id).unwrap_or_default(),
                 "flavor_id": null,
             }));
+            if call.options.enable_dvr {
+                shown.insert("distributed".into(), router.distributed.into());
+            }
             let warnings = copies.warnings(&router);
             if !warnings.is_empty() {
                 shown.insert(shortage::WARNINGS.into(), warnings.into());
@@ -110,7 +112,7 @@ impl Resource for Routers {
     }
 
     fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
-        refuse_distributed(body)?;
+        refuse_unoffered(call, body)?;
         let gateway = GatewayInfo::read(body)?.flatten();
         check_gateway_policy(call, gateway.as_ref(), "create_router")?;
         let router = Router {
@@ -121,7 +123,7 @@ impl Resource for Routers {
             admin_state_up: body.need("admin_state_up")?,
             status: "ACTIVE".into(),
             ha: body.get::<Option<bool>>("ha")?.flatten().unwrap_or(call.options.l3_ha),
-            distributed: false,
+            distributed: body.get::<Option<bool>>("distributed")?.flatten().unwrap_or(distributed_by_default(call)),
             enable_snat: call.options.enable_snat_by_default,
             availability_zone_hints: zone_hints(call, body)?,
             standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
@@ -139,13 +141,16 @@ impl Resource for Routers {
     }
 
     fn update(&self, call: Call<'_>, id: &str, body: &Body) -> Result<(), ApiError> {
-        refuse_distributed(body)?;
+        refuse_unoffered(call, body)?;
         let mut router = Router::get(call.tx, parse_id(self, id)?)?;
         let admin_state_up: Option<bool> = body.get("admin_state_up")?;
         router.admin_state_up = admin_state_up.unwrap_or(router.admin_state_up);
-        if let Some(ha) = body.get::<Option<bool>>("ha")?.flatten().filter(|ha| *ha != router.ha) {
-            refuse_converting_while_up(&router)?;
-            ha::convert(call.tx, call.options, &mut router, ha)?;
+        let to = Form {
+            ha: body.get::<Option<bool>>("ha")?.flatten().unwrap_or(router.ha),
+            distributed: body.get::<Option<bool>>("distributed")?.flatten().unwrap_or(router.distributed),
+        };
+        if to != Form::of(&router) {
+            ha::convert(call.tx, call.options, &mut router, to)?;
         }
         if let Some(info) = GatewayInfo::read(body)? {
             check_gateway_policy(call, info.as_ref(), "update_router")?;
@@ -177,20 +182,16 @@ impl Resource for Routers {
     }
 }
 
-fn refuse_distributed(body: &Body) -> Result<(), ApiError> {
-    if body.get::<Option<bool>>("distributed")?.flatten() == Some(true) {
-        return Err(ApiError::invalid("distributed routers are not offered here"));
+/// Without the extension `dvr` there is no such attribute.
+fn refuse_unoffered(call: Call<'_>, body: &Body) -> Result<(), ApiError> {
+    if body.has("distributed") && !call.options.enable_dvr {
+        return Err(ApiError::bad_request("Unrecognized attribute(s) 'distributed'"));
     }
     Ok(())
 }
 
-fn refuse_converting_while_up(router: &Router) -> Result<(), ApiError> {
-    if router.admin_state_up {
-        let reason =
-            "Cannot change HA attribute of active routers. Please set router admin_state_up to False prior to upgrade";
-        return Err(ApiError::bad_router(reason));
-    }
-    Ok(())
+fn distributed_by_default(call: Call<'_>) -> bool {
+    call.options.enable_dvr && call.options.router_distributed
 }
 
 /// Only admins choose a gateway's addresses and whether it translates.

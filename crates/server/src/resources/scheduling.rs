@@ -9,6 +9,7 @@ use crate::attributes::present::View;
 use crate::error::ApiError;
 use crate::ha::{self, Candidates};
 use crate::objects::agent::{Agent, L3_AGENT, alive_since};
+use crate::objects::fleet::Mode;
 use crate::objects::router::Router;
 use crate::policy;
 use crate::values;
@@ -46,7 +47,7 @@ pub fn agents_of_router(call: Call<'_>, id: &str, fields: &[String]) -> Result<J
     Ok(json!({"agents": shown.collect::<Vec<_>>()}))
 }
 
-/// Lists the routers that an agent has.
+/// Lists the routers that an agent has: those bound to it, and the distributed ones that its host routes for.
 ///
 /// # Errors
 ///
@@ -54,8 +55,9 @@ pub fn agents_of_router(call: Call<'_>, id: &str, fields: &[String]) -> Result<J
 pub fn routers_of_agent(call: Call<'_>, id: &str, fields: &[String]) -> Result<Json, ApiError> {
     admin_only(call, "get_l3-routers")?;
     let agent = l3_agent(call, id)?;
-    let sql = "SELECT router_id FROM router_bindings WHERE agent_id = ?1 ORDER BY router_id";
-    let ids = call.tx.query(sql, &values![agent.id], |row| row.text(0))?;
+    let sql = "SELECT router_id FROM router_bindings WHERE agent_id = ?1 \
+               UNION SELECT router_id FROM router_hosts WHERE host = ?2 ORDER BY 1";
+    let ids = call.tx.query(sql, &values![agent.id, agent.host.as_str()], |row| row.text(0))?;
     let view = View::new(routers::Routers.table(), call.ctx, fields);
     let routers = routers::Routers.load(call, &ids)?.into_iter().map(|router| Json::Object(view.show(router)));
     Ok(json!({"routers": routers.collect::<Vec<_>>()}))
@@ -73,7 +75,15 @@ pub fn add_router(call: Call<'_>, id: &str, json: &Object) -> Result<Json, ApiEr
         return Err(ApiError::bad_request("Invalid input. router_id must be specified"));
     };
     let router = Router::get(call.tx, parse_id(&routers::Routers, router)?)?;
-    if !Candidates::read(call.tx, call.options)?.contains(agent.id) {
+    match agent.mode() {
+        Mode::Dvr | Mode::DvrNoExternal => return Err(ApiError::DVRL3CannotAssignToDvrAgent {}),
+        Mode::Legacy if router.distributed => {
+            let (router, agent) = (router.id.to_string(), agent.id.to_string());
+            return Err(ApiError::RouterL3AgentMismatch { router, agent });
+        }
+        Mode::Legacy | Mode::DvrSnat => {}
+    }
+    if !Candidates::read(call.tx, call.options)?.contains(agent.id, router.distributed) {
         return Err(ApiError::InvalidL3Agent { id: agent.id.to_string() });
     }
     let bindings = router.bindings(call.tx)?;
@@ -100,6 +110,9 @@ pub fn add_router(call: Call<'_>, id: &str, json: &Object) -> Result<Json, ApiEr
 pub fn remove_router(call: Call<'_>, id: &str, router: &str) -> Result<(), ApiError> {
     admin_only(call, "delete_l3-router")?;
     let agent = l3_agent(call, id)?;
+    if matches!(agent.mode(), Mode::Dvr | Mode::DvrNoExternal) {
+        return Err(ApiError::DVRL3CannotRemoveFromDvrAgent {});
+    }
     let router_id: RouterId = parse_id(&routers::Routers, router)?;
     let router = Router::get(call.tx, router_id)?;
     let Some(binding) = router.bindings(call.tx)?.into_iter().find(|binding| binding.agent_id == agent.id) else {

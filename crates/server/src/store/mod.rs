@@ -341,6 +341,11 @@ impl<'c> Tx<'c> {
         self.changed.borrow_mut().insert((kind, id.to_string()));
     }
 
+    /// Objects of a kind that this transaction has changed so far.
+    pub fn changed_so_far(&self, kind: Kind) -> Vec<String> {
+        self.changed.borrow().iter().filter(|(changed, _)| *changed == kind).map(|(_, id)| id.clone()).collect()
+    }
+
     /// The newest revision that this transaction sees.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use evergate_server::error::ApiError;
 use evergate_server::objects::agent;
 use evergate_server::options::{Limits, Options};
 use evergate_server::store::Store;
-use evergate_server::{ha, hostview};
+use evergate_server::{dvr, ha, hostview};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -200,9 +200,20 @@ impl Server {
 
     /// Lets a host report both of its roles.
     pub(crate) fn host(&self, name: &str) {
+        self.host_in_mode(name, "legacy");
+    }
+
+    /// Lets a host report both of its roles, with that `agent_mode`.
+    pub(crate) fn host_in_mode(&self, name: &str, mode: &str) {
+        self.host_with(name, mode, &json!({"physnet1": "br-ex"}));
+    }
+
+    /// Lets a host report both of its roles, with that `agent_mode` and those bridges.
+    pub(crate) fn host_with(&self, name: &str, mode: &str, bridge_mappings: &Value) {
         let number: u32 = name.trim_start_matches('h').parse().unwrap();
-        let l2 = json!({"tunneling_ip": format!("10.60.0.{}", 10 + number), "tunnel_types": ["vxlan"]});
-        let l3 = json!({"agent_mode": "legacy", "interface_driver": "linuxbridge"});
+        let tunneling_ip = format!("10.60.0.{}", 10 + number);
+        let l2 = json!({"tunneling_ip": tunneling_ip, "tunnel_types": ["vxlan"], "bridge_mappings": bridge_mappings});
+        let l3 = json!({"agent_mode": mode, "interface_driver": "linuxbridge"});
         let report = |kind, configurations: &Value, zone: Option<&str>| AgentReport {
             kind,
             availability_zone: zone.map(str::to_owned),
@@ -211,10 +222,13 @@ impl Server {
         self.write(|tx| {
             agent::upsert(tx, &self.options, name, &report(AgentKind::LinuxBridge, &l2, None), false)?;
             let l3 = agent::upsert(tx, &self.options, name, &report(AgentKind::L3, &l3, Some("nova")), false)?;
+            if l3.has_new_mode {
+                ha::vacate_unfit(tx, &self.options, l3.id)?;
+            }
             if l3.is_new {
                 ha::schedule_missing(tx, &self.options)?;
             }
-            Ok(())
+            dvr::settle(tx, &self.options)
         });
     }
 

@@ -9,6 +9,7 @@ mod harness;
 mod audit;
 mod bad_input;
 mod concurrency;
+mod distributed;
 mod durability;
 mod floating_ips;
 mod fuzz;

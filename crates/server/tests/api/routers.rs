@@ -216,16 +216,6 @@ fn hints_keep_a_router_in_zones_that_exist() {
 }
 
 #[test]
-fn distributed_routers_are_refused_rather_than_pretended() {
-    let server = Server::new();
-    let router = server.make(&admin(), "router", json!({"distributed": false}));
-    assert_eq!(router["distributed"], false);
-    let refused = server.post(&admin(), "/v2.0/routers", json!({"router": {"distributed": true}}));
-    assert_eq!((refused.status, refused.error()), (400, "InvalidInput"));
-    assert_eq!(server.get(&admin(), "/v2.0/extensions/dvr").status, 404);
-}
-
-#[test]
 fn an_unscheduled_router_gets_its_agent_when_one_appears() {
     let server = Server::with(Options { l3_ha: true, ..Options::default() });
     let router = server.make(&member(PROJECT), "router", json!({}));
