@@ -5,8 +5,10 @@
 //! an HA router is [`Prepared`] for the keeper, which adds and removes it as the role changes.
 //!
 //! Read `l2` (networks), then `l3` (routers), `namespace` and `routes` (what each of a router's namespaces holds),
-//! `ha` (what follows the role) and `nat`.
+//! `ha` (what follows the role) and `nat`; then `distributed` and `fip`.
 
+mod distributed;
+mod fip;
 mod ha;
 mod ipv6;
 mod l2;
@@ -191,6 +193,7 @@ pub fn compile(config: &HostConfig, host: &HostSettings, view: &View) -> Desired
     compiler.host_settings();
     compiler.networks();
     compiler.routers();
+    compiler.finish_fip_namespaces();
     compiler.follow();
     compiler.finish()
 }
@@ -205,6 +208,9 @@ struct Compiler<'a> {
     /// Ports of the routers on this host, also of those that are down: they are not instances'.
     router_ports: BTreeSet<PortId>,
     host_ns: NetnsState,
+    /// Which addresses each router here has on its way to a `fip-` namespace.
+    fip_pairs: BTreeMap<RouterId, u32>,
+    fip_namespaces: BTreeMap<NetworkId, fip::FipNamespace>,
     out: Desired,
 }
 
@@ -213,10 +219,27 @@ impl<'a> Compiler<'a> {
         let host_ns = NetnsState { owned: true, ..NetnsState::default() };
         let ports = |router: &'a Router| {
             let gateway = router.gateway.iter().map(|gateway| gateway.port_id);
-            gateway.chain(router.ha.iter().map(|ha| ha.port_id)).chain(router.interfaces.keys().copied())
+            let distributed = router.distributed.iter();
+            let agent = distributed.clone().flat_map(|parts| &parts.agent_gateway).map(|agent| agent.port_id);
+            let snat = distributed.flat_map(|parts| parts.snat_ports.keys().copied());
+            let inner = router.interfaces.keys().copied().chain(snat);
+            gateway.chain(router.ha.iter().map(|ha| ha.port_id)).chain(inner).chain(agent)
         };
         let router_ports = config.routers.values().flat_map(ports).collect();
-        Self { config, host, view, segments: BTreeMap::new(), router_ports, host_ns, out: Desired::default() }
+        let has_pair = |router: &&Router| {
+            router.distributed.as_ref().is_some_and(|parts| parts.routes_here && parts.agent_gateway.is_some())
+        };
+        Self {
+            config,
+            host,
+            view,
+            segments: BTreeMap::new(),
+            router_ports,
+            host_ns,
+            fip_pairs: fip::pair_numbers(config.routers.values().filter(has_pair).map(|router| router.id)),
+            fip_namespaces: BTreeMap::new(),
+            out: Desired::default(),
+        }
     }
 
     fn finish(mut self) -> Desired {

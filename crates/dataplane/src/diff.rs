@@ -17,7 +17,7 @@ use crate::effects;
 use crate::nft::{NftFamily, NftTable};
 use crate::op::{LinkChange, Op};
 use crate::plan::{Plan, Refusal};
-use crate::state::{FdbTable, KernelState, Link, LinkKind, Netns, NetnsState, OWNER_MARK, Route};
+use crate::state::{KernelState, Link, LinkKind, Netns, NetnsState, OWNER_MARK, Route};
 
 use ownership::Blocked;
 
@@ -269,7 +269,7 @@ impl<'a> Planner<'a> {
 
     /// A bridge's entry needs a port: the link's bridge may have been refused.
     fn fits(&self, netns: &Netns, entry: &crate::state::FdbEntry) -> bool {
-        entry.table != FdbTable::Bridge || self.link_now(netns, &entry.link).is_some_and(|link| link.master.is_some())
+        !entry.table.is_bridge() || self.link_now(netns, &entry.link).is_some_and(|link| link.master.is_some())
     }
 
     fn set_neighbours(&mut self) {

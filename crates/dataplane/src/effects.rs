@@ -277,7 +277,7 @@ fn set_link(ns: &mut NetnsState, name: &str, change: &LinkChange) -> Result<(), 
     link.mac = change.mac.or(link.mac);
     link.up = change.up.unwrap_or(link.up);
     if left_bridge {
-        forget_fdb(ns, name, |entry| entry.table == FdbTable::Bridge);
+        forget_fdb(ns, name, |entry| entry.table.is_bridge());
     }
     if went_down {
         ns.routes.retain(|route| route.link.as_deref() != Some(name));
@@ -321,7 +321,7 @@ fn free_ports(ns: &mut NetnsState, bridge: &str) {
         port.port = None;
         freed.push(port_name.clone());
     }
-    freed.iter().for_each(|port| forget_fdb(ns, port, |entry| entry.table == FdbTable::Bridge));
+    freed.iter().for_each(|port| forget_fdb(ns, port, |entry| entry.table.is_bridge()));
 }
 
 // The sets are ordered by link first. With thousands of links on a host, what one link has is looked up,
@@ -410,7 +410,7 @@ fn on_link(ns: &NetnsState, ip: IpAddr, route: &Route) -> Option<String> {
 fn set_fdb(ns: &mut NetnsState, entry: &FdbEntry) -> Result<(), Impossible> {
     let link = require_link(ns, &entry.link)?;
     match (&entry.table, &link.kind) {
-        (FdbTable::Bridge, _) => {
+        (FdbTable::Bridge | FdbTable::BridgeSticky, _) => {
             let master = link
                 .master
                 .clone()
@@ -421,7 +421,9 @@ fn set_fdb(ns: &mut NetnsState, entry: &FdbEntry) -> Result<(), Impossible> {
             // A bridge knows an address on one port only.
             let NetnsState { links, fdb, .. } = ns;
             for (port, _) in links.iter().filter(|(_, link)| link.master.as_ref() == Some(&master)) {
-                fdb.remove(&FdbEntry { link: port.clone(), ..entry.clone() });
+                for table in [FdbTable::Bridge, FdbTable::BridgeSticky] {
+                    fdb.remove(&FdbEntry { link: port.clone(), table, ..entry.clone() });
+                }
             }
         }
         (FdbTable::Vxlan { dst }, LinkKind::Vxlan { local, .. }) => {
@@ -429,18 +431,23 @@ fn set_fdb(ns: &mut NetnsState, entry: &FdbEntry) -> Result<(), Impossible> {
                 return Err(Impossible::Invalid(format!("{dst} and {local} are of different families")));
             }
             if entry.mac != Mac::ZERO {
-                let is_tunnel = |table: &FdbTable| matches!(table, FdbTable::Vxlan { .. });
-                let first = FdbEntry { table: FdbTable::Bridge, ..entry.clone() };
-                let same = ns.fdb.range(first..).take_while(|e| e.link == entry.link && e.mac == entry.mac);
-                let replaced: Vec<FdbEntry> = same.filter(|e| is_tunnel(&e.table)).cloned().collect();
-                for e in &replaced {
-                    ns.fdb.remove(e);
-                }
+                forget_tunnel_entries(ns, entry);
             }
         }
-        (FdbTable::Vxlan { .. }, _) => {
+        (FdbTable::Nexthop { .. }, LinkKind::Vxlan { .. }) => forget_tunnel_entries(ns, entry),
+        (FdbTable::Vxlan { .. } | FdbTable::Nexthop { .. }, _) => {
             return Err(Impossible::Invalid(format!("{} is not a VXLAN device", entry.link)));
         }
     }
     done(ns.fdb.insert(entry.clone()))
+}
+
+/// Forgets where a VXLAN device sends frames to this entry's address.
+fn forget_tunnel_entries(ns: &mut NetnsState, entry: &FdbEntry) {
+    let first = FdbEntry { table: FdbTable::Bridge, ..entry.clone() };
+    let same = ns.fdb.range(first..).take_while(|e| e.link == entry.link && e.mac == entry.mac);
+    let replaced: Vec<FdbEntry> = same.filter(|e| !e.table.is_bridge()).cloned().collect();
+    for e in &replaced {
+        ns.fdb.remove(e);
+    }
 }

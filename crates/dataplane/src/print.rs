@@ -182,8 +182,12 @@ fn port_command(netns: &Netns, name: &str, port: BridgePort) -> String {
 
 fn address_command(netns: &Netns, verb: &str, address: &Address) -> String {
     // Duplicate address detection would hold an IPv6 address back for a second or more.
-    let nodad = if verb == "replace" && address.net.addr().is_ipv6() { " nodad" } else { "" };
-    format!("{} address {verb} {} dev {}{nodad}", ip(netns), address.net, quoted(&address.link))
+    let more = match verb {
+        "replace" if address.net.addr().is_ipv6() => " nodad",
+        "replace" if address.is_of_link() => " scope link",
+        _ => "",
+    };
+    format!("{} address {verb} {} dev {}{more}", ip(netns), address.net, quoted(&address.link))
 }
 
 fn route_command(netns: &Netns, verb: &str, route: &Route) -> String {
@@ -226,6 +230,8 @@ fn fdb_command(netns: &Netns, verb: &str, entry: &FdbEntry) -> String {
     let command = format!("{} fdb {verb} {} dev {}", bridge(netns), entry.mac, quoted(&entry.link));
     match entry.table {
         FdbTable::Bridge => format!("{command} master static"),
+        FdbTable::BridgeSticky => format!("{command} master static sticky"),
+        FdbTable::Nexthop { group } => format!("{command} nhid {group} self permanent"),
         FdbTable::Vxlan { dst } => format!("{command} dst {dst} self permanent"),
     }
 }

@@ -41,6 +41,12 @@ impl fmt::Display for NetnsState {
         for entry in &self.fdb {
             match entry.table {
                 FdbTable::Bridge => writeln!(f, "  forwarding {} by port {}", entry.mac, entry.link)?,
+                FdbTable::BridgeSticky => {
+                    writeln!(f, "  forwarding {} by port {} whatever comes from elsewhere", entry.mac, entry.link)?;
+                }
+                FdbTable::Nexthop { group } => {
+                    writeln!(f, "  forwarding {} by {} to nexthop group {group}", entry.mac, entry.link)?;
+                }
                 FdbTable::Vxlan { dst } => writeln!(f, "  forwarding {} by {} to host {dst}", entry.mac, entry.link)?,
             }
         }

@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_model::Mac;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::nft::{NftFamily, NftTable};
 
@@ -146,6 +146,9 @@ pub struct BridgePort {
     pub neigh_suppress: bool,
 }
 
+/// The addresses of the pairs between routers and the `fip-` namespaces of their host: Neutron's range.
+pub const FIP_PAIRS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 64, 0), 18);
+
 /// An address on a link.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
@@ -153,6 +156,14 @@ pub struct Address {
     pub link: String,
     /// Address and prefix length.
     pub net: IpNet,
+}
+
+impl Address {
+    /// Tells whether the kernel must not use the address beyond its own link: a `fip-` namespace that has no
+    /// address on the external network asks there without naming any, rather than with one of these.
+    pub fn is_of_link(&self) -> bool {
+        matches!(self.net, IpNet::V4(net) if FIP_PAIRS.contains(&net))
+    }
 }
 
 /// A route with protocol static.
@@ -211,9 +222,28 @@ pub struct FdbEntry {
 pub enum FdbTable {
     /// The bridge's: frames to the address leave by this port (`bridge fdb … master static`).
     Bridge,
+    /// The bridge's, and no frame that another port sends under this address turns it away
+    /// (`bridge fdb … master static sticky`).
+    BridgeSticky,
     /// The VXLAN device's own: frames to the address go to this tunnel address (`bridge fdb … self`).
     Vxlan {
         /// Tunnel address of the other host.
         dst: IpAddr,
     },
+    /// The VXLAN device's own: frames to the address go where this group of nexthops leads
+    /// (`bridge fdb … nhid … self`). The keeper's: many entries move by one change of a nexthop.
+    Nexthop {
+        /// Id of the group.
+        group: u32,
+    },
+}
+
+impl FdbTable {
+    /// Tells whether the entry is in a bridge's table, and not in a VXLAN device's own.
+    pub const fn is_bridge(&self) -> bool {
+        match self {
+            Self::Bridge | Self::BridgeSticky => true,
+            Self::Vxlan { .. } | Self::Nexthop { .. } => false,
+        }
+    }
 }

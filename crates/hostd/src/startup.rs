@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use evergate_config::HostSettings;
-use evergate_config::settings::{AgentMode, InterfaceDriver};
+use evergate_config::settings::InterfaceDriver;
 use evergate_dataplane::nft::{NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftStatement, NftTable};
 use evergate_dataplane::state::{BridgePort, Link, LinkKind, OWNER_MARK};
 use evergate_dataplane::{Netns, Op};
@@ -41,14 +41,6 @@ pub fn notes(settings: &HostSettings) -> Vec<String> {
     if settings.interface_driver == InterfaceDriver::OpenVSwitch {
         // `show` has a line of its own for it.
         tracing::info!("the networks are carried by the {}", view::driver(settings.interface_driver));
-    }
-    match settings.agent_mode {
-        AgentMode::Legacy => {}
-        AgentMode::Dvr | AgentMode::DvrSnat | AgentMode::DvrNoExternal => notes.push(format!(
-            "agent_mode {} is announced to the server, but routers are served as central ones: distributed routers \
-             are not served yet",
-            settings.agent_mode.as_str()
-        )),
     }
     if settings.tunnel_types.is_empty() {
         notes.push("there are no tunnels on this host: tunnel_types is empty, or enable_vxlan is off".into());

@@ -101,14 +101,14 @@ pub struct KeeperView {
 /// A router.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RouterView {
-    /// `ha` or `legacy`.
+    /// `legacy`, `ha`, or `dvr`; `dvr+ha` where this host has a copy of a distributed HA router's source NAT.
     pub kind: String,
     /// The project that owns it.
     pub project_id: String,
     /// Whether it is administratively up.
     pub admin_state_up: bool,
-    /// Its namespace.
-    pub netns: String,
+    /// Its namespaces here.
+    pub netns: Vec<String>,
     /// `active`, `standby`, or `unknown` while the keeper has not said.
     pub role: String,
     /// Epoch of the role.
@@ -235,10 +235,10 @@ fn keeper_view(core: &Core) -> KeeperView {
 fn router_view(core: &Core, router: &Router) -> RouterView {
     let status = core.keeper().words().status.routers.iter().find(|status| status.router == router.id);
     let mut view = RouterView {
-        kind: if router.ha.is_some() { "ha" } else { "legacy" }.to_owned(),
+        kind: kind(router).to_owned(),
         project_id: router.project_id.clone(),
         admin_state_up: router.admin_state_up,
-        netns: names::qrouter_namespace(router.id),
+        netns: namespaces(router),
         role: if router.ha.is_some() { "unknown" } else { state_word(HaState::Active) }.to_owned(),
         active_at: core.keeper().claim(router.id).map(|claim| claim.vtep),
         vrrp: vrrp_view(router, status),
@@ -255,6 +255,29 @@ fn router_view(core: &Core, router: &Router) -> RouterView {
         view.reason.clone_from(&role.reason);
     }
     view
+}
+
+fn kind(router: &Router) -> &'static str {
+    match (&router.distributed, &router.ha) {
+        (None, None) => "legacy",
+        (None, Some(_)) => "ha",
+        (Some(_), None) => "dvr",
+        (Some(_), Some(_)) => "dvr+ha",
+    }
+}
+
+fn namespaces(router: &Router) -> Vec<String> {
+    let Some(parts) = &router.distributed else { return vec![names::qrouter_namespace(router.id)] };
+    let of = |here: bool, name: String| here.then_some(name);
+    let external = router.gateway.as_ref().filter(|_| parts.routes_here && parts.agent_gateway.is_some());
+    [
+        of(parts.routes_here, names::qrouter_namespace(router.id)),
+        of(parts.translates_here, names::snat_namespace(router.id)),
+        external.map(|gateway| names::fip_namespace(gateway.network_id)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn hindrance(core: &Core, router: RouterId, status: Option<&RouterStatus>) -> String {
@@ -283,9 +306,18 @@ fn vrrp_view(router: &Router, status: Option<&RouterStatus>) -> Option<VrrpView>
 }
 
 fn devices(router: &Router) -> BTreeMap<String, Vec<String>> {
-    let gateway = router.gateway.iter().map(|g| (names::external_device(g.port_id), &g.addresses));
-    let interfaces = router.interfaces.iter().map(|(port, i)| (names::internal_device(*port), &i.addresses));
-    gateway.chain(interfaces).map(|(name, nets)| (name, nets.iter().map(ToString::to_string).collect())).collect()
+    let parts = router.distributed.as_ref();
+    let translates = |_: &&_| parts.is_none_or(|parts| parts.translates_here);
+    let routes = |_: &(_, _)| parts.is_none_or(|parts| parts.routes_here);
+    let gateway = router.gateway.iter().filter(translates).map(|g| (names::external_device(g.port_id), &g.addresses));
+    let interfaces = router.interfaces.iter().filter(routes);
+    let interfaces = interfaces.map(|(port, i)| (names::internal_device(*port), &i.addresses));
+    let snat = parts.filter(|parts| parts.translates_here).into_iter().flat_map(|parts| &parts.snat_ports);
+    let snat = snat.map(|(port, i)| (names::snat_device(*port), &i.addresses));
+    let agent = parts.filter(|parts| parts.routes_here).and_then(|parts| parts.agent_gateway.as_ref());
+    let agent = agent.map(|agent| (names::agent_gateway_device(agent.port_id), &agent.addresses));
+    let all = gateway.chain(interfaces).chain(snat).chain(agent);
+    all.map(|(name, nets)| (name, nets.iter().map(ToString::to_string).collect())).collect()
 }
 
 fn network_view(core: &Core, network: &Network) -> NetworkView {
@@ -409,7 +441,7 @@ impl fmt::Display for RouterView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let admin = if self.admin_state_up { "" } else { ", administratively down" };
         writeln!(f, "router      {} of project {}{admin}", self.kind, self.project_id)?;
-        writeln!(f, "namespace   {}", self.netns)?;
+        writeln!(f, "namespace   {}", self.netns.join(" "))?;
         write!(f, "role        {}", self.role)?;
         self.epoch.iter().try_for_each(|epoch| write!(f, ", epoch {epoch}"))?;
         self.since_ms.iter().try_for_each(|at| write!(f, ", since {}", timestamp::utc(*at)))?;

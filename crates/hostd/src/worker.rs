@@ -20,7 +20,7 @@ use evergate_config::HostSettings;
 use evergate_dataplane::keepalived::VrrpSettings;
 use evergate_dataplane::nft::NftFamily;
 use evergate_dataplane::{Desired, KernelState, Netns, NetnsState, Op, Plan, Refusal, View, compile, diff, effects};
-use evergate_model::host::{HostConfig, Location};
+use evergate_model::host::{FloatingIp, HostConfig, Location};
 use evergate_model::{FloatingIpId, PortId, RouterId, names};
 
 use crate::round::{Outcome, Round};
@@ -219,15 +219,19 @@ fn planned(round: &Round, view: View, desired: Desired, observed: KernelState) -
     Planned { view, desired, observed, plan, problems, leftover, withheld }
 }
 
-/// Finds routers that stand in the kernel as HA routers and should not: the keeper may have sockets in
-/// their namespaces, and must say goodbye to the other copies.
+/// Finds routers that stand in the kernel as HA routers and should not, or in another namespace: the keeper may
+/// have sockets in their namespaces, and must say goodbye to the other copies.
 fn leftover(desired: &Desired, observed: &KernelState) -> BTreeSet<RouterId> {
-    let stands = |(netns, state): (&Netns, &NetnsState)| {
-        let Netns::Named(name) = netns else { return None };
-        let has_ha_link = state.owned && state.links.keys().any(|link| link.starts_with("ha-"));
-        names::router_of_namespace(name).filter(|_| has_ha_link)
-    };
-    observed.netns.iter().filter_map(stands).filter(|id| !desired.prepared.contains_key(id)).collect()
+    let mut found = BTreeSet::new();
+    for (netns, state) in &observed.netns {
+        let Netns::Named(name) = netns else { continue };
+        let router = names::router_of_namespace(name).or_else(|| names::router_of_snat_namespace(name));
+        let belongs = |id: &RouterId| desired.prepared.get(id).is_some_and(|prepared| prepared.netns == *name);
+        if state.owned && state.links.keys().any(|link| link.starts_with("ha-")) {
+            found.extend(router.filter(|id| !belongs(id)));
+        }
+    }
+    found
 }
 
 fn problems(desired: &Desired, refusals: &[Refusal]) -> BTreeSet<String> {
@@ -263,15 +267,19 @@ fn ports_here(config: &HostConfig) -> impl Iterator<Item = (PortId, bool)> {
 }
 
 fn floating_ips(config: &HostConfig, observed: &KernelState) -> BTreeSet<FloatingIpId> {
-    let translates = |router: &RouterId| {
-        let netns = Netns::Named(names::qrouter_namespace(*router));
-        observed.netns.get(&netns).and_then(|state| state.nft.get(&NftFamily::Ip))
+    let translates = |netns: String, floating| {
+        let state = observed.netns.get(&Netns::Named(netns));
+        let table = state.and_then(|state| state.nft.get(&NftFamily::Ip));
+        table.is_some_and(|table| table.maps.values().any(|map| map.has_address(floating)))
     };
     let mut found = BTreeSet::new();
     for (id, router) in &config.routers {
-        let Some(table) = translates(id) else { continue };
-        let in_a_map = |floating| table.maps.values().any(|map| map.has_address(floating));
-        found.extend(router.floating_ips.iter().filter(|(_, fip)| in_a_map(fip.floating)).map(|(id, _)| *id));
+        let of = |fip: &FloatingIp| match router.distributed {
+            Some(_) if !fip.distributed => names::snat_namespace(*id),
+            Some(_) | None => names::qrouter_namespace(*id),
+        };
+        let here = router.floating_ips.iter().filter(|(_, fip)| translates(of(fip), fip.floating));
+        found.extend(here.map(|(id, _)| *id));
     }
     found
 }

@@ -22,6 +22,10 @@ pub(crate) const VETH_INFO_PEER: u16 = 1;
 pub(crate) const NETNSA_NSID: u16 = 1;
 pub(crate) const NETNSA_FD: u16 = 3;
 
+// linux/neighbour.h
+pub(crate) const NDA_NH_ID: u16 = 13;
+pub(crate) const NTF_STICKY: u8 = 1 << 6;
+
 // linux/fib_rules.h
 pub(crate) const FRA_DST: u16 = 1;
 pub(crate) const FRA_SRC: u16 = 2;

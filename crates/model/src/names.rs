@@ -32,6 +32,11 @@ pub fn snat_namespace(router: RouterId) -> String {
     format!("snat-{router}")
 }
 
+/// The router a `snat-<id>` namespace belongs to, if the name is of that form.
+pub fn router_of_snat_namespace(name: &str) -> Option<RouterId> {
+    name.strip_prefix("snat-")?.parse().ok()
+}
+
 /// The namespace of a host's floating IPs on an external network: `fip-<id>`.
 pub fn fip_namespace(external: NetworkId) -> String {
     format!("fip-{external}")
@@ -105,6 +110,8 @@ mod tests {
         let router = RouterId::from_u128(7);
         assert_eq!(router_of_namespace(&qrouter_namespace(router)), Some(router));
         assert_eq!(router_of_namespace("qrouter-mine"), None);
+        assert_eq!(router_of_snat_namespace(&snat_namespace(router)), Some(router));
+        assert_eq!(router_of_snat_namespace(&qrouter_namespace(router)), None);
         assert_eq!(router_of_namespace("snat-00000000-0000-0000-0000-000000000007"), None);
     }
 }

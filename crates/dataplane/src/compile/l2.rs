@@ -12,7 +12,7 @@
 use std::net::IpAddr;
 
 use evergate_model::host::{Location, Network, NetworkPort, Segment};
-use evergate_model::{Mac, NetworkId, names};
+use evergate_model::{Mac, NetworkId, RouterId, names};
 
 use super::Compiler;
 use crate::state::{BridgePort, FdbEntry, FdbTable, Link, LinkKind, NeighbourKey, OWNER_MARK};
@@ -163,8 +163,10 @@ impl Compiler<'_> {
 
     fn forwarding(&mut self, network: &Network, bridge: &str, vxlan: &str, port: &NetworkPort) {
         match port.location {
-            // A distributed router's port is answered for at home.
-            Location::Unbound | Location::Local | Location::Everywhere { .. } => return,
+            Location::Unbound | Location::Local => return,
+            // A distributed router's port is answered for at home, and the question does not leave it.
+            Location::Everywhere { router } if self.routes_here(router) => {}
+            Location::Everywhere { .. } => return,
             Location::Remote { vtep } => {
                 if !self.reachable(network.id, vtep) {
                     return;
@@ -183,6 +185,12 @@ impl Compiler<'_> {
         for ip in port.ips.iter().filter(|ip| ip.is_ipv4()) {
             self.host_ns.neighbours.insert(NeighbourKey { link: bridge.to_owned(), ip: *ip }, port.mac);
         }
+    }
+
+    /// Tells whether this host has the part of a distributed router that is everywhere.
+    fn routes_here(&self, router: RouterId) -> bool {
+        let router = self.config.routers.get(&router).filter(|router| router.admin_state_up);
+        router.and_then(|router| router.distributed.as_ref()).is_some_and(|parts| parts.routes_here)
     }
 
     fn tunnel_entry(&self, vxlan: &str, mac: Mac, dst: IpAddr) -> FdbEntry {

@@ -10,14 +10,14 @@ use evergate_model::host::{Gateway, Interface, Router};
 use evergate_model::{PortId, names};
 use ipnet::IpNet;
 
-use super::namespace::{Leg, RouterNamespace, floating_addresses, port_addresses};
+use super::namespace::{Leg, Part, RouterNamespace, floating_addresses, port_addresses, track_connections};
 use super::{Advertising, AdvertisingLink, Compiler, ipv6, nat};
 use crate::state::Address;
 
 /// Ports of a router on project networks, and how their devices are named.
-struct InnerPorts<'a> {
-    ports: &'a BTreeMap<PortId, Interface>,
-    device: fn(PortId) -> String,
+pub(super) struct InnerPorts<'a> {
+    pub(super) ports: &'a BTreeMap<PortId, Interface>,
+    pub(super) device: fn(PortId) -> String,
 }
 
 impl<'a> Compiler<'a> {
@@ -30,14 +30,18 @@ impl<'a> Compiler<'a> {
     }
 
     fn router(&mut self, router: &'a Router) {
-        let ports = InnerPorts { ports: &router.interfaces, device: names::internal_device };
-        self.gateway_namespace(router, names::qrouter_namespace(router.id), &ports);
+        if let Some(parts) = &router.distributed {
+            self.distributed(router, parts);
+        } else {
+            let ports = InnerPorts { ports: &router.interfaces, device: names::internal_device };
+            self.gateway_namespace(router, Part::Whole, names::qrouter_namespace(router.id), &ports);
+        }
     }
 
     /// The namespace in which a router meets the outside: with its gateway, its translation of addresses, and
     /// all that follows the role of an HA router's copy.
-    fn gateway_namespace(&mut self, router: &'a Router, name: String, inner: &InnerPorts<'a>) {
-        let mut parts = self.router_namespace(router, name);
+    pub(super) fn gateway_namespace(&mut self, router: &'a Router, part: Part, name: String, inner: &InnerPorts<'a>) {
+        let mut parts = self.router_namespace(router, part, name);
         for (port, interface) in inner.ports {
             self.interface(&mut parts, *port, interface, inner.device);
         }
@@ -52,7 +56,7 @@ impl<'a> Compiler<'a> {
         self.out.kernel.netns.insert(parts.netns, parts.state);
     }
 
-    fn interface(
+    pub(super) fn interface(
         &mut self,
         parts: &mut RouterNamespace<'a>,
         port: PortId,
@@ -111,13 +115,13 @@ impl<'a> Compiler<'a> {
             addresses: self.usable(parts.router.id, &gateway.addresses),
         };
         if !self.plug(parts, &leg) {
-            parts.state.sysctls.retain(|path, _| !path.starts_with("netfilter/"));
             return;
         }
         let first = leg.addresses.iter().find_map(|net| if let IpNet::V4(net) = net { Some(net.addr()) } else { None });
         let snat = first.filter(|_| gateway.enable_snat);
-        let table = nat::table(&leg.link, snat, parts.router.floating_ips.values());
+        let table = nat::table(&leg.link, snat, parts.floating_ips());
         parts.state.nft.insert(table.family, table);
+        track_connections(&mut parts.state);
         parts.gateway = Some((leg, gateway));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use evergate_model::host::{Gateway, Router};
+use evergate_model::host::{FloatingIp, Gateway, Router};
 use evergate_model::{Mac, NetworkId, PortId, RouterId, names};
 use ipnet::{IpNet, Ipv4Net};
 
@@ -36,9 +36,21 @@ impl Leg {
     }
 }
 
+/// What a namespace is to its router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of a router that is not distributed.
+    Whole,
+    /// The part of a distributed router that is wherever its instances are, with the same addresses everywhere.
+    Anycast,
+    /// The part of a distributed router that meets the outside for instances without a floating IP.
+    Gateway,
+}
+
 /// One of a router's namespaces while it is compiled.
 pub(super) struct RouterNamespace<'a> {
     pub(super) router: &'a Router,
+    pub(super) part: Part,
     pub(super) netns: Netns,
     /// The `qr-` devices, by port.
     pub(super) interfaces: Vec<Leg>,
@@ -49,21 +61,33 @@ pub(super) struct RouterNamespace<'a> {
     pub(super) state: NetnsState,
 }
 
+impl RouterNamespace<'_> {
+    /// The floating IPs that are translated in this namespace.
+    pub(super) fn floating_ips(&self) -> impl Iterator<Item = &FloatingIp> {
+        let is_here = |fip: &&FloatingIp| match self.part {
+            Part::Whole => true,
+            Part::Anycast => fip.distributed,
+            Part::Gateway => !fip.distributed,
+        };
+        self.router.floating_ips.values().filter(is_here)
+    }
+}
+
 impl<'a> Compiler<'a> {
     /// Begins a namespace that holds nothing yet but its settings.
-    pub(super) fn router_namespace(&self, router: &'a Router, name: String) -> RouterNamespace<'a> {
+    pub(super) fn router_namespace(&self, router: &'a Router, part: Part, name: String) -> RouterNamespace<'a> {
         let state = NetnsState {
             owned: true,
-            links: BTreeMap::from([("lo".to_owned(), loopback(router.id))]),
-            sysctls: self.sysctls(router),
+            links: BTreeMap::from([("lo".to_owned(), loopback(&format!("router {}", router.id)))]),
+            sysctls: self.sysctls(part != Part::Anycast && router.ha.is_some(), ipv6::is_spoken(router)),
             ..NetnsState::default()
         };
         let netns = Netns::Named(name);
-        RouterNamespace { router, netns, interfaces: Vec::new(), gateway: None, routes: Vec::new(), state }
+        RouterNamespace { router, part, netns, interfaces: Vec::new(), gateway: None, routes: Vec::new(), state }
     }
 
     /// Settings of the namespace. New devices inherit them, so they are set before any is made.
-    fn sysctls(&self, router: &Router) -> BTreeMap<String, String> {
+    pub(super) fn sysctls(&self, follows_role: bool, speaks_ipv6: bool) -> BTreeMap<String, String> {
         let mut settings = vec![
             ("ipv4/ip_forward", "1"),
             // Each device answers for its own addresses only, and asks with one that fits: Neutron's choice.
@@ -78,23 +102,16 @@ impl<'a> Compiler<'a> {
             // Otherwise deleting a primary address takes along all others of its subnet.
             ("ipv4/conf/all/promote_secondaries", "1"),
         ];
-        if router.ha.is_some() {
+        if follows_role {
             settings.push(("ipv4/ip_nonlocal_bind", "1"));
         }
         if self.view.has_ipv6 {
             // Devices with IPv6 addresses have it on (see `ipv6`); the others have nothing to say.
             settings.push(("ipv6/conf/all/disable_ipv6", "1"));
             settings.push(("ipv6/conf/default/disable_ipv6", "1"));
-            if ipv6::is_spoken(router) {
+            if speaks_ipv6 {
                 settings.push(("ipv6/conf/all/forwarding", "1"));
             }
-        }
-        if router.gateway.is_some() {
-            // A copy that takes over has not seen the windows of the connections it goes on with.
-            settings.push(("netfilter/nf_conntrack_tcp_be_liberal", "1"));
-            // Also of a connection that began while nobody listened (the keeper was being restarted) must be
-            // told what becomes of it. By default such a one stays silent for life.
-            settings.push(("netfilter/nf_conntrack_events", "1"));
         }
         settings.into_iter().map(|(path, value)| (path.to_owned(), value.to_owned())).collect()
     }
@@ -118,21 +135,49 @@ impl<'a> Compiler<'a> {
         usable
     }
 
-    /// Makes the pair of devices of a router port. Its tap is on the network's bridge.
+    /// Makes the pair of devices of a router port.
     pub(super) fn plug(&mut self, parts: &mut RouterNamespace<'a>, leg: &Leg) -> bool {
-        let router = parts.router.id;
+        // Where the keeper says which way a router's address lies, a frame that an outgoing active copy still
+        // sends must not turn the bridge back to it. Nor is there anything to learn of an address that is
+        // everywhere.
+        let by_keeper =
+            parts.part != Part::Anycast && parts.router.ha.as_ref().is_some_and(|ha| ha.port_id != leg.port);
+        let learning = match parts.part {
+            Part::Anycast => false,
+            Part::Whole | Part::Gateway => !(by_keeper && self.is_tunnelled(leg.network)),
+        };
+        let owner = format!("router {}", parts.router.id);
+        let is_made = self.make_pair(&owner, &parts.netns, &mut parts.state.links, (leg, learning));
+        if is_made && leg.has_ipv6() {
+            parts.state.sysctls.extend(ipv6::settings(&leg.link));
+        }
+        is_made
+    }
+
+    /// Tells whether a network's frames reach other hosts through a tunnel from here.
+    pub(super) fn is_tunnelled(&self, network: NetworkId) -> bool {
+        self.segments.get(&network).is_some_and(|segment| segment.vxlan.is_some())
+    }
+
+    /// Makes a pair of devices, one end among `links` of `netns`, the other on the network's bridge.
+    pub(super) fn make_pair(
+        &mut self,
+        owner: &str,
+        netns: &Netns,
+        links: &mut BTreeMap<String, Link>,
+        (leg, learning): (&Leg, bool),
+    ) -> bool {
         let Some(segment) = self.segments.get(&leg.network).cloned() else {
             self.problem(
-                format!("router {router}"),
+                owner,
                 format!("port {} is left out: its network {} is not on this host", leg.port, leg.network),
             );
             return false;
         };
         let tap_name = names::tap(leg.port);
-        let alias = format!("{OWNER_MARK} router {router} port {}", leg.port);
-        let follows_role = parts.router.ha.as_ref().is_some_and(|ha| ha.port_id != leg.port);
+        let alias = format!("{OWNER_MARK} {owner} port {}", leg.port);
         let tap = Link {
-            kind: LinkKind::Veth { peer: Some((parts.netns.clone(), leg.link.clone())) },
+            kind: LinkKind::Veth { peer: Some((netns.clone(), leg.link.clone())) },
             alias: Some(alias.clone()),
             up: true,
             // The network's own MTU: a veth drops what is too long without a word, before the router
@@ -140,9 +185,7 @@ impl<'a> Compiler<'a> {
             mtu: Some(segment.mtu),
             mac: Some(tap_mac(leg.mac)),
             master: Some(segment.bridge),
-            // Where the keeper says which way a router's address lies, a frame that an outgoing active
-            // copy still sends must not turn the bridge back to it.
-            port: Some(BridgePort { learning: !(follows_role && segment.vxlan.is_some()), neigh_suppress: false }),
+            port: Some(BridgePort { learning, neigh_suppress: false }),
         };
         let device = Link {
             kind: LinkKind::Veth { peer: Some((Netns::Host, tap_name.clone())) },
@@ -153,28 +196,25 @@ impl<'a> Compiler<'a> {
             master: None,
             port: None,
         };
-        if parts.state.links.contains_key(&leg.link) {
+        if links.contains_key(&leg.link) {
             self.problem(
-                format!("router {router}"),
+                owner,
                 format!("port {} is left out: another port's device is named {}, too", leg.port, leg.link),
             );
             return false;
         }
-        if !self.add_host_link(&format!("router {router}"), tap_name, tap) {
+        if !self.add_host_link(owner, tap_name, tap) {
             return false;
         }
-        parts.state.links.insert(leg.link.clone(), device);
-        if leg.has_ipv6() {
-            parts.state.sysctls.extend(ipv6::settings(&leg.link));
-        }
+        links.insert(leg.link.clone(), device);
         true
     }
 }
 
-fn loopback(router: RouterId) -> Link {
+pub(super) fn loopback(owner: &str) -> Link {
     Link {
         kind: LinkKind::Loopback,
-        alias: Some(format!("{OWNER_MARK} router {router}")),
+        alias: Some(format!("{OWNER_MARK} {owner}")),
         up: true,
         mtu: None,
         mac: None,
@@ -193,6 +233,19 @@ fn tap_mac(port: Mac) -> Mac {
     Mac([high, b, c, d, e, f])
 }
 
+/// Settings of a namespace that translates addresses, and so tracks connections.
+pub(super) fn track_connections(state: &mut NetnsState) {
+    for setting in [
+        // A copy that takes over has not seen the windows of the connections it goes on with.
+        "netfilter/nf_conntrack_tcp_be_liberal",
+        // Also of a connection that began while nobody listened (the keeper was being restarted) must be
+        // told what becomes of it. By default such a one stays silent for life.
+        "netfilter/nf_conntrack_events",
+    ] {
+        state.sysctls.insert(setting.to_owned(), "1".to_owned());
+    }
+}
+
 /// Addresses of the ports, with the Ethernet address each is announced by: internal ones, then external.
 pub(super) fn port_addresses(parts: &RouterNamespace<'_>) -> Vec<(Address, Mac)> {
     let legs = parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg));
@@ -202,7 +255,7 @@ pub(super) fn port_addresses(parts: &RouterNamespace<'_>) -> Vec<(Address, Mac)>
 /// Floating IPs, as addresses of the external device, so that the router answers for them there.
 pub(super) fn floating_addresses(parts: &RouterNamespace<'_>) -> Vec<(Address, Mac)> {
     let Some((leg, _)) = &parts.gateway else { return Vec::new() };
-    let floating: BTreeSet<Ipv4Addr> = parts.router.floating_ips.values().map(|fip| fip.floating).collect();
+    let floating: BTreeSet<Ipv4Addr> = parts.floating_ips().map(|fip| fip.floating).collect();
     floating.into_iter().map(|ip| (address(&leg.link, Ipv4Net::from(ip)), leg.mac)).collect()
 }
 

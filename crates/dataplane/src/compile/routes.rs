@@ -47,20 +47,20 @@ impl Compiler<'_> {
     }
 }
 
-fn is_ipv4(net: &IpNet) -> bool {
+pub(super) fn is_ipv4(net: &IpNet) -> bool {
     net.addr().is_ipv4()
 }
 
 /// On the link by nature, and on no subnet.
-fn is_link_local(ip: IpAddr) -> bool {
+pub(super) fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-fn on_link(destination: IpNet, link: &str) -> Route {
+pub(super) fn on_link(destination: IpNet, link: &str) -> Route {
     Route { table: TABLE_MAIN, destination, via: None, link: Some(link.to_owned()) }
 }
 
-fn by_way_of(destination: IpNet, via: IpAddr, link: &str) -> Route {
+pub(super) fn by_way_of(destination: IpNet, via: IpAddr, link: &str) -> Route {
     Route { table: TABLE_MAIN, destination, via: Some(via), link: Some(link.to_owned()) }
 }
 
@@ -74,7 +74,7 @@ fn link_towards(parts: &RouterNamespace<'_>, ip: IpAddr) -> Option<String> {
     (on(leg) || gateway.onlink_subnets.iter().any(|net| net.contains(&ip))).then(|| leg.link.clone())
 }
 
-fn unreachable_nexthop(router: RouterId, route: &ExtraRoute) -> Problem {
+pub(super) fn unreachable_nexthop(router: RouterId, route: &ExtraRoute) -> Problem {
     let ExtraRoute { destination, nexthop } = route;
     Problem {
         object: format!("router {router}"),

@@ -5,6 +5,7 @@
 mod cloud;
 mod compile;
 mod diff;
+mod dvr;
 mod keepalived;
 mod plans;
 mod properties;

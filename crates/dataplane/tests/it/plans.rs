@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use evergate_dataplane::fake::FakeKernel;
 use evergate_dataplane::state::{Link, LinkKind, Netns};
 use evergate_dataplane::{KernelState, Plan, Refusal, compile, diff};
 use evergate_model::HostConfig;
@@ -156,14 +157,22 @@ fn a_foreign_bridge_and_namespace_are_in_the_way() {
 
 /// The plan from a host that has converged on one configuration to another.
 fn between(before: &HostConfig, after: &HostConfig) -> (Plan, Vec<Refusal>) {
-    let mut kernel = cloud::kernel(&[]);
-    cloud::converge(&mut kernel, &cloud::network_host(before).kernel);
-    let desired: KernelState = cloud::network_host(after).kernel;
-    diff(&desired, &kernel.observe(&desired))
+    let state = |config| cloud::network_host(config).kernel;
+    between_states(&mut cloud::kernel(&[]), &state(before), &state(after))
+}
+
+/// The plan for a kernel from one state to another.
+pub(crate) fn between_states(
+    kernel: &mut FakeKernel,
+    before: &KernelState,
+    after: &KernelState,
+) -> (Plan, Vec<Refusal>) {
+    cloud::converge(kernel, before);
+    diff(after, &kernel.observe(after))
 }
 
 #[expect(clippy::disallowed_methods, reason = "golden files are files; the crate itself has none")]
-fn check(name: &str, scenario: &str, (plan, refusals): (Plan, Vec<Refusal>)) {
+pub(crate) fn check(name: &str, scenario: &str, (plan, refusals): (Plan, Vec<Refusal>)) {
     let mut text = String::new();
     let mut line = String::from("#");
     for word in scenario.split_whitespace() {

@@ -95,18 +95,17 @@ fn ha_states(facts: &Facts<'_>) -> BTreeMap<RouterId, HaStateReport> {
     facts.roles.iter().map(|(id, role)| (*id, HaStateReport { state: role.state, epoch: role.epoch })).collect()
 }
 
-/// Floating IPs that work here: translated in the kernel, by a router that is not standing by.
+/// Floating IPs that work here: translated in the kernel, and not by a copy that stands by.
 fn floating_ips(facts: &Facts<'_>) -> std::collections::BTreeSet<evergate_model::FloatingIpId> {
     let (Some(config), Some(last)) = (facts.config, facts.last) else { return Default::default() };
-    let serves = |id: &RouterId, ha: bool| !ha || facts.roles.get(id).is_some_and(|r| r.state == HaState::Active);
-    config
-        .routers
-        .iter()
-        .filter(|(id, router)| serves(id, router.ha.is_some()))
-        .flat_map(|(_, router)| router.floating_ips.keys())
-        .filter(|id| last.floating_ips.contains(id))
-        .copied()
-        .collect()
+    let is_active = |id: &RouterId| facts.roles.get(id).is_some_and(|r| r.state == HaState::Active);
+    let mut found = std::collections::BTreeSet::new();
+    for (id, router) in &config.routers {
+        let serves = router.ha.is_none() || is_active(id);
+        let here = router.floating_ips.iter().filter(|(_, fip)| serves || fip.distributed).map(|(id, _)| *id);
+        found.extend(here.filter(|id| last.floating_ips.contains(id)));
+    }
+    found
 }
 
 /// The Neutron agents that this host stands for. The L2 agent is there whatever the roles: routers need

@@ -1,11 +1,11 @@
 //! Whether a copy may take part in the election: a host that has just started must not win one before
 //! frames can reach the router on every one of its networks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use evergate_dataplane::state::{Link, LinkKind};
 use evergate_dataplane::{Desired, KernelState, Netns, Prepared};
-use evergate_model::host::{HostConfig, Network, Router, Segment};
+use evergate_model::host::{HostConfig, Interface, Network, Router, Segment};
 use evergate_model::{NetworkId, PortId, names};
 
 use super::{Planned, Worker};
@@ -51,7 +51,12 @@ impl<M> Worker<M> {
 fn networks(router: &Router) -> impl Iterator<Item = NetworkId> {
     let ha = router.ha.iter().map(|ha| ha.network_id);
     let gateway = router.gateway.iter().map(|gateway| gateway.network_id);
-    ha.chain(gateway).chain(router.interfaces.values().map(|interface| interface.network_id))
+    ha.chain(gateway).chain(inner_ports(router).values().map(|interface| interface.network_id))
+}
+
+/// The ports on project networks that follow the role.
+fn inner_ports(router: &Router) -> &BTreeMap<PortId, Interface> {
+    router.distributed.as_ref().map_or(&router.interfaces, |parts| &parts.snat_ports)
 }
 
 /// A device that the router must have inside its namespace, and that could not even be planned.
@@ -63,7 +68,8 @@ fn missing_device(config: &HostConfig, router: &Router, prepared: &Prepared, sig
         config.networks.get(&network).and_then(port_of).unwrap_or(true)
     };
     let gateway = router.gateway.iter().map(|g| (g.port_id, g.network_id, names::external_device(g.port_id)));
-    let interfaces = router.interfaces.iter().map(|(id, i)| (*id, i.network_id, names::internal_device(*id)));
+    let device = if router.distributed.is_some() { names::snat_device } else { names::internal_device };
+    let interfaces = inner_ports(router).iter().map(|(id, i)| (*id, i.network_id, device(*id)));
     gateway
         .chain(interfaces)
         .find(|(port, network, device)| is_up(*port, *network) && !inside.links.contains_key(device))

@@ -173,7 +173,7 @@ impl<'a> Run<'a> {
     /// The message of an op about something on a link.
     fn encode(&mut self, op: &Op) -> Result<Vec<u8>, Cause> {
         Ok(match op {
-            Op::AddAddress { netns, address } => address::add(self.index(netns, &address.link)?, address.net),
+            Op::AddAddress { netns, address } => address::add(self.index(netns, &address.link)?, address),
             Op::DeleteAddress { netns, address } => address::delete(self.index(netns, &address.link)?, address.net),
             Op::AddRoute { netns, route } => routes::add(route, self.route_link(netns, route)?)?,
             Op::DeleteRoute { netns, route } => routes::delete(route, self.route_link(netns, route)?)?,

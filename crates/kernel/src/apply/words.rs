@@ -97,7 +97,8 @@ fn kind_word(kind: &LinkKind) -> &'static str {
 
 fn to_words(table: &FdbTable) -> String {
     match table {
-        FdbTable::Bridge => String::new(),
+        FdbTable::Bridge | FdbTable::BridgeSticky => String::new(),
+        FdbTable::Nexthop { group } => format!(" to nexthop group {group}"),
         FdbTable::Vxlan { dst } => format!(" to {dst}"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use evergate_dataplane::state::Address;
 use ipnet::IpNet;
 use libc::{NLM_F_CREATE, NLM_F_REPLACE};
 
@@ -20,36 +21,37 @@ pub(crate) struct RawAddress {
     pub(crate) is_permanent: bool,
 }
 
-fn body(family: u8, prefix_len: u8, flags: u8, index: u32) -> [u8; BODY] {
+fn body(family: u8, prefix_len: u8, flags: u8, scope: u8, index: u32) -> [u8; BODY] {
     let [a, b, c, d] = index.to_ne_bytes();
-    [family, prefix_len, flags, libc::RT_SCOPE_UNIVERSE, a, b, c, d]
+    [family, prefix_len, flags, scope, a, b, c, d]
 }
 
-fn request(kind: u16, flags: i32, index: u32, net: IpNet) -> Vec<u8> {
+fn request(kind: u16, flags: i32, index: u32, scope: u8, net: IpNet) -> Vec<u8> {
     let ip = net.addr();
     // The address was the active copy's a moment ago: duplicate detection would keep it unusable for a
     // second and might find its former owner. (For IPv4 the flag means nothing.)
     let address_flags = if ip.is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
     Message::request(kind, flags)
-        .body(&body(family(ip), net.prefix_len(), address_flags, index))
+        .body(&body(family(ip), net.prefix_len(), address_flags, scope, index))
         .attr_ip(libc::IFA_LOCAL, ip)
         .attr_ip(libc::IFA_ADDRESS, ip)
         .finish()
 }
 
 /// Adds an address, or leaves the same one as it is.
-pub(crate) fn add(index: u32, net: IpNet) -> Vec<u8> {
-    request(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, index, net)
+pub(crate) fn add(index: u32, address: &Address) -> Vec<u8> {
+    let scope = if address.is_of_link() { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE };
+    request(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, index, scope, address.net)
 }
 
 /// Removes an address.
 pub(crate) fn delete(index: u32, net: IpNet) -> Vec<u8> {
-    request(libc::RTM_DELADDR, 0, index, net)
+    request(libc::RTM_DELADDR, 0, index, libc::RT_SCOPE_UNIVERSE, net)
 }
 
 /// Lists addresses, of one link or (0) of all.
 pub(crate) fn dump(index: u32) -> Message {
-    super::dump(libc::RTM_GETADDR, &body(0, 0, 0, index))
+    super::dump(libc::RTM_GETADDR, &body(0, 0, 0, 0, index))
 }
 
 /// Reads an address.

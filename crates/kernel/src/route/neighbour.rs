@@ -7,6 +7,7 @@ use evergate_model::Mac;
 use libc::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 
 use super::family;
+use crate::uapi::{NDA_NH_ID, NTF_STICKY};
 use crate::wire::{Attrs, Message, ip, u16_at, u32_at};
 
 /// Length of `struct ndmsg`.
@@ -73,14 +74,17 @@ pub(crate) fn read(payload: &[u8]) -> Option<RawNeighbour> {
 
 /// A forwarding request. The bridge calls a static entry one that needs no ARP, a VXLAN device a permanent one.
 fn fdb(kind: u16, flags: i32, index: u32, mac: Mac, table: &FdbTable) -> Vec<u8> {
-    let (state, whose, dst) = match table {
-        FdbTable::Bridge => (libc::NUD_NOARP, libc::NTF_MASTER, None),
-        FdbTable::Vxlan { dst } => (libc::NUD_PERMANENT, libc::NTF_SELF, Some(*dst)),
+    let (state, whose, dst, group) = match table {
+        FdbTable::Bridge => (libc::NUD_NOARP, libc::NTF_MASTER, None, None),
+        FdbTable::BridgeSticky => (libc::NUD_NOARP, libc::NTF_MASTER | NTF_STICKY, None, None),
+        FdbTable::Vxlan { dst } => (libc::NUD_PERMANENT, libc::NTF_SELF, Some(*dst), None),
+        FdbTable::Nexthop { group } => (libc::NUD_PERMANENT, libc::NTF_SELF, None, Some(*group)),
     };
     Message::request(kind, flags)
         .body(&body(BRIDGE, index, state, whose))
         .attr(libc::NDA_LLADDR, &mac.0)
         .when(dst, |m, dst| m.attr_ip(libc::NDA_DST, dst))
+        .when(group, |m, group| m.attr_u32(NDA_NH_ID, group))
         .finish()
 }
 
@@ -105,11 +109,15 @@ pub(crate) fn read_fdb(payload: &[u8]) -> Option<RawFdb> {
     let attrs = Attrs::after(payload, BODY);
     let state = u16_at(payload, 8)?;
     let dst = attrs.get(libc::NDA_DST).and_then(ip);
+    let group = attrs.get(NDA_NH_ID).and_then(|value| u32_at(value, 0));
+    let is_sticky = *payload.get(10)? & NTF_STICKY != 0;
     // Only a bridge lists its entries with the bridge they belong to.
-    let table = match (attrs.get(libc::NDA_MASTER), dst) {
-        (Some(_), _) if state & libc::NUD_NOARP != 0 => FdbTable::Bridge,
-        (None, Some(dst)) if state & libc::NUD_PERMANENT != 0 => FdbTable::Vxlan { dst },
-        (Some(_) | None, _) => return None,
+    let table = match (attrs.get(libc::NDA_MASTER), dst, group) {
+        (Some(_), ..) if state & libc::NUD_NOARP != 0 && is_sticky => FdbTable::BridgeSticky,
+        (Some(_), ..) if state & libc::NUD_NOARP != 0 => FdbTable::Bridge,
+        (None, Some(dst), None) if state & libc::NUD_PERMANENT != 0 => FdbTable::Vxlan { dst },
+        (None, None, Some(group)) if state & libc::NUD_PERMANENT != 0 => FdbTable::Nexthop { group },
+        (Some(_) | None, ..) => return None,
     };
     let mac = attrs.get(libc::NDA_LLADDR).and_then(|value| value.try_into().ok()).map(Mac)?;
     Some(RawFdb { index: u32_at(payload, 4)?, mac, table })

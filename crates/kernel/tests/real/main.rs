@@ -7,6 +7,7 @@
 
 mod conntrack;
 mod differential;
+mod dvr;
 mod ipv6;
 mod keeper;
 mod links;

@@ -1,0 +1,296 @@
+//! A distributed router, seen from a compute host and from gateway hosts: two project networks with an
+//! instance each, on two compute hosts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use evergate_dataplane::op::Op;
+use evergate_dataplane::state::{FdbEntry, FdbTable, NeighbourKey, Netns};
+use evergate_dataplane::{Desired, KernelState, NetnsState, compile, diff};
+use evergate_model::host::{
+    AddressScopes, AgentGateway, AllowedAddress, Distributed, FloatingIp, Interface, Location, NetworkPort, Segment,
+};
+use evergate_model::{FloatingIpId, HostConfig, NetworkId, PortId, names};
+
+use crate::cloud::{
+    self, COMPUTE, EXTERNAL_NET, FIP, HA_NET, HA_PORT, INSTANCE_PORT, NETWORK_1, NETWORK_2, PROJECT_NET, QG_PORT,
+    QR_PORT, ROUTER, ip, mac,
+};
+use crate::plans::{between_states, check};
+
+const SECOND_NET: NetworkId = NetworkId::from_u128(0xa4 << 120);
+const QR2_PORT: PortId = PortId::from_u128(0xc5 << 120);
+const SG_PORT: PortId = PortId::from_u128(0xc6 << 120);
+const SG2_PORT: PortId = PortId::from_u128(0xc7 << 120);
+const FG_PORT: PortId = PortId::from_u128(0xc8 << 120);
+const INSTANCE2_PORT: PortId = PortId::from_u128(0xc9 << 120);
+const COMPUTE_2: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 32));
+
+/// Where the configuration is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// On the compute host of the first instance.
+    Compute,
+    /// On the first gateway host.
+    Gateway,
+}
+
+fn port(n: u8, address: &str, location: Location) -> NetworkPort {
+    NetworkPort { mac: mac(n), ips: vec![ip(address)], location, admin_state_up: true, allowed_addresses: Vec::new() }
+}
+
+fn interface(network_id: NetworkId, n: u8, address: &str) -> Interface {
+    Interface {
+        network_id,
+        mac: mac(n),
+        addresses: vec![address.parse().unwrap()],
+        address_scopes: AddressScopes::default(),
+        advertisement: None,
+    }
+}
+
+/// The host's configuration; `ha`: the source NAT is highly available.
+fn host(at: At, ha: bool) -> HostConfig {
+    let mut config = if ha { cloud::ha_host() } else { cloud::legacy_host() };
+    let there = |here: At, vtep| if at == here { Location::Local } else { Location::Remote { vtep } };
+    let sg = if ha { Location::Active { router: ROUTER } } else { there(At::Gateway, NETWORK_1) };
+    let everywhere = Location::Everywhere { router: ROUTER };
+    let ports = BTreeMap::from([
+        (QR_PORT, port(1, "10.0.0.1", everywhere.clone())),
+        (SG_PORT, port(6, "10.0.0.5", sg.clone())),
+        (INSTANCE_PORT, port(4, "10.0.0.9", there(At::Compute, COMPUTE))),
+    ]);
+    let ports2 = BTreeMap::from([
+        (QR2_PORT, port(5, "10.0.1.1", everywhere)),
+        (SG2_PORT, port(7, "10.0.1.5", sg)),
+        (INSTANCE2_PORT, port(9, "10.0.1.9", Location::Remote { vtep: COMPUTE_2 })),
+    ]);
+    let own = if at == At::Compute { COMPUTE } else { NETWORK_1 };
+    let peers: BTreeSet<IpAddr> =
+        [COMPUTE, COMPUTE_2, NETWORK_1, NETWORK_2].into_iter().filter(|p| *p != own).collect();
+    let project = config.networks.get_mut(&PROJECT_NET).unwrap();
+    (project.ports, project.peers) = (ports, peers.clone());
+    let mut second = project.clone();
+    (second.id, second.segment, second.ports) = (SECOND_NET, Segment::Vxlan { vni: 103 }, ports2);
+    config.networks.insert(SECOND_NET, second);
+    let external = config.networks.get_mut(&EXTERNAL_NET).unwrap();
+    external.ports.insert(FG_PORT, port(8, "203.0.113.11", Location::Local));
+    if at == At::Compute {
+        config.networks.remove(&HA_NET);
+    }
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    router.ha = router.ha.take().filter(|_| at == At::Gateway);
+    router.interfaces.insert(QR2_PORT, interface(SECOND_NET, 5, "10.0.1.1/24"));
+    router.distributed = Some(Distributed {
+        routes_here: at == At::Compute,
+        translates_here: at == At::Gateway,
+        snat_ports: BTreeMap::from([
+            (SG_PORT, interface(PROJECT_NET, 6, "10.0.0.5/24")),
+            (SG2_PORT, interface(SECOND_NET, 7, "10.0.1.5/24")),
+        ]),
+        agent_gateway: (at == At::Compute).then(|| AgentGateway {
+            port_id: FG_PORT,
+            mac: mac(8),
+            addresses: vec!["203.0.113.11/24".parse().unwrap()],
+        }),
+    });
+    config
+}
+
+fn with_floating_ip(mut config: HostConfig) -> HostConfig {
+    let fip =
+        FloatingIp { floating: Ipv4Addr::new(203, 0, 113, 50), fixed: Ipv4Addr::new(10, 0, 0, 9), distributed: true };
+    config.routers.get_mut(&ROUTER).unwrap().floating_ips.insert(FIP, fip);
+    config
+}
+
+fn desired(at: At, config: &HostConfig) -> Desired {
+    let (own, taps): (_, &[PortId]) = match at {
+        At::Compute => (COMPUTE, &[INSTANCE_PORT]),
+        At::Gateway => (NETWORK_1, &[]),
+    };
+    let desired = compile(config, &cloud::settings(own), &cloud::view(taps));
+    assert_eq!(desired.problems, []);
+    desired
+}
+
+fn netns<'a>(desired: &'a Desired, name: &str) -> &'a NetnsState {
+    &desired.kernel.netns[&Netns::Named(name.to_owned())]
+}
+
+fn host_ns(desired: &Desired) -> &NetnsState {
+    &desired.kernel.netns[&Netns::Host]
+}
+
+// Golden plans.
+
+#[test]
+fn a_distributed_router_is_created_on_a_compute_host() {
+    let kernel = cloud::kernel(&[INSTANCE_PORT]);
+    let desired = desired(At::Compute, &host(At::Compute, true)).kernel;
+    check(
+        "dvr-compute-created",
+        "A compute host is given a distributed HA router, because one of its instances is on one of the router's \
+         networks. The router has its addresses here as everywhere; all who are known are permanent neighbours; \
+         what goes outside goes to the sg- addresses, whose way is the keeper's.",
+        diff(&desired, &kernel.observe(&desired)),
+    );
+}
+
+#[test]
+fn a_distributed_routers_source_nat_is_created_on_gateway_hosts() {
+    let kernel = cloud::kernel(&[]);
+    let ha = desired(At::Gateway, &host(At::Gateway, true)).kernel;
+    check(
+        "dvr-snat-ha-created",
+        "A gateway host is given a copy of a distributed HA router's source NAT. As a legacy HA router's, the copy \
+         stands by without addresses; the keeper adds them when it becomes active.",
+        diff(&ha, &kernel.observe(&ha)),
+    );
+    let single = desired(At::Gateway, &host(At::Gateway, false)).kernel;
+    check(
+        "dvr-snat-created",
+        "A gateway host is given a distributed router's only source NAT, which has its addresses at once.",
+        diff(&single, &kernel.observe(&single)),
+    );
+}
+
+#[test]
+fn a_floating_ip_comes_to_an_instance_on_a_compute_host_and_goes() {
+    let (without, with) = (host(At::Compute, true), with_floating_ip(host(At::Compute, true)));
+    let state = |config: &HostConfig| desired(At::Compute, config).kernel;
+    check(
+        "dvr-floating-ip-added",
+        "A floating IP is associated with an instance here: translated in the router, led out by the fip- \
+         namespace, which answers for it from now on.",
+        between(&state(&without), &state(&with)),
+    );
+    check("dvr-floating-ip-removed", "The floating IP goes again.", between(&state(&with), &state(&without)));
+}
+
+fn between(before: &KernelState, after: &KernelState) -> (evergate_dataplane::Plan, Vec<evergate_dataplane::Refusal>) {
+    between_states(&mut cloud::kernel(&[INSTANCE_PORT]), before, after)
+}
+
+// What is where.
+
+#[test]
+fn the_gateway_is_at_home_on_every_host() {
+    let desired = desired(At::Compute, &host(At::Compute, true));
+    let host = host_ns(&desired);
+    let sticky = FdbEntry { link: names::tap(QR_PORT), mac: mac(1), table: FdbTable::BridgeSticky };
+    assert!(host.fdb.contains(&sticky));
+    assert!(host.fdb.iter().all(|entry| entry.mac != mac(1) || *entry == sticky), "never by a tunnel");
+    assert_eq!(host.neighbours[&NeighbourKey { link: names::bridge(PROJECT_NET), ip: ip("10.0.0.1") }], mac(1));
+    assert!(!host.links[&names::tap(QR_PORT)].port.unwrap().learning);
+    let elsewhere = self::desired(At::Gateway, &self::host(At::Gateway, true));
+    assert!(host_ns(&elsewhere).fdb.iter().all(|entry| entry.mac != mac(1)));
+    assert!(!elsewhere.kernel.netns.contains_key(&Netns::Named(names::qrouter_namespace(ROUTER))));
+}
+
+#[test]
+fn everybody_is_a_permanent_neighbour_but_who_may_move() {
+    let mut config = host(At::Compute, true);
+    let ports = &mut config.networks.get_mut(&SECOND_NET).unwrap().ports;
+    // Two instances share 10.0.1.100, which a port without a host reserves; one also allows anything.
+    ports.insert(PortId::from_u128(0xd2 << 120), port(20, "10.0.1.100", Location::Unbound));
+    let allow = |address: &str, n| AllowedAddress { ip: address.parse().unwrap(), mac: mac(n) };
+    let mut pair = port(21, "10.0.1.20", Location::Remote { vtep: COMPUTE_2 });
+    pair.allowed_addresses = vec![allow("10.0.1.100/32", 21), allow("10.0.1.0/24", 21)];
+    ports.insert(PortId::from_u128(0xd3 << 120), pair);
+    // And one of them takes an address that is another's own.
+    let mut taker = port(22, "10.0.1.21", Location::Local);
+    taker.allowed_addresses = vec![allow("10.0.1.22/32", 22), allow("10.0.1.21/32", 22)];
+    ports.insert(PortId::from_u128(0xd4 << 120), taker);
+    ports.insert(PortId::from_u128(0xd5 << 120), port(23, "10.0.1.22", Location::Remote { vtep: COMPUTE_2 }));
+    let desired = desired(At::Compute, &config);
+    let router = netns(&desired, &names::qrouter_namespace(ROUTER));
+    let known: Vec<String> = router
+        .neighbours
+        .iter()
+        .filter(|(key, _)| key.link == names::internal_device(QR2_PORT))
+        .map(|(k, _)| k.ip.to_string())
+        .collect();
+    assert_eq!(known, ["10.0.1.5", "10.0.1.9", "10.0.1.20", "10.0.1.21"]);
+}
+
+#[test]
+fn what_stays_inside_never_meets_the_rules_for_the_outside() {
+    let desired = desired(At::Compute, &with_floating_ip(host(At::Compute, true)));
+    let router = netns(&desired, &names::qrouter_namespace(ROUTER));
+    // The main table is asked at 32766, and has no default route.
+    assert!(router.rules.iter().all(|rule| rule.priority > 32766));
+    assert!(router.routes.iter().all(|route| route.table != 254 || route.destination.prefix_len() > 0));
+    let rules: Vec<String> =
+        router.rules.iter().map(|r| format!("{} {} {}", r.priority, r.from.unwrap(), r.table)).collect();
+    assert_eq!(rules, ["32768 10.0.0.9/32 16", "167772161 10.0.0.0/24 167772161", "167772417 10.0.1.0/24 167772417"]);
+}
+
+#[test]
+fn a_host_may_serve_floating_ips_without_an_address_of_its_own() {
+    let mut config = with_floating_ip(host(At::Compute, true));
+    let parts = config.routers.get_mut(&ROUTER).unwrap().distributed.as_mut().unwrap();
+    parts.agent_gateway.as_mut().unwrap().addresses.clear();
+    let desired = desired(At::Compute, &config);
+    let fip = netns(&desired, &names::fip_namespace(EXTERNAL_NET));
+    let fg = names::agent_gateway_device(FG_PORT);
+    assert!(fip.addresses.iter().all(|address| address.link != fg && address.is_of_link()));
+    let routes: Vec<String> =
+        fip.routes.iter().filter(|route| route.link.as_ref() == Some(&fg)).map(ToString::to_string).collect();
+    assert_eq!(routes[0], format!("203.0.113.0/24 dev {fg}"));
+    assert!(routes[1].starts_with("0.0.0.0/0 via 203.0.113.254"), "{routes:?}");
+}
+
+#[test]
+fn a_floating_ip_without_a_host_is_translated_by_the_gateway() {
+    for ha in [true, false] {
+        let mut config = host(At::Gateway, ha);
+        let router = config.routers.get_mut(&ROUTER).unwrap();
+        let fip = |floating: [u8; 4], distributed| FloatingIp {
+            floating: floating.into(),
+            fixed: Ipv4Addr::new(10, 0, 0, 9),
+            distributed,
+        };
+        router.floating_ips.insert(FIP, fip([203, 0, 113, 50], false));
+        router.floating_ips.insert(FloatingIpId::from_u128(1), fip([203, 0, 113, 51], true));
+        let desired = desired(At::Gateway, &config);
+        let snat = netns(&desired, &names::snat_namespace(ROUTER));
+        let text = snat.nft.values().next().unwrap().to_string();
+        assert!(text.contains("203.0.113.50") && !text.contains("203.0.113.51"), "{text}");
+        let qg = names::external_device(QG_PORT);
+        let is_mine = |net: &str, link: &str| net == "203.0.113.50/32" && link == qg;
+        let at_once = snat.addresses.iter().any(|a| is_mine(&a.net.to_string(), &a.link));
+        let prepared = desired.prepared.get(&ROUTER).is_some_and(|prepared| {
+            prepared.items.iter().any(|item| {
+                matches!(&item.add, Op::AddAddress { address, .. } if is_mine(&address.net.to_string(), &address.link))
+            })
+        });
+        assert_eq!((at_once, prepared), (!ha, ha));
+    }
+}
+
+#[test]
+fn an_ha_gateways_addresses_follow_its_role_and_its_peers_are_told() {
+    let desired = desired(At::Gateway, &host(At::Gateway, true));
+    let snat = netns(&desired, &names::snat_namespace(ROUTER));
+    assert_eq!(snat.addresses.iter().map(|a| a.link.clone()).collect::<Vec<_>>(), [names::ha_device(HA_PORT)]);
+    let prepared = &desired.prepared[&ROUTER];
+    assert_eq!(prepared.netns, names::snat_namespace(ROUTER));
+    let keys: Vec<&str> = prepared.items.iter().map(|item| item.key.as_str()).collect();
+    let sg = names::snat_device(SG_PORT);
+    assert!(keys.contains(&format!("address 10.0.0.5/24 on {sg}").as_str()), "{keys:?}");
+    assert!(keys.contains(&format!("forwarding of {} to {}", mac(6), names::tap(SG_PORT)).as_str()), "{keys:?}");
+    assert_eq!(prepared.claim_to, BTreeSet::from([COMPUTE, COMPUTE_2, NETWORK_2]));
+    let follow = &self::desired(At::Compute, &host(At::Compute, true)).follow[&ROUTER];
+    assert_eq!(follow.entries.iter().map(|entry| entry.mac).collect::<Vec<_>>(), [mac(6), mac(7)]);
+}
+
+#[test]
+fn a_router_port_on_a_physical_network_is_left_out_with_the_reason() {
+    let mut config = host(At::Compute, true);
+    config.networks.get_mut(&SECOND_NET).unwrap().segment = Segment::Flat { physical_network: "provider".to_owned() };
+    let desired = compile(&config, &cloud::settings(COMPUTE), &cloud::view(&[INSTANCE_PORT]));
+    let problems: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("the same address on all hosts"), "{problems:?}");
+}

@@ -1,0 +1,344 @@
+//! A distributed router on three hosts, with packets: two compute hosts with an instance each, one gateway
+//! host, and somebody outside. Hosts are namespaces with a kernel object each; what they must hold is compiled
+//! from what the server would tell them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use evergate_dataplane::{HostSettings, View, compile, diff};
+use evergate_kernel::Kernel;
+use evergate_kernel::rt::NetnsFd;
+use evergate_kernel::sys::{self, Namespace};
+use evergate_model::host::{
+    AddressScopes, AgentGateway, AllowedAddress, Distributed, FloatingIp, Gateway, Interface, Location, Network,
+    NetworkPort, Router, Segment,
+};
+use evergate_model::{FloatingIpId, HostConfig, NetworkId, PortId, RouterId, names};
+
+use crate::sandbox::{mac, run, wait_for};
+
+const ROUTER: RouterId = RouterId::from_u128(0xb1 << 120);
+const NETS: [NetworkId; 2] = [NetworkId::from_u128(0xa1 << 120), NetworkId::from_u128(0xa2 << 120)];
+const EXTERNAL: NetworkId = NetworkId::from_u128(0xa3 << 120);
+const GATEWAY_PORT: PortId = PortId::from_u128(0xc0 << 120);
+const FLOATING: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 50);
+
+/// Ids that differ in their first characters.
+const fn port_id(n: u128) -> PortId {
+    PortId::from_u128(n << 120)
+}
+
+/// Ports of network `n` (0 or 1), by what they are.
+const fn qr(n: usize) -> PortId {
+    port_id(0x10 + n as u128)
+}
+
+const fn sg(n: usize) -> PortId {
+    port_id(0x20 + n as u128)
+}
+
+const fn instance(n: usize) -> PortId {
+    port_id(0x30 + n as u128)
+}
+
+const fn fg(host: usize) -> PortId {
+    port_id(0x40 + host as u128)
+}
+
+const NO_IPV6: &str = "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
+
+/// Host 2 is the gateway, hosts 0 and 1 have an instance each: of network 0 and 1.
+const GATEWAY: usize = 2;
+
+fn vtep(host: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1 + host as u8))
+}
+
+/// What is different from one test to the other.
+#[derive(Clone, Default)]
+struct Intent {
+    floating_ip: bool,
+    /// An address that both instances of network 1 may have; the second is on host 0.
+    moving: bool,
+    no_fg_address: bool,
+}
+
+impl Intent {
+    fn config(&self, host: usize) -> HostConfig {
+        let there = |at: usize| if at == host { Location::Local } else { Location::Remote { vtep: vtep(at) } };
+        let port = |mac, ip: String, location| NetworkPort {
+            mac,
+            ips: vec![ip.parse().unwrap()],
+            location,
+            admin_state_up: true,
+            allowed_addresses: Vec::new(),
+        };
+        let networks = [0, 1].map(|n| {
+            let mut ports = BTreeMap::from([
+                (qr(n), port(mac(n as u8), format!("10.0.{n}.1"), Location::Everywhere { router: ROUTER })),
+                (sg(n), port(mac(0x20 + n as u8), format!("10.0.{n}.5"), there(GATEWAY))),
+                (instance(n), port(mac(0x30 + n as u8), format!("10.0.{n}.9"), there(n))),
+            ]);
+            if n == 1 && self.moving {
+                let pair = |mac| vec![AllowedAddress { ip: "10.0.1.100/32".parse().unwrap(), mac }];
+                ports.get_mut(&instance(1)).unwrap().allowed_addresses = pair(mac(0x31));
+                let mut other = port(mac(0x32), "10.0.1.8".to_owned(), there(0));
+                other.allowed_addresses = pair(mac(0x32));
+                ports.insert(instance(2), other);
+            }
+            let peers = (0..3).filter(|peer| *peer != host).map(vtep).collect();
+            let segment = Segment::Vxlan { vni: 100 + n as u32 };
+            (NETS[n], Network { id: NETS[n], segment, mtu: 1450, ports, peers, vrids: BTreeSet::new() })
+        });
+        let mut external = BTreeMap::from([(GATEWAY_PORT, port(mac(0x50), "203.0.113.10".to_owned(), there(GATEWAY)))]);
+        for at in [0, 1] {
+            external.insert(fg(at), port(mac(0x40 + at as u8), format!("203.0.113.{}", 20 + at), there(at)));
+        }
+        let flat = Segment::Flat { physical_network: "provider".to_owned() };
+        let external = Network {
+            id: EXTERNAL,
+            segment: flat,
+            mtu: 1500,
+            ports: external,
+            peers: BTreeSet::new(),
+            vrids: BTreeSet::new(),
+        };
+        HostConfig {
+            revision: 1,
+            networks: networks.into_iter().chain([(EXTERNAL, external)]).collect(),
+            routers: BTreeMap::from([(ROUTER, self.router(host))]),
+            ..HostConfig::default()
+        }
+    }
+
+    fn router(&self, host: usize) -> Router {
+        let interface = |n: usize, mac, last| Interface {
+            network_id: NETS[n],
+            mac,
+            addresses: vec![format!("10.0.{n}.{last}/24").parse().unwrap()],
+            address_scopes: AddressScopes::default(),
+            advertisement: None,
+        };
+        let mut floating_ips = BTreeMap::new();
+        if self.floating_ip && host == 0 {
+            let fip = FloatingIp { floating: FLOATING, fixed: Ipv4Addr::new(10, 0, 0, 9), distributed: true };
+            floating_ips.insert(FloatingIpId::from_u128(1), fip);
+        }
+        let addresses = vec![format!("203.0.113.{}/24", 20 + host).parse().unwrap()];
+        Router {
+            id: ROUTER,
+            project_id: "demo".to_owned(),
+            admin_state_up: true,
+            ha: None,
+            gateway: Some(Gateway {
+                port_id: GATEWAY_PORT,
+                network_id: EXTERNAL,
+                mac: mac(0x50),
+                addresses: vec!["203.0.113.10/24".parse().unwrap()],
+                next_hops: vec!["203.0.113.254".parse().unwrap()],
+                onlink_subnets: Vec::new(),
+                enable_snat: true,
+                address_scopes: AddressScopes::default(),
+            }),
+            interfaces: [0, 1].map(|n| (qr(n), interface(n, mac(n as u8), 1))).into(),
+            routes: BTreeSet::new(),
+            floating_ips,
+            port_forwardings: BTreeMap::new(),
+            distributed: Some(Distributed {
+                routes_here: host != GATEWAY,
+                translates_here: host == GATEWAY,
+                snat_ports: [0, 1].map(|n| (sg(n), interface(n, mac(0x20 + n as u8), 5))).into(),
+                agent_gateway: (host != GATEWAY).then(|| AgentGateway {
+                    port_id: fg(host),
+                    mac: mac(0x40 + host as u8),
+                    addresses: if self.no_fg_address { Vec::new() } else { addresses },
+                }),
+            }),
+        }
+    }
+}
+
+/// Three hosts on an underlay and on an external network, in network and mount namespaces of this thread.
+struct Site {
+    kernels: Vec<Kernel>,
+    taps: [Vec<PortId>; 3],
+}
+
+fn netns_path(host: usize) -> PathBuf {
+    PathBuf::from(format!("/run/h{host}"))
+}
+
+impl Site {
+    fn new() -> Self {
+        sys::unshare(&[Namespace::Net, Namespace::Mount]).expect("tests of this crate must run as root");
+        sys::mount_make_private("/".as_ref()).unwrap();
+        sys::mount_tmpfs("/run".as_ref()).unwrap();
+        // Nobody speaks IPv6 here, so that what is counted is what was sent.
+        run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1; \
+             ip link set lo up; ip link add sw-ul type bridge; ip link set sw-ul up; ip link add sw-ex type bridge; \
+             ip link set sw-ex up; ip netns add outside; ip link add outside type veth peer name eth0 netns outside; \
+             ip link set outside master sw-ex up; ip -n outside link set eth0 up; \
+             ip -n outside address add 203.0.113.254/24 dev eth0");
+        let kernels = (0..3).map(|host| {
+            run(&format!(
+                "ip netns add h{host}; ip netns exec h{host} sysctl -qw {no_ipv6}; ip -n h{host} link set lo up; \
+                 ip link add ul{host} type veth peer name ul netns h{host}; ip link set ul{host} master sw-ul up; \
+                 ip -n h{host} address add {ip}/24 dev ul; ip -n h{host} link set ul up; \
+                 ip link add ex{host} type veth peer name ex netns h{host}; ip link set ex{host} master sw-ex up; \
+                 ip -n h{host} link add br-ex type bridge; ip -n h{host} link set br-ex up; \
+                 ip -n h{host} link set ex master br-ex up; \
+                 ip netns exec h{host} sysctl -qe -w net.bridge.bridge-nf-call-iptables=0",
+                ip = vtep(host),
+                no_ipv6 = NO_IPV6,
+            ));
+            let host_ns = NetnsFd::open(format!("/run/netns/h{host}").as_ref()).unwrap();
+            host_ns.run(|| Kernel::open(&netns_path(host)).unwrap()).unwrap()
+        });
+        let mut site = Self { kernels: kernels.collect(), taps: Default::default() };
+        site.add_instance(0, 0, 9, 0);
+        site.add_instance(1, 1, 9, 1);
+        site
+    }
+
+    /// Instance `n` on a host, on network `net` as 10.0.<net>.<last>.
+    fn add_instance(&mut self, n: usize, host: usize, last: u8, net: usize) {
+        let (tap, mac) = (names::tap(instance(n)), mac(0x30 + n as u8));
+        run(&format!(
+            "ip netns add i{n}; ip netns exec i{n} sysctl -qw {NO_IPV6}; ip link add {tap} netns h{host} mtu 1450 type veth \
+             peer name eth0 netns i{n} address {mac} mtu 1450; \
+             ip -n i{n} link set lo up; ip -n i{n} link set eth0 up; \
+             ip -n i{n} address add 10.0.{net}.{last}/24 dev eth0; ip -n i{n} route add default via 10.0.{net}.1"
+        ));
+        self.taps[host].push(instance(n));
+    }
+
+    /// Brings all hosts to what the intent means for them; what was there already is found again.
+    fn converge(&mut self, intent: &Intent) {
+        for host in 0..3 {
+            let mut links: BTreeSet<String> = self.taps[host].iter().map(|port| names::tap(*port)).collect();
+            links.insert("br-ex".to_owned());
+            let view = View { links, bridges: BTreeSet::from(["br-ex".to_owned()]), has_ipv6: true, ..View::default() };
+            let settings = HostSettings {
+                local_ip: Some(vtep(host)),
+                physical_networks: BTreeMap::from([("provider".to_owned(), "br-ex".to_owned())]),
+                ..HostSettings::default()
+            };
+            let desired = compile(&intent.config(host), &settings, &view);
+            assert_eq!(desired.problems, []);
+            let kernel = &mut self.kernels[host];
+            let (plan, refusals) = diff(&desired.kernel, &kernel.observe(&desired.kernel).unwrap());
+            assert_eq!(refusals, []);
+            let ops = plan.into_ops();
+            for (op, result) in ops.iter().zip(kernel.apply(&ops)) {
+                if let Err(error) = result {
+                    panic!("{op}: {}", error.full());
+                }
+            }
+            let (again, _) = diff(&desired.kernel, &kernel.observe(&desired.kernel).unwrap());
+            assert!(again.is_empty(), "left to do on host {host}:\n{again}");
+        }
+    }
+
+    /// Starts again, as a restarted control would.
+    fn restart(&mut self) {
+        for host in 0..3 {
+            let host_ns = NetnsFd::open(format!("/run/netns/h{host}").as_ref()).unwrap();
+            self.kernels[host] = host_ns.run(|| Kernel::open(&netns_path(host)).unwrap()).unwrap();
+        }
+    }
+
+    /// Packets that a host's underlay device has received and sent.
+    fn traffic(host: usize) -> u64 {
+        let count = |which| {
+            let path = format!("/sys/class/net/ul/statistics/{which}_packets");
+            run(&format!("ip netns exec h{host} cat {path}")).trim().parse::<u64>().unwrap()
+        };
+        count("rx") + count("tx")
+    }
+}
+
+/// Pings until there is an answer.
+fn reaches(from: &str, to: &str) {
+    wait_for(&format!("an answer from {to} to {from}"), || {
+        run(&format!("ip netns exec {from} ping -c1 -W1 {to} >/dev/null && echo yes || true")) == "yes\n"
+    });
+}
+
+/// Packets that were lost of twenty, sent at once.
+fn lost(from: &str, to: &str, more: &str) -> String {
+    run(&format!("ip netns exec {from} ping -q -i 0.01 -c20 -W1 {more} {to} || true"))
+}
+
+#[test]
+fn instances_on_two_hosts_meet_without_a_third() {
+    let mut site = Site::new();
+    let intent = Intent::default();
+    site.converge(&intent);
+    reaches("i0", "10.0.0.1");
+    // Whatever hosts say on their own (neighbour solicitations of the underlay) is over by the first answer.
+    reaches("i0", "10.0.1.9");
+    let before = [0, 1, 2].map(Site::traffic);
+    let said = lost("i0", "10.0.1.9", "-s 1400 -M do");
+    assert!(said.contains(" 0% packet loss"), "{said}");
+    let after = [0, 1, 2].map(Site::traffic);
+    let grown = [0, 1, 2].map(|host| after[host] - before[host]);
+    assert!(grown[0] >= 40 && grown[1] >= 40, "{grown:?}");
+    assert_eq!(grown[2], 0, "the third host has seen {} of them", grown[2]);
+
+    site.restart();
+    site.converge(&intent);
+}
+
+#[test]
+fn what_has_no_floating_ip_leaves_by_the_gateway_and_comes_back() {
+    let mut site = Site::new();
+    site.converge(&Intent::default());
+    for from in ["i0", "i1"] {
+        reaches(from, "203.0.113.254");
+    }
+    let seen = run("ip -n outside neighbour");
+    assert!(seen.contains("203.0.113.10"), "{seen}");
+    assert!(!seen.contains("203.0.113.20"), "nothing left by a compute host: {seen}");
+    let said = lost("i0", "203.0.113.254", "-s 1400");
+    assert!(said.contains(" 0% packet loss"), "{said}");
+}
+
+#[test]
+fn a_floating_ip_works_both_ways_on_the_instances_own_host() {
+    for no_fg_address in [false, true] {
+        std::thread::spawn(move || {
+            let mut site = Site::new();
+            site.converge(&Intent { no_fg_address, ..Intent::default() });
+            let intent = Intent { floating_ip: true, no_fg_address, ..Intent::default() };
+            site.converge(&intent);
+            reaches("outside", "203.0.113.50");
+            let before = Site::traffic(GATEWAY);
+            reaches("i0", "203.0.113.254");
+            let said = lost("outside", "203.0.113.50", "-s 1400");
+            assert!(said.contains(" 0% packet loss"), "{said}");
+            assert_eq!(Site::traffic(GATEWAY), before, "the gateway host has no part in it");
+            // Who answers for it is the fg- device, and at once: a proxy's default is to wait for up to 0.8 s.
+            let seen = run("ip -n outside neighbour show 203.0.113.50");
+            assert!(seen.contains(&mac(0x40).to_string()), "{seen}");
+            run("ip -n outside neighbour flush all");
+            let said = run("ip netns exec outside ping -c1 -W2 203.0.113.50");
+            let time = said.split("time=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+            assert!(time.parse::<f64>().unwrap() < 300.0, "{said}");
+            // East-west of an instance with a floating IP stays inside, and under its own address.
+            reaches("i0", "10.0.1.9");
+            // The other instance has none, and reaches it by way of the outside.
+            reaches("i1", "203.0.113.50");
+
+            site.restart();
+            site.converge(&intent);
+            site.converge(&Intent { no_fg_address, ..Intent::default() });
+            let said = lost("outside", "203.0.113.50", "");
+            assert!(said.contains(" 100% packet loss"), "{said}");
+            // It leaves by the gateway again.
+            reaches("i0", "203.0.113.254");
+        })
+        .join()
+        .unwrap();
+    }
+}
