@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::dvr;
 use crate::error::ApiError;
 use crate::options::Options;
+use crate::policy;
 use crate::resources::{
     self, Call, Resource, availability_zones, extensions, interfaces, port_forwardings, quotas, routers, scheduling,
     subnet_pools, tags, versions,
@@ -44,6 +45,8 @@ pub struct ApiState {
     pub store: Arc<Store>,
     /// The settings.
     pub options: Arc<Options>,
+    /// The rules of who may do what.
+    pub policy: Arc<policy::Watched>,
     turns: Arc<Semaphore>,
 }
 
@@ -77,9 +80,10 @@ struct Asked {
 type Answer = (StatusCode, Option<Json>);
 
 async fn handle(State(state): State<ApiState>, request: Request) -> Response {
-    let Some(context) = request.extensions().get::<Context>().cloned() else {
+    let Some(mut context) = request.extensions().get::<Context>().cloned() else {
         return StatusCode::UNAUTHORIZED.into_response();
     };
+    state.policy.current().introduce(&mut context);
     let request_id = context.request_id.clone();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let outcome = work(state, &context, request).await;
@@ -165,7 +169,12 @@ fn json(status: StatusCode, body: &Json) -> Response {
 impl ApiState {
     /// Serves a store under settings.
     pub fn new(store: Arc<Store>, options: Arc<Options>) -> Self {
-        Self { store, options, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { store, options, policy: Arc::default(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// Lets this policy decide.
+    pub fn under(self, policy: Arc<policy::Watched>) -> Self {
+        Self { policy, ..self }
     }
 
     fn base_url(&self, headers: &HeaderMap) -> String {

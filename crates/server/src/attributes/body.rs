@@ -10,7 +10,7 @@ use super::kind::Refusal;
 use super::{Absent, Attribute, Object, Table};
 use crate::context::Context;
 use crate::error::ApiError;
-use crate::policy::{self, Target};
+use crate::policy::{self, Facts, Target};
 
 /// A body that passed: every attribute known, converted, and on POST completed with defaults.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -132,15 +132,14 @@ impl Body {
     /// # Errors
     ///
     /// 403 with the rules that were asked.
-    pub fn check_policy(&self, table: &Table, ctx: &Context, target: &Target, create: bool) -> Result<(), ApiError> {
+    pub fn check_policy(&self, table: &Table, ctx: &Context, facts: Facts<'_>, create: bool) -> Result<(), ApiError> {
+        let facts = Facts { given: Some(&self.attributes), ..facts };
         let mut refused = Vec::new();
         for name in &self.given {
             let attribute = known(table, name)?;
-            let rule = if create { attribute.create } else { attribute.update };
-            let value = self.attributes.get(*name);
             // A default given in so many words is as good as not given.
-            let is_default = create && default(attribute.absent).as_ref() == value;
-            if !is_default && !rule.allows(ctx, target, value) {
+            let is_default = create && default(attribute.absent).as_ref() == self.attributes.get(*name);
+            if !is_default && !policy::may_give(table, ctx, attribute, create, facts) {
                 refused.push(*name);
             }
         }
@@ -148,7 +147,12 @@ impl Body {
             return Ok(());
         }
         let verb = if create { "create" } else { "update" };
-        Err(policy::forbidden(&format!("{verb}_{}", table.singular), &refused))
+        Err(policy::forbidden(&format!("{verb}_{}", table.policy_name()), &refused))
+    }
+
+    /// What policy can ask about a new object.
+    pub fn facts<'a>(&'a self, target: &'a Target) -> Facts<'a> {
+        Facts { target, given: Some(&self.attributes), object: None }
     }
 
     /// Tells whether the client gave the attribute, or on POST its default is a value.
@@ -226,7 +230,7 @@ fn refuse_unknown(table: &Table, given: &Object) -> Result<(), ApiError> {
     Err(ApiError::bad_request(format!("Unrecognized attribute(s) '{}'", unknown.join(", "))))
 }
 
-/// Finds whose the new object is: the caller's, unless an admin says otherwise.
+/// Finds whose the new object is: the caller's, unless an admin or a service says otherwise.
 fn project_of(ctx: &Context, given: &Object) -> Result<String, ApiError> {
     let named = |key: &str| given.get(key).filter(|value| !value.is_null());
     let (project, tenant) = (named("project_id"), named("tenant_id"));
@@ -237,7 +241,7 @@ fn project_of(ctx: &Context, given: &Object) -> Result<String, ApiError> {
     }
     match project.or(tenant) {
         Some(Value::String(project)) => {
-            if !ctx.is_admin && ctx.project_id.as_ref() != Some(project) {
+            if !ctx.is_admin && !ctx.is_service && ctx.project_id.as_ref() != Some(project) {
                 let message = "Specifying 'project_id' or 'tenant_id' other than the authenticated project in \
                                request requires admin privileges";
                 return Err(ApiError::bad_request(message));

@@ -181,6 +181,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// What the resource is called in the names of rules.
+    pub fn policy_name(&self) -> &'static str {
+        // Neutron names what is below something after both.
+        if self.singular == "port_forwarding" { "floatingip_port_forwarding" } else { self.singular }
+    }
+
     /// Finds an attribute; `tenant_id` is an older name of `project_id`.
     pub fn attribute(&self, name: &str) -> Option<&'static Attribute> {
         let name = if name == "tenant_id" { "project_id" } else { name };

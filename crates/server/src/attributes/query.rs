@@ -4,7 +4,7 @@ use super::kind::Refusal;
 use super::{Attribute, Filter, Table};
 use crate::context::Context;
 use crate::error::ApiError;
-use crate::policy::Rule;
+use crate::policy::{self, Rule};
 use crate::store::Value;
 
 /// A list's query, checked against the resource's table.
@@ -131,9 +131,11 @@ impl ListQuery {
     }
 }
 
-/// Finds an attribute that the caller may ask by. What nobody is shown may be there just for that.
+/// Finds an attribute that the caller may ask by: one that it sees on every object. What nobody is shown may be
+/// there just for that.
 fn usable(table: &Table, ctx: &Context, name: &str) -> Option<&'static Attribute> {
-    table.attribute(name).filter(|attribute| attribute.see == Rule::Nobody || attribute.see.shows(ctx))
+    let seen = |attribute: &&Attribute| policy::shows(table, ctx, attribute) == Some(true);
+    table.attribute(name).filter(|attribute| attribute.see == Rule::Nobody || seen(attribute))
 }
 
 fn filter_values(attribute: &Attribute, wanted: &[&str]) -> Result<Vec<Value>, ApiError> {

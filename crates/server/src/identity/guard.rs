@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 
 use super::Identity;
+use super::directory::DOMAIN_ID;
 use super::http::Fault;
 use crate::context::Context;
 
@@ -33,10 +34,13 @@ pub async fn guard(State(identity): State<Arc<Identity>>, mut request: Request, 
             let context = Context {
                 user_id: valid.user.id.clone(),
                 user_name: valid.user.name.clone(),
+                user_domain_id: Some(DOMAIN_ID.to_owned()),
                 project_id: valid.project.map(|p| p.id.clone()),
+                project_name: valid.project.map(|p| p.name.clone()),
+                project_domain_id: valid.project.map(|_| DOMAIN_ID.to_owned()),
                 roles: valid.roles.keys().map(|r| (*r).to_owned()).collect(),
-                is_admin: valid.is_admin(),
                 request_id: request_id.clone(),
+                ..Context::default()
             };
             request.extensions_mut().insert(context);
             next.run(request).await

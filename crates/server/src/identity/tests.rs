@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::context::Context;
+use crate::policy::Policy;
 use crate::private_file::tests::TempDir;
 use crate::testing::{Answer, Served, password};
 
@@ -64,7 +65,8 @@ fn project(name: &str) -> Value {
     json!({"project": {"name": name, "domain": {"id": "default"}}})
 }
 
-async fn whoami(axum::Extension(context): axum::Extension<Context>) -> String {
+async fn whoami(axum::Extension(mut context): axum::Extension<Context>) -> String {
+    Policy::standard().introduce(&mut context);
     let roles: Vec<&str> = context.roles.iter().map(String::as_str).collect();
     json!({"user": context.user_name, "admin": context.is_admin, "project": context.project_id, "roles": roles})
         .to_string()

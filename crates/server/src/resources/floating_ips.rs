@@ -31,7 +31,7 @@ static TABLE: Table = Table {
     bulk: false,
     tagged: true,
     create: Rule::Member,
-    get: Rule::Any,
+    get: Rule::Reader,
     update: Rule::Member,
     delete: Rule::Member,
     scope: "t.project_id = ?1",

@@ -36,7 +36,7 @@ use crate::context::Context;
 use crate::error::ApiError;
 use crate::objects;
 use crate::options::Options;
-use crate::policy::{self, Rule, Target};
+use crate::policy::{self, Facts, Rule, Target};
 use crate::store::{Tx, Value};
 
 /// One call of the API: who asks, under which settings, in which transaction.
@@ -152,14 +152,18 @@ pub fn list(call: Call<'_>, resource: &dyn Resource, pairs: &[(String, String)],
     let table = resource.table();
     let query = ListQuery::parse(table, call.ctx, pairs, call.options.pagination_max_limit)?;
     let (mut objects, mut previous, mut next) = (Vec::new(), None, None);
-    if table.get.shows(call.ctx) {
-        let page = if query.shown.is_empty() {
+    let sight = policy::sight(table, call.ctx);
+    if !sight.nothing {
+        let page = if query.shown.is_empty() && !sight.each {
             let page = page(resource, matching_ids(call, resource, &query)?, &query)?;
             objects = in_order(resource.load(call, &page.ids)?, &page.ids);
             page
         } else {
             let ids = matching_ids(call, resource, &query)?;
             let mut all = in_order(resource.load(call, &ids)?, &ids);
+            if sight.each {
+                all = seen_each(call, resource, all)?;
+            }
             all.retain(|object| query.shown.iter().all(|(name, wanted)| matches(object, name, wanted)));
             let page = page(resource, all.iter().map(id_of).collect(), &query)?;
             objects.extend(all.into_iter().filter(|object| page.ids.contains(&id_of(object))));
@@ -209,10 +213,11 @@ pub fn create(call: Call<'_>, resource: &dyn Resource, json: &Object) -> Result<
     let mut ids = Vec::new();
     for body in posted.bodies() {
         let target = resource.target(call, body)?;
-        if !table.create.allows(call.ctx, &target, None) {
-            return Err(policy::forbidden(&format!("create_{}", table.singular), &[]));
+        let facts = body.facts(&target);
+        if !policy::may(table, call.ctx, "create", table.create, facts) {
+            return Err(policy::forbidden(&format!("create_{}", table.policy_name()), &[]));
         }
-        body.check_policy(table, call.ctx, &target, true)?;
+        body.check_policy(table, call.ctx, facts, true)?;
         // Counted anew for each of several: those before it are in the transaction already.
         quotas::claim(call, table.singular, &body.get::<String>("project_id")?.unwrap_or_default())?;
         ids.push(resource.create(call, body)?);
@@ -250,10 +255,11 @@ pub fn update(
     let body = Body::of_put(table, json)?;
     let object = visible(call, resource, id)?;
     let target = resource.target_of(call, &object)?;
-    if !table.update.allows(call.ctx, &target, None) {
-        return Err(policy::forbidden(&format!("update_{}", table.singular), &[]));
+    let facts = Facts { object: Some(&object), ..body.facts(&target) };
+    if !policy::may(table, call.ctx, "update", table.update, facts) {
+        return Err(policy::forbidden(&format!("update_{}", table.policy_name()), &[]));
     }
-    body.check_policy(table, call.ctx, &target, false)?;
+    body.check_policy(table, call.ctx, facts, false)?;
     check_revision(&object, if_match)?;
     if !body.is_empty() {
         resource.update(call, &id_of(&object), &body)?;
@@ -270,8 +276,9 @@ pub fn delete(call: Call<'_>, resource: &dyn Resource, id: &str, if_match: Optio
     let table = resource.table();
     let object = visible(call, resource, id)?;
     let target = resource.target_of(call, &object)?;
-    if !table.delete.allows(call.ctx, &target, None) {
-        return Err(policy::forbidden(&format!("delete_{}", table.singular), &[]));
+    let facts = Facts { target: &target, given: None, object: Some(&object) };
+    if !policy::may(table, call.ctx, "delete", table.delete, facts) {
+        return Err(policy::forbidden(&format!("delete_{}", table.policy_name()), &[]));
     }
     check_revision(&object, if_match)?;
     resource.delete(call, &id_of(&object))
@@ -284,16 +291,33 @@ pub fn delete(call: Call<'_>, resource: &dyn Resource, id: &str, if_match: Optio
 /// 404 otherwise.
 pub fn visible(call: Call<'_>, resource: &dyn Resource, id: &str) -> Result<Object, ApiError> {
     let table = resource.table();
-    if !table.get.shows(call.ctx) {
+    let sight = policy::sight(table, call.ctx);
+    if sight.nothing {
         return Err(ApiError::not_found());
     }
     let only = Condition { sql: "t.id = ?".into(), values: vec![Value::from(id.to_ascii_lowercase())] };
     let query = ListQuery { conditions: vec![only], ..ListQuery::default() };
     let ids = matching_ids(call, resource, &query)?;
-    resource.load(call, &ids)?.pop().ok_or_else(|| resource.not_found(id))
+    let mut found = resource.load(call, &ids)?;
+    if sight.each {
+        found = seen_each(call, resource, found)?;
+    }
+    found.pop().ok_or_else(|| resource.not_found(id))
 }
 
-/// Refuses a caller that may see an object but not change it.
+/// Keeps of objects those that policy lets the caller see, each judged by itself.
+fn seen_each(call: Call<'_>, resource: &dyn Resource, objects: Vec<Object>) -> Result<Vec<Object>, ApiError> {
+    let mut seen = Vec::new();
+    for object in objects {
+        let target = resource.target_of(call, &object)?;
+        if policy::may_see(resource.table(), call.ctx, &target, &object) {
+            seen.push(object);
+        }
+    }
+    Ok(seen)
+}
+
+/// Refuses a caller that may see an object but not change it by this action.
 ///
 /// # Errors
 ///
@@ -301,7 +325,8 @@ pub fn visible(call: Call<'_>, resource: &dyn Resource, id: &str) -> Result<Obje
 pub fn writable(call: Call<'_>, resource: &dyn Resource, id: &str, action: &str) -> Result<Object, ApiError> {
     let object = visible(call, resource, id)?;
     let target = resource.target_of(call, &object)?;
-    if resource.table().update.allows(call.ctx, &target, None) {
+    let facts = Facts { target: &target, given: None, object: Some(&object) };
+    if policy::may_act(resource.table(), call.ctx, action, facts) {
         Ok(object)
     } else {
         Err(policy::forbidden(action, &[]))
@@ -327,7 +352,7 @@ fn check_revision(object: &Object, if_match: Option<i64>) -> Result<(), ApiError
 fn matching_ids(call: Call<'_>, resource: &dyn Resource, query: &ListQuery) -> Result<Vec<String>, ApiError> {
     let table = resource.table();
     let (mut conditions, mut params) = (Vec::new(), Vec::new());
-    if !call.ctx.is_admin {
+    if !policy::sight(table, call.ctx).everything {
         // A caller without a project owns nothing: NULL equals nothing, whereas HA networks have the
         // project ''.
         conditions.push(format!("({})", table.scope));

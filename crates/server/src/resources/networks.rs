@@ -26,7 +26,7 @@ static TABLE: Table = Table {
     bulk: true,
     tagged: true,
     create: Rule::Member,
-    get: Rule::Any,
+    get: Rule::ReaderOrShared,
     update: Rule::Member,
     delete: Rule::Member,
     // Everybody plugs into a shared network, and leads a router out through an external one.

@@ -37,7 +37,7 @@ pub static TABLE: Table = Table {
     bulk: false,
     tagged: false,
     create: Rule::Member,
-    get: Rule::Any,
+    get: Rule::Reader,
     update: Rule::Member,
     delete: Rule::Member,
     scope: "EXISTS (SELECT 1 FROM floating_ips f WHERE f.id = t.floating_ip_id AND f.project_id = ?1)",

@@ -12,7 +12,7 @@ use crate::ipam::FixedIpRequest;
 use crate::objects::network::Network;
 use crate::objects::port::{self, NewPort, Port, owner};
 use crate::objects::{Changes, floating_ip, port_forwarding, router, tags};
-use crate::policy::{Rule, Target};
+use crate::policy::{self, Facts, Rule, Target};
 use crate::values;
 
 /// The resource `ports`.
@@ -39,10 +39,10 @@ static TABLE: Table = Table {
     sql: "ports",
     bulk: true,
     tagged: true,
-    create: Rule::Member,
-    get: Rule::Any,
-    update: Rule::Member,
-    delete: Rule::MemberOrNetworkOwner,
+    create: Rule::MemberOrService,
+    get: Rule::ReaderOrNetworkOwner,
+    update: Rule::MemberOrService,
+    delete: Rule::MemberOrNetworkOwnerOrService,
     scope: "t.project_id = ?1 OR EXISTS (SELECT 1 FROM networks n WHERE n.id = t.network_id AND n.project_id = ?1)",
     attributes: &[
         attributes::ID,
@@ -59,8 +59,8 @@ static TABLE: Table = Table {
         Attribute::new("mac_address", Kind::MacOrNull)
             .post(Absent::Null)
             .put()
-            .set_by(Rule::NetworkOwner)
-            .updated_by(Rule::Admin)
+            .set_by(Rule::NetworkOwnerOrService)
+            .updated_by(Rule::AdminOrService)
             .column("t.mac_address"),
         Attribute::new("fixed_ips", Kind::FixedIps).post(Absent::Unset).put().set_by(Rule::NetworkOwnerOrShared),
         Attribute::new("device_id", Kind::Text(255)).post(Absent::Text("")).put().column("t.device_id"),
@@ -73,18 +73,21 @@ static TABLE: Table = Table {
             .post(Absent::EmptyList)
             .put()
             .set_by(Rule::NetworkOwner),
-        Attribute::new("port_security_enabled", Kind::Bool).post(Absent::Unset).put().set_by(Rule::NetworkOwner),
+        Attribute::new("port_security_enabled", Kind::Bool)
+            .post(Absent::Unset)
+            .put()
+            .set_by(Rule::NetworkOwnerOrService),
         Attribute::new("security_groups", Kind::NoneOffered).post(Absent::EmptyList).put(),
         Attribute::new("extra_dhcp_opts", Kind::NoneOffered).post(Absent::EmptyList).put(),
         Attribute::new("binding:host_id", Kind::TextOrNull(255))
             .post(Absent::Text(""))
             .put()
-            .only(Rule::Admin)
+            .only(Rule::AdminOrService)
             .filter(Filter::Column("t.host_id")),
-        Attribute::new("binding:profile", Kind::Dict).post(Absent::Unset).put().only(Rule::Admin),
+        Attribute::new("binding:profile", Kind::Dict).post(Absent::Unset).put().only(Rule::AdminOrService),
         Attribute::new("binding:vnic_type", VNIC_TYPES).post(Absent::Text("normal")).put(),
-        Attribute::new("binding:vif_type", Kind::Computed).seen_by(Rule::Admin),
-        Attribute::new("binding:vif_details", Kind::Computed).seen_by(Rule::Admin),
+        Attribute::new("binding:vif_type", Kind::Computed).seen_by(Rule::AdminOrService),
+        Attribute::new("binding:vif_details", Kind::Computed).seen_by(Rule::AdminOrService),
     ],
 };
 
@@ -250,8 +253,8 @@ fn requested_ips(call: Call<'_>, body: &Body, network: &Network) -> Result<Optio
     }
     let target = Target { network_project_id: Some(network.project_id.clone()), ..Target::default() };
     let exact = requests.iter().any(|request| request.ip_address.is_some());
-    if exact && !Rule::NetworkOwner.allows(call.ctx, &target, None) {
-        return Err(crate::policy::forbidden("create_port", &["fixed_ips", "fixed_ips:ip_address"]));
+    if exact && !policy::passes(call.ctx, "create_port:fixed_ips:ip_address", Facts::of(&target)) {
+        return Err(policy::forbidden("create_port", &["fixed_ips", "fixed_ips:ip_address"]));
     }
     Ok(Some(requests))
 }

@@ -120,15 +120,6 @@ fn used(call: Call<'_>, project: &str, counted: &Counted) -> Result<i64, ApiErro
     Ok(call.tx.count(counted.count, &values![project])?)
 }
 
-fn admin_only(call: Call<'_>, action: &str) -> Result<(), ApiError> {
-    if call.ctx.is_admin { Ok(()) } else { Err(policy::forbidden(action, &[])) }
-}
-
-/// Everybody may look at the quotas of the own project.
-fn own_or_admin(call: Call<'_>, project: &str) -> Result<(), ApiError> {
-    if call.ctx.project_id.as_deref() == Some(project) { Ok(()) } else { admin_only(call, "get_quota") }
-}
-
 fn limits(call: Call<'_>, project: &str) -> Result<Object, ApiError> {
     let mut shown = Object::new();
     for counted in COUNTED {
@@ -143,7 +134,7 @@ fn limits(call: Call<'_>, project: &str) -> Result<Object, ApiError> {
 ///
 /// 403 for who is no admin.
 pub fn list(call: Call<'_>) -> Result<Json, ApiError> {
-    admin_only(call, "get_quota")?;
+    policy::require(call.ctx, "get_quota", "")?;
     let sql = "SELECT DISTINCT project_id FROM quotas ORDER BY project_id";
     let mut shown = Vec::new();
     for project in call.tx.query(sql, &[], |row| row.text(0))? {
@@ -173,7 +164,7 @@ pub fn own_project(call: Call<'_>, key: &str) -> Result<Json, ApiError> {
 ///
 /// 403 for another project, but for admins.
 pub fn show(call: Call<'_>, project: &str) -> Result<Json, ApiError> {
-    own_or_admin(call, project)?;
+    policy::require(call.ctx, "get_quota", project)?;
     Ok(json!({"quota": limits(call, project)?}))
 }
 
@@ -183,7 +174,7 @@ pub fn show(call: Call<'_>, project: &str) -> Result<Json, ApiError> {
 ///
 /// As [`show`].
 pub fn defaults(call: Call<'_>, project: &str) -> Result<Json, ApiError> {
-    own_or_admin(call, project)?;
+    policy::require(call.ctx, "get_quota", project)?;
     let shown = COUNTED.iter().map(|c| (c.name.to_owned(), Json::from((c.configured)(&call.options.limits))));
     Ok(json!({"quota": shown.collect::<Object>()}))
 }
@@ -194,7 +185,7 @@ pub fn defaults(call: Call<'_>, project: &str) -> Result<Json, ApiError> {
 ///
 /// As [`show`].
 pub fn details(call: Call<'_>, project: &str) -> Result<Json, ApiError> {
-    own_or_admin(call, project)?;
+    policy::require(call.ctx, "get_quota", project)?;
     let mut shown = Object::new();
     for counted in COUNTED {
         let (limit, used) = (limit_of(call, project, counted)?, used(call, project, counted)?);
@@ -209,7 +200,7 @@ pub fn details(call: Call<'_>, project: &str) -> Result<Json, ApiError> {
 ///
 /// What is wrong with the body; nothing is changed then.
 pub fn update(call: Call<'_>, project: &str, json: &Object) -> Result<Json, ApiError> {
-    admin_only(call, "update_quota")?;
+    policy::require(call.ctx, "update_quota", project)?;
     if project.chars().count() > 255 {
         return Err(ApiError::bad_request("Invalid input for project_id. Reason: it exceeds maximum length of 255."));
     }
@@ -238,7 +229,7 @@ pub fn update(call: Call<'_>, project: &str, json: &Object) -> Result<Json, ApiE
 ///
 /// 404 where it has none of its own.
 pub fn delete(call: Call<'_>, project: &str) -> Result<(), ApiError> {
-    admin_only(call, "delete_quota")?;
+    policy::require(call.ctx, "delete_quota", project)?;
     match call.tx.execute("DELETE FROM quotas WHERE project_id = ?1", &values![project])? {
         0 => Err(ApiError::TenantQuotaNotFound { project: project.to_owned() }),
         _ => Ok(()),

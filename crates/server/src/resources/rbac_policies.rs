@@ -111,7 +111,7 @@ static TABLE: Table = Table {
     bulk: true,
     tagged: false,
     create: Rule::Member,
-    get: Rule::Any,
+    get: Rule::Reader,
     update: Rule::Member,
     delete: Rule::Member,
     scope: "t.project_id = ?1",

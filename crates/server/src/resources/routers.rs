@@ -19,7 +19,7 @@ use crate::objects::port::{self, Port};
 use crate::objects::router::{self, Role, Router, RouterPort};
 use crate::objects::subnet::Route;
 use crate::objects::{Changes, Standard, query_in, tags};
-use crate::policy::{self, Rule};
+use crate::policy::{self, Facts, Rule, Target};
 use crate::store::Kind as Changed;
 use crate::values;
 
@@ -34,7 +34,7 @@ static TABLE: Table = Table {
     bulk: false,
     tagged: true,
     create: Rule::Member,
-    get: Rule::Any,
+    get: Rule::Reader,
     update: Rule::Member,
     delete: Rule::Member,
     scope: "t.project_id = ?1",
@@ -114,7 +114,7 @@ impl Resource for Routers {
     fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
         refuse_unoffered(call, body)?;
         let gateway = GatewayInfo::read(body)?.flatten();
-        check_gateway_policy(call, gateway.as_ref(), "create_router")?;
+        check_gateway_policy(call, gateway.as_ref(), "create_router", &body.need::<String>("project_id")?)?;
         let router = Router {
             id: router::new_id(),
             project_id: body.need("project_id")?,
@@ -153,7 +153,7 @@ impl Resource for Routers {
             ha::convert(call.tx, call.options, &mut router, to)?;
         }
         if let Some(info) = GatewayInfo::read(body)? {
-            check_gateway_policy(call, info.as_ref(), "update_router")?;
+            check_gateway_policy(call, info.as_ref(), "update_router", &router.project_id)?;
             gateway::set(call, &router, info.as_ref())?;
         }
         if let Some(routes) = body.get::<Vec<Route>>("routes")? {
@@ -194,16 +194,22 @@ fn distributed_by_default(call: Call<'_>) -> bool {
     call.options.enable_dvr && call.options.router_distributed
 }
 
-/// Only admins choose a gateway's addresses and whether it translates.
-fn check_gateway_policy(call: Call<'_>, info: Option<&GatewayInfo>, action: &str) -> Result<(), ApiError> {
-    let Some(info) = info.filter(|_| !call.ctx.is_admin) else { return Ok(()) };
-    let mut refused = Vec::new();
-    if info.enable_snat.is_some() {
-        refused.push("external_gateway_info:enable_snat");
-    }
-    if info.external_fixed_ips.is_some() {
-        refused.push("external_gateway_info:external_fixed_ips");
-    }
+/// By default only admins choose a gateway's addresses and whether it translates.
+fn check_gateway_policy(
+    call: Call<'_>,
+    info: Option<&GatewayInfo>,
+    action: &str,
+    project: &str,
+) -> Result<(), ApiError> {
+    let Some(info) = info else { return Ok(()) };
+    let target = Target::of_project(project);
+    let parts = [
+        ("external_gateway_info:network_id", true),
+        ("external_gateway_info:enable_snat", info.enable_snat.is_some()),
+        ("external_gateway_info:external_fixed_ips", info.external_fixed_ips.is_some()),
+    ];
+    let passes = |part: &str| policy::passes(call.ctx, &format!("{action}:{part}"), Facts::of(&target));
+    let refused: Vec<_> = parts.iter().filter(|(part, given)| *given && !passes(part)).map(|(part, _)| *part).collect();
     if refused.is_empty() { Ok(()) } else { Err(policy::forbidden(action, &refused)) }
 }
 

@@ -14,17 +14,13 @@ use crate::objects::router::Router;
 use crate::policy;
 use crate::values;
 
-fn admin_only(call: Call<'_>, action: &str) -> Result<(), ApiError> {
-    if call.ctx.is_admin { Ok(()) } else { Err(policy::forbidden(action, &[])) }
-}
-
 /// Lists a router's copies, with `ha_state`.
 ///
 /// # Errors
 ///
 /// 403 for who is no admin, 404 where there is no such router.
 pub fn agents_of_router(call: Call<'_>, id: &str, fields: &[String]) -> Result<Json, ApiError> {
-    admin_only(call, "get_l3-agents")?;
+    policy::require(call.ctx, "get_l3-agents", "")?;
     visible(call, &routers::Routers, id)?;
     let router = Router::get(call.tx, parse_id(&routers::Routers, id)?)?;
     let since = alive_since(call.tx.now(), call.options);
@@ -53,7 +49,7 @@ pub fn agents_of_router(call: Call<'_>, id: &str, fields: &[String]) -> Result<J
 ///
 /// 403 for who is no admin, 404 where there is no such agent.
 pub fn routers_of_agent(call: Call<'_>, id: &str, fields: &[String]) -> Result<Json, ApiError> {
-    admin_only(call, "get_l3-routers")?;
+    policy::require(call.ctx, "get_l3-routers", "")?;
     let agent = l3_agent(call, id)?;
     let sql = "SELECT router_id FROM router_bindings WHERE agent_id = ?1 \
                UNION SELECT router_id FROM router_hosts WHERE host = ?2 ORDER BY 1";
@@ -69,7 +65,7 @@ pub fn routers_of_agent(call: Call<'_>, id: &str, fields: &[String]) -> Result<J
 ///
 /// When the agent does not take it, or has it, or (of a legacy router) another one has it.
 pub fn add_router(call: Call<'_>, id: &str, json: &Object) -> Result<Json, ApiError> {
-    admin_only(call, "create_l3-router")?;
+    policy::require(call.ctx, "create_l3-router", "")?;
     let agent = l3_agent(call, id)?;
     let Some(router) = json.get("router_id").and_then(Json::as_str) else {
         return Err(ApiError::bad_request("Invalid input. router_id must be specified"));
@@ -108,7 +104,7 @@ pub fn add_router(call: Call<'_>, id: &str, json: &Object) -> Result<Json, ApiEr
 ///
 /// When the agent does not have it.
 pub fn remove_router(call: Call<'_>, id: &str, router: &str) -> Result<(), ApiError> {
-    admin_only(call, "delete_l3-router")?;
+    policy::require(call.ctx, "delete_l3-router", "")?;
     let agent = l3_agent(call, id)?;
     if matches!(agent.mode(), Mode::Dvr | Mode::DvrNoExternal) {
         return Err(ApiError::DVRL3CannotRemoveFromDvrAgent {});

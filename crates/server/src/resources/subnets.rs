@@ -33,7 +33,7 @@ static TABLE: Table = Table {
     bulk: true,
     tagged: true,
     create: Rule::NetworkOwner,
-    get: Rule::Any,
+    get: Rule::ReaderOrShared,
     update: Rule::MemberOrNetworkOwner,
     delete: Rule::MemberOrNetworkOwner,
     scope: "t.project_id = ?1 OR EXISTS (SELECT 1 FROM networks n WHERE n.id = t.network_id \

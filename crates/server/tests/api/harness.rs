@@ -14,6 +14,7 @@ use evergate_server::context::Context;
 use evergate_server::error::ApiError;
 use evergate_server::objects::agent;
 use evergate_server::options::{Limits, Options};
+use evergate_server::policy::Watched;
 use evergate_server::store::Store;
 use evergate_server::{dvr, ha, hostview};
 use serde_json::{Value, json};
@@ -52,14 +53,17 @@ impl Answer {
     }
 }
 
-fn caller(project: &str, role: &str) -> Context {
+/// Somebody with a role on a project, and the roles that it implies.
+pub(crate) fn caller(project: &str, role: &str) -> Context {
+    let ladder = ["admin", "manager", "member", "reader"];
+    let from = ladder.iter().position(|r| *r == role).unwrap_or(ladder.len());
     Context {
         user_id: format!("{role}-of-{project}"),
         user_name: role.to_owned(),
         project_id: Some(project.to_owned()),
-        roles: BTreeSet::from([role.to_owned()]),
-        is_admin: role == "admin",
+        roles: ladder[from..].iter().copied().chain([role]).map(str::to_owned).collect::<BTreeSet<_>>(),
         request_id: "req-test".to_owned(),
+        ..Context::default()
     }
 }
 
@@ -86,13 +90,18 @@ impl Server {
 
     /// Starts one with settings.
     pub(crate) fn with(options: Options) -> Self {
+        Self::under(options, Arc::default())
+    }
+
+    /// Starts one with settings and a policy.
+    pub(crate) fn under(options: Options, policy: Arc<Watched>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("evergate-api-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let store = Arc::new(Store::open(&dir.join("evergate.sqlite")).unwrap());
         let options = Arc::new(options);
-        let state = ApiState::new(Arc::clone(&store), Arc::clone(&options));
+        let state = ApiState::new(Arc::clone(&store), Arc::clone(&options)).under(policy);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
         Self { store, options, router: api_router(state), runtime, dir }
     }

@@ -1,0 +1,121 @@
+//! The names of all rules and what they are by default, in oslo.policy's language.
+//!
+//! Three sources make the one list that a policy file can override: the helpers below, the tables of the
+//! resources (`create_router`, `create_router:ha`, `get_port:binding:host_id`, ...), and what is neither an
+//! action nor an attribute of a table ([`OTHERS`]). Names are Neutron's.
+
+use std::collections::BTreeMap;
+
+use super::Rule;
+use crate::attributes::Table;
+use crate::resources;
+
+/// Rules that others are made of. An installation's own files refer to them, so all of Neutron's are here.
+pub(super) const HELPERS: &[(&str, &str)] = &[
+    ("context_is_admin", "role:admin"),
+    ("service_api", "role:service"),
+    ("context_is_advsvc", "role:advsvc"),
+    ("admin_only", "rule:context_is_admin"),
+    ("regular_user", ""),
+    ("default", "rule:admin_or_owner"),
+    ("owner", "tenant_id:%(tenant_id)s"),
+    ("admin_or_owner", "rule:context_is_admin or rule:owner"),
+    ("network_owner", "tenant_id:%(network:tenant_id)s"),
+    ("admin_or_network_owner", "rule:context_is_admin or tenant_id:%(network:tenant_id)s"),
+    ("admin_owner_or_network_owner", "rule:owner or rule:admin_or_network_owner"),
+    ("ext_parent_owner", "tenant_id:%(ext_parent:tenant_id)s"),
+    ("admin_or_ext_parent_owner", "rule:context_is_admin or tenant_id:%(ext_parent:tenant_id)s"),
+    ("sg_owner", "tenant_id:%(security_group:tenant_id)s"),
+    ("shared", "field:networks:shared=True"),
+    ("external", "field:networks:router:external=True"),
+    ("network_device", "field:port:device_owner=~^network:"),
+    ("restrict_wildcard", "rule:admin_only or not field:rbac_policy:target_tenant=*"),
+    ("admin_or_data_plane_int", "rule:context_is_admin or role:data_plane_integrator"),
+    ("admin_or_service", "rule:admin_only or rule:service_api"),
+    ("admin_or_project_manager", "rule:admin_only or (role:manager and project_id:%(project_id)s)"),
+    ("admin_or_project_member", "rule:admin_only or (role:member and project_id:%(project_id)s)"),
+    ("admin_or_project_reader", "rule:admin_only or (role:reader and project_id:%(project_id)s)"),
+    ("admin_or_parent_owner_member", "rule:admin_only or (role:member and rule:ext_parent_owner)"),
+    ("admin_or_parent_owner_reader", "rule:admin_only or (role:reader and rule:ext_parent_owner)"),
+    ("admin_or_net_owner_member", "rule:admin_only or (role:member and rule:network_owner)"),
+    ("admin_or_net_owner_reader", "rule:admin_only or (role:reader and rule:network_owner)"),
+    ("admin_or_sg_owner_member", "rule:admin_only or (role:member and rule:sg_owner)"),
+    ("admin_or_sg_owner_reader", "rule:admin_only or (role:reader and rule:sg_owner)"),
+];
+
+/// Rules on actions below an object and on parts of attributes.
+pub(super) const OTHERS: &[(&str, Rule)] = &[
+    ("add_router_interface", Rule::Member),
+    ("remove_router_interface", Rule::Member),
+    ("add_extraroutes", Rule::Member),
+    ("remove_extraroutes", Rule::Member),
+    ("create_router:external_gateway_info:network_id", Rule::Member),
+    ("create_router:external_gateway_info:enable_snat", Rule::Admin),
+    ("create_router:external_gateway_info:external_fixed_ips", Rule::Admin),
+    ("update_router:external_gateway_info:network_id", Rule::Member),
+    ("update_router:external_gateway_info:enable_snat", Rule::Admin),
+    ("update_router:external_gateway_info:external_fixed_ips", Rule::Admin),
+    ("create_port:fixed_ips:ip_address", Rule::NetworkOwnerOrService),
+    ("create_port:fixed_ips:subnet_id", Rule::NetworkOwnerOrShared),
+    ("update_port:fixed_ips:ip_address", Rule::NetworkOwnerOrService),
+    ("update_port:fixed_ips:subnet_id", Rule::NetworkOwnerOrShared),
+    ("get_l3-agents", Rule::Admin),
+    ("get_l3-routers", Rule::Admin),
+    ("create_l3-router", Rule::Admin),
+    ("delete_l3-router", Rule::Admin),
+    ("get_availability_zone", Rule::Any),
+    ("get_quota", Rule::Reader),
+    ("update_quota", Rule::Admin),
+    ("delete_quota", Rule::Admin),
+];
+
+/// Older names under which a file may still override a rule.
+const RENAMED: &[(&str, &str)] = &[("get_routers_l3_agents", "get_l3-agents")];
+
+/// Gives every rule that a file can override, and what it is by default.
+pub(super) fn all() -> BTreeMap<String, Rule> {
+    let mut names = BTreeMap::new();
+    for collection in resources::COLLECTIONS {
+        if let Some(resource) = resources::find(collection) {
+            of_table(resource.table(), &mut names);
+        }
+    }
+    for (_, _, table) in &resources::NESTED {
+        of_table(table, &mut names);
+    }
+    names.extend(OTHERS.iter().map(|(name, rule)| ((*name).to_owned(), *rule)));
+    names
+}
+
+fn of_table(table: &Table, names: &mut BTreeMap<String, Rule>) {
+    let singular = table.policy_name();
+    for (verb, rule) in
+        [("create", table.create), ("get", table.get), ("update", table.update), ("delete", table.delete)]
+    {
+        if rule != Rule::Nobody {
+            names.insert(format!("{verb}_{singular}"), rule);
+        }
+    }
+    for attribute in table.attributes {
+        let mut add = |verb: &str, rule: Rule| names.insert(format!("{verb}_{singular}:{}", attribute.name), rule);
+        if attribute.post && table.create != Rule::Nobody {
+            add("create", attribute.create);
+        }
+        if attribute.put && table.update != Rule::Nobody {
+            add("update", attribute.update);
+        }
+        if attribute.see != Rule::Nobody {
+            add("get", attribute.see);
+        }
+    }
+    if table.tagged {
+        for verb in ["create", "update", "delete"] {
+            names.insert(format!("{verb}_{}_tags", table.plural), table.update);
+        }
+    }
+}
+
+/// The present name of a rule.
+pub(super) fn present_name(name: &str) -> &str {
+    RENAMED.iter().find(|(old, _)| *old == name).map_or(name, |(_, new)| new)
+}
