@@ -157,6 +157,7 @@ const LOGS: &str = "logs go to standard error, filtered by the environment varia
 const ONE_MODEL: &str = "the server is one program that has this built in";
 const NO_NOVA: &str = "no notices are sent to Nova";
 const NO_MULTICAST: &str = "flooding is replicated at the sending host";
+const ONE_POLICY: &str = "one policy file is read, and its rules decide";
 const BUILT_IN_AUTH: &str = "identity is built in";
 const NO_OVN: &str = "there is no OVN here";
 const LATER_NDP: &str = "there is no NDP proxy";
@@ -217,6 +218,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "default_availability_zones", List, "", Server, "Availability zone hints of networks and routers, when the request has none."),
     opt("DEFAULT", "pagination_max_limit", Text, "-1", Server, "Largest page of a list; -1 or infinite is no limit."),
     opt("DEFAULT", "dns_domain", Text, "openstacklocal", NotYet("ports have no names in the DNS"), "Domain of the names that ports are given."),
+    opt("oslo_policy", "policy_file", Path, "policy.yaml", Server, "File whose rules replace Neutron's default ones; if not absolute, beside the configuration files. It is read again when it changes."),
     opt("database", "connection", Url, "sqlite:///$state_path/evergate.sqlite", Server, "Where the server keeps its state: sqlite:/// and the path of a file."),
     opt("quotas", "default_quota", Int(-1, MAX_U32), "-1", Server, "Objects per project of a kind without an option of its own; -1 is any number."),
     opt("quotas", "quota_network", Int(-1, MAX_U32), "100", Server, "Networks per project; -1 is any number."),
@@ -271,6 +273,13 @@ pub static OPTIONS: &[Opt] = &[
     inert("DEFAULT", "service_plugins", ONE_MODEL),
     inert("DEFAULT", "allow_overlapping_ips", "addresses of different projects may always overlap"),
     inert("DEFAULT", "host_dvr_for_dhcp", NO_DHCP),
+    inert("oslo_policy", "policy_dirs", ONE_POLICY),
+    inert("oslo_policy", "policy_default_rule", ONE_POLICY),
+    inert("oslo_policy", "enforce_scope", ONE_POLICY),
+    inert("oslo_policy", "enforce_new_defaults", ONE_POLICY),
+    inert("oslo_policy", "remote_content_type", ONE_POLICY),
+    inert("oslo_policy", "remote_ssl_verify_server_crt", ONE_POLICY),
+    inert("oslo_policy", "remote_ssl_ca_crt_file", ONE_POLICY),
     inert("DEFAULT", "auth_strategy", BUILT_IN_AUTH),
     inert("DEFAULT", "api_paste_config", ONE_MODEL),
     inert("DEFAULT", "api_extensions_path", ONE_MODEL),
@@ -468,7 +477,6 @@ pub static FOREIGN_SECTIONS: &[(&str, &str)] = &[
     ("oslo_messaging_kafka", NO_RABBIT),
     ("oslo_messaging_notifications", NO_RABBIT),
     ("oslo_middleware", ONE_MODEL),
-    ("oslo_policy", "the default policy is built in"),
     ("oslo_limit", "quotas are built in"),
     ("oslo_reports", ONE_MODEL),
     ("oslo_versionedobjects", NO_RABBIT),

@@ -248,6 +248,8 @@ pub struct ServerSettings {
     pub identity_file: PathBuf,
     /// How long an API token is good for.
     pub token_expiration: Duration,
+    /// Rules that replace Neutron's default ones.
+    pub policy_file: PolicyFile,
     /// Whether routers are highly available unless an admin says otherwise.
     pub l3_ha: bool,
     /// Whether routers are distributed unless an admin says otherwise.
@@ -320,6 +322,15 @@ pub struct ServerSettings {
     pub vni_ranges: Vec<RangeInclusive<u32>>,
     /// Limits per project.
     pub quotas: Quotas,
+}
+
+/// `[oslo_policy] policy_file`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFile {
+    /// The file; if not absolute, it is looked for beside the configuration files.
+    pub path: PathBuf,
+    /// Whether a file says so, and the file must be there.
+    pub is_given: bool,
 }
 
 /// Neutron's `router_scheduler_driver`, by what it does.
@@ -403,6 +414,10 @@ impl ServerSettings {
             host_token_file: config.path("evergate", "host_token_file"),
             identity_file: config.path("evergate", "identity_file"),
             token_expiration: config.seconds("evergate", "token_expiration"),
+            policy_file: PolicyFile {
+                path: config.path("oslo_policy", "policy_file"),
+                is_given: config.is_given("oslo_policy", "policy_file"),
+            },
             l3_ha: yes("l3_ha"),
             router_distributed: yes("router_distributed"),
             enable_dvr: yes("enable_dvr"),

@@ -25,6 +25,7 @@ use crate::identity::{self, Identity};
 use crate::listener::Patient;
 use crate::openapi;
 use crate::options::{Limits, Options};
+use crate::policy::{self, Watched};
 use crate::store::Store;
 
 /// How long requests that are under way may take after the signal to stop.
@@ -42,6 +43,9 @@ pub struct Args {
     /// Print the whole effective configuration, and where each value comes from, then stop.
     #[arg(long)]
     pub check_config: bool,
+    /// Print every rule of the policy that is in force, as a policy file, then stop.
+    #[arg(long)]
+    pub print_policy: bool,
     /// Write the address that is listened on to this file, as 192.0.2.1:9696, once requests are served.
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
@@ -57,21 +61,29 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let config = Config::load(&sources, Role::Server)?;
     config.log();
     if args.check_config {
-        // Not print!: a reader that had enough, such as head, is no reason to panic.
-        return match io::stdout().write_all(config.effective().as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(()),
-        };
+        return print(&config.effective());
     }
     let settings = ServerSettings::from_config(&config);
+    let policy = policy::find(&settings.policy_file, &sources).and_then(Watched::open)?;
+    if args.print_policy {
+        return print(&policy.current().print());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("failed to start the threads that serve requests")?;
-    runtime.block_on(serve(&settings, args.address_file.as_deref()))
+    runtime.block_on(serve(&settings, policy, args.address_file.as_deref()))
 }
 
-async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow::Result<()> {
+/// Not print!: a reader that had enough, such as head, is no reason to panic.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::watch()?;
     make_state_directory(&settings.state_path)?;
     let _lock = lock(&settings.database)?;
@@ -86,7 +98,9 @@ async fn serve(settings: &ServerSettings, address_file: Option<&Path>) -> anyhow
     store.write(|tx| dvr::settle_all(tx, &options)).context("failed to bring distributed routers up to date")?;
     let hosts =
         Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
-    let api = api_router(ApiState::new(Arc::clone(&store), Arc::clone(&options)))
+    let policy = Arc::new(policy);
+    tokio::spawn(policy::keep_fresh(Arc::clone(&policy), stopping.clone()));
+    let api = api_router(ApiState::new(Arc::clone(&store), Arc::clone(&options)).under(policy))
         .layer(from_fn_with_state(Arc::clone(&identity), identity::guard));
     let app = api
         .merge(identity::routes(Arc::clone(&identity)))
@@ -330,22 +344,28 @@ mod tests {
 
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = taken.local_addr().unwrap().port();
-        let why = refused(serve(&settings(&dir, &format!("bind_port = {port}\n")), None).await);
+        let why = refused(serve(&settings(&dir, &format!("bind_port = {port}\n")), Watched::default(), None).await);
         assert!(why.contains(&format!("127.0.0.1 port {port}")) && why.contains("bind_port"), "{why}");
 
         let lock = lock(&settings(&dir, "").database).unwrap();
-        let why = refused(serve(&settings(&dir, ""), None).await);
+        let why = refused(serve(&settings(&dir, ""), Watched::default(), None).await);
         assert!(why.contains(&format!("(process {})", std::process::id())), "{why}");
         drop(lock);
 
         std::fs::write(dir.path().join("file"), "").unwrap();
-        let why =
-            refused(serve(&settings(&dir, &format!("state_path = {}/file/x\n", dir.path().display())), None).await);
+        let why = refused(
+            serve(
+                &settings(&dir, &format!("state_path = {}/file/x\n", dir.path().display())),
+                Watched::default(),
+                None,
+            )
+            .await,
+        );
         assert!(why.contains("state_path"), "{why}");
 
         std::fs::write(dir.path().join("no.sqlite"), "this is no database").unwrap();
         let foreign = format!("[database]\nconnection = sqlite:///{}/no.sqlite\n", dir.path().display());
-        let why = refused(serve(&settings(&dir, &foreign), None).await);
+        let why = refused(serve(&settings(&dir, &foreign), Watched::default(), None).await);
         assert!(why.contains("failed to use database") && why.contains("no.sqlite"), "{why}");
     }
 
@@ -356,7 +376,13 @@ mod tests {
         let address_file = dir.path().join("address");
         let serving = std::thread::spawn({
             let (settings, address_file) = (settings.clone(), address_file.clone());
-            move || tokio::runtime::Runtime::new().unwrap().block_on(serve(&settings, Some(&address_file)))
+            move || {
+                tokio::runtime::Runtime::new().unwrap().block_on(serve(
+                    &settings,
+                    Watched::default(),
+                    Some(&address_file),
+                ))
+            }
         });
         let address = wait_for("the address", || std::fs::read_to_string(&address_file).ok()?.trim().parse().ok());
         let client = Client(address);

@@ -217,9 +217,9 @@ impl Field {
         let Some(found) = facts.field(&self.name, self.of_network) else { return false };
         match &self.value {
             FieldValue::Matches(pattern) => found.as_str().is_some_and(|text| pattern.is_match(text)),
-            FieldValue::Equal(wanted) => match &found {
-                Value::Bool(yes) => is_true(wanted) == *yes,
-                other => text_of(other).is_some_and(|text| text == *wanted),
+            FieldValue::Equal(wanted) => match found.as_bool() {
+                Some(yes) => is_true(wanted) == yes,
+                None => text_of(&found).is_some_and(|text| text == *wanted),
             },
         }
     }

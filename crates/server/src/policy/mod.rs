@@ -29,7 +29,7 @@ use crate::error::ApiError;
 use check::Check;
 
 pub use file::PolicyError;
-pub use watch::Watched;
+pub use watch::{Watched, find, keep_fresh};
 
 /// What a rule is by default: a condition on the caller, given the object it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

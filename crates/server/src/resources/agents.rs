@@ -26,7 +26,8 @@ static TABLE: Table = Table {
     get: Rule::Admin,
     update: Rule::Admin,
     delete: Rule::Admin,
-    scope: "1 = 0",
+    // They are of no project, so the rule alone decides.
+    scope: "1 = 1",
     attributes: &[
         attributes::ID,
         Attribute::new("agent_type", Kind::Computed).column("t.agent_type"),

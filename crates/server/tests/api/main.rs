@@ -22,6 +22,7 @@ mod port_forwardings;
 mod ports;
 mod quotas;
 mod rbac;
+mod roles;
 mod routers;
 mod shapes;
 mod shortage;
