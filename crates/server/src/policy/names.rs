@@ -27,6 +27,8 @@ pub(super) const HELPERS: &[(&str, &str)] = &[
     ("admin_or_ext_parent_owner", "rule:context_is_admin or tenant_id:%(ext_parent:tenant_id)s"),
     ("sg_owner", "tenant_id:%(security_group:tenant_id)s"),
     ("shared", "field:networks:shared=True"),
+    ("shared_subnetpools", "field:subnetpools:shared=True"),
+    ("shared_address_scopes", "field:address_scopes:shared=True"),
     ("external", "field:networks:router:external=True"),
     ("network_device", "field:port:device_owner=~^network:"),
     ("restrict_wildcard", "rule:admin_only or not field:rbac_policy:target_tenant=*"),
