@@ -3,7 +3,7 @@
 //! Read RFC 9568 §6 beside [`VirtualRouter`]. What a virtual router is told is in [`Config`]; how long
 //! it waits for what is in `timing`. Transitions happen in this file alone.
 //!
-//! Five things go beyond the RFC, each marked where it is decided:
+//! Six things go beyond the RFC, each marked where it is decided:
 //!
 //! - copies of equal priority that know each other take over in an agreed order (`timing::rank_delay`);
 //! - a process that was not running for a while does not mistake its own absence for its peers'
@@ -11,7 +11,9 @@
 //! - an active that wins a contest announces its addresses again, because the loser's announcements
 //!   have misled the neighbours;
 //! - what another path says of the active's host can end the wait (`VirtualRouter::handle_peer_down`);
-//! - a resignation shortens what a backup still waits, and never lengthens it.
+//! - a resignation shortens what a backup still waits, and never lengthens it;
+//! - a copy that lacks what the role is for gives it away and waits longer than others
+//!   (`VirtualRouter::handle_resign`, `Config::handicap`).
 
 mod config;
 mod status;
@@ -66,6 +68,8 @@ pub enum Reason {
     Absence,
     /// The configuration became that of another virtual router.
     Reconfigured,
+    /// This active lost what the role is for (its way to the gateway), and asks for a copy that has it.
+    Impaired,
 }
 
 /// What the caller must do.
@@ -263,6 +267,19 @@ impl VirtualRouter {
     pub fn handle_fault(&mut self, now: Instant) {
         let _ = now;
         self.leave(Reason::Fault);
+    }
+
+    /// An active gives the role away, and goes on as a backup; does nothing in other states.
+    ///
+    /// Deviation: RFC 9568 knows no such thing. To the others it is a router that stops (priority 0) and one
+    /// that starts. It waits as a newcomer does, so that everybody else comes first, and takes the role back if
+    /// nobody does: with [`Config::handicap`], after others that have one and resigned longer ago.
+    pub fn handle_resign(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Active(_)) {
+            self.outputs.push_back(Output::Transmit(self.config.resignation()));
+            let interval = self.config.advertise_interval();
+            self.become_backup(None, interval, Wait::ActiveDown, Reason::Impaired, now);
+        }
     }
 
     /// Takes a changed configuration, without a transition where none is needed.

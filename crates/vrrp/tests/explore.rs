@@ -219,6 +219,53 @@ fn false_alarms_and_losses_end_in_one_active() {
 }
 
 #[test]
+fn an_active_that_lost_what_the_role_is_for_is_followed_by_one_that_has_it() {
+    for config in [v2(), v3()] {
+        let found = explore(&Scenario {
+            settled_first: true,
+            moves: Moves { impairments: 1, ..Moves::default() },
+            rules: Rules { never_two: true, one_takeover_per_cause: true, able_first: true, ..Rules::default() },
+            ..Scenario::new("impaired", ranked(&config, 3))
+        });
+        assert!(found.settled_on.contains(&1), "the next in rank takes over");
+    }
+}
+
+#[test]
+fn the_role_goes_round_among_copies_that_all_lost_what_it_is_for() {
+    let found = explore(&Scenario {
+        settled_first: true,
+        moves: Moves { impairments: 3, ..Moves::default() },
+        rules: Rules { never_two: true, one_takeover_per_cause: true, ..Rules::default() },
+        ..Scenario::new("all impaired", ranked(&v3(), 3))
+    });
+    assert!((0..3).all(|node| found.settled_on.contains(&node)), "everybody has a turn");
+    explore(&Scenario {
+        settled_first: true,
+        moves: Moves { impairments: 2, crashes: 1, starts: 1, ..Moves::default() },
+        rules: Rules { two_only_in_flight: true, ..Rules::default() },
+        ..Scenario::new("impaired and crashed", ranked(&v2(), 2))
+    });
+}
+
+#[test]
+fn an_advertisement_that_arrives_twice_changes_nothing() {
+    for config in [v2(), v3()] {
+        explore(&Scenario {
+            settled_first: true,
+            moves: Moves { duplicates: 3, stops: 1, ..Moves::default() },
+            rules: Rules { never_two: true, keep_role: true, one_takeover_per_cause: true, ..Rules::default() },
+            ..Scenario::new("duplicates", ranked(&config, 2))
+        });
+        explore(&Scenario {
+            moves: Moves { duplicates: 3, crashes: 1, starts: 1, ..Moves::default() },
+            rules: Rules { two_only_in_flight: true, ..Rules::default() },
+            ..Scenario::new("duplicates among strangers", strangers(&config, 2))
+        });
+    }
+}
+
+#[test]
 fn preemption_settles_on_the_highest_priority_whoever_comes_first() {
     for config in [v2(), v3()] {
         let mut nodes = strangers(&Config { preempt: true, ..config }, 3);
@@ -265,6 +312,10 @@ struct Moves {
     /// News that the active's host is not heard on another path.
     alarms: u8,
     alarm: Alarm,
+    /// The active loses what the role is for, and resigns.
+    impairments: u8,
+    /// An advertisement is in the air once more.
+    duplicates: u8,
 }
 
 /// Who hears the news, and whether it is true.
@@ -304,6 +355,8 @@ struct Rules {
     keep_role: bool,
     /// The role is taken once at the beginning, and once for each Active that is lost.
     one_takeover_per_cause: bool,
+    /// Left in peace, the role comes to a copy without a handicap, if there is one.
+    able_first: bool,
 }
 
 /// What an exploration saw.
@@ -362,6 +415,7 @@ struct Node {
     /// What the kernel would have.
     holds_addresses: bool,
     asleep_until: Option<Instant>,
+    handicap: u8,
 }
 
 #[derive(Clone)]
@@ -385,12 +439,14 @@ enum Move {
     Start(usize),
     Sleep(usize),
     Alarm(usize),
+    Impair(usize),
+    Duplicate(usize),
 }
 
 impl World {
     #[expect(clippy::disallowed_methods, reason = "some instant has to be the first")]
     fn new(scenario: &Scenario) -> Self {
-        let node = || Node { router: None, holds_addresses: false, asleep_until: None };
+        let node = || Node { router: None, holds_addresses: false, asleep_until: None, handicap: 0 };
         let mut world = Self {
             now: Instant::now(),
             nodes: scenario.nodes.iter().map(|_| node()).collect(),
@@ -453,6 +509,9 @@ impl World {
             if self.may_lose(flight) {
                 moves.push(Move::Drop(index));
             }
+            if self.left.duplicates > 0 {
+                moves.push(Move::Duplicate(index));
+            }
         }
         let horizon = self.horizon();
         for node in 0..self.nodes.len() {
@@ -467,6 +526,7 @@ impl World {
                 (!up && left.starts > 0, Move::Start(node)),
                 (up && awake && left.sleeps > 0, Move::Sleep(node)),
                 (up && awake && left.alarms > 0 && self.may_be_alarmed(node), Move::Alarm(node)),
+                (awake && left.impairments > 0 && self.actives().contains(&node), Move::Impair(node)),
             ];
             moves.extend(possible.iter().filter(|(possible, _)| *possible).map(|(_, made)| *made));
         }
@@ -563,12 +623,41 @@ impl World {
                 }
                 Vec::new()
             }
+            Move::Impair(node) => {
+                self.left.impairments -= 1;
+                self.blame(node);
+                // As the keeper does: everybody else goes first, those that had their turn longest ago before
+                // those that had it since.
+                for other in 0..self.nodes.len() {
+                    let handicap = if other == node {
+                        scenario.nodes.len() as u8 - 1
+                    } else {
+                        self.nodes[other].handicap.saturating_sub(1)
+                    };
+                    self.handicap(other, handicap);
+                }
+                self.act(node, VirtualRouter::handle_resign)
+            }
+            Move::Duplicate(index) => {
+                self.left.duplicates -= 1;
+                let again = Flight { due: self.now + LATENCY, ..self.air[index].clone() };
+                self.air.push(again);
+                Vec::new()
+            }
             Move::Sleep(node) => {
                 self.left.sleeps -= 1;
                 self.blame(node);
                 self.nodes[node].asleep_until = Some(self.now + self.left.asleep);
                 Vec::new()
             }
+        }
+    }
+
+    fn handicap(&mut self, node: usize, handicap: u8) {
+        self.nodes[node].handicap = handicap;
+        if let Some(router) = &mut self.nodes[node].router {
+            let config = Config { handicap, ..router.config().clone() };
+            router.handle_config(config, self.now);
         }
     }
 
@@ -580,7 +669,7 @@ impl World {
     }
 
     fn disappear(&mut self, node: usize) {
-        self.nodes[node] = Node { router: None, holds_addresses: false, asleep_until: None };
+        self.nodes[node] = Node { router: None, holds_addresses: false, asleep_until: None, handicap: 0 };
         self.air.retain(|flight| flight.to != node);
     }
 
@@ -690,6 +779,7 @@ struct NodeKey {
     overdue: Duration,
     waits: (bool, bool, bool, bool),
     asleep: Duration,
+    handicap: u8,
 }
 
 impl Node {
@@ -704,6 +794,7 @@ impl Node {
             overdue: router.poll_timeout().map(overdue).unwrap_or_default(),
             waits: (status.resigned, status.absent, status.excused, status.suspects),
             asleep: self.asleep_until.map(|until| until.saturating_duration_since(now)).unwrap_or_default(),
+            handicap: self.handicap,
         })
     }
 }
@@ -815,6 +906,10 @@ impl Exploration<'_> {
         let up = world.nodes.iter().filter(|node| node.router.is_some()).count();
         match world.actives()[..] {
             [node] => {
+                let able = world.nodes.iter().any(|other| other.router.is_some() && other.handicap == 0);
+                if self.scenario.rules.able_first && able && world.nodes[node].handicap > 0 {
+                    self.fail("the role stays with a copy that another is better than", index, None);
+                }
                 self.found.settled_on.push(node);
                 if up == world.nodes.len() {
                     self.found.settled_on_with_all_up.push(node);

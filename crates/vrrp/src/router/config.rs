@@ -82,6 +82,9 @@ pub struct Config {
     pub announcements: Announcements,
     /// How to get on with other implementations.
     pub interop: Interop,
+    /// How many intervals longer it waits than a copy that can do all that the role is for (0: it can). What it
+    /// tracks is lost here, say: it takes over only where nobody better does.
+    pub handicap: u8,
 }
 
 /// How often gratuitous ARP and unsolicited neighbour advertisements are sent after becoming active:
@@ -185,6 +188,7 @@ impl fmt::Debug for Config {
             .field("peers", &self.peers)
             .field("announcements", &self.announcements)
             .field("interop", &self.interop)
+            .field("handicap", &self.handicap)
             .finish()
     }
 }
@@ -206,6 +210,7 @@ impl Config {
             peers: BTreeSet::new(),
             announcements: Announcements::neutron(),
             interop: Interop::default(),
+            handicap: 0,
         }
     }
 

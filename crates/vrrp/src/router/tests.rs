@@ -434,6 +434,40 @@ fn a_fault_leaves_the_election_until_the_next_startup() {
     assert_eq!(bench.drain(), [changed(State::Initialize, State::Backup, Reason::Startup)]);
 }
 
+#[test]
+fn an_active_that_gives_the_role_away_resigns_and_waits_as_a_newcomer() {
+    let mut bench = Bench::new(v2());
+    bench.router.handle_adopt_active(bench.now);
+    bench.drain();
+    bench.router.handle_resign(bench.now);
+    let outputs = bench.drain();
+    assert!(matches!(&outputs[0], Output::Transmit(adv) if adv.priority == 0));
+    assert_eq!(outputs[1..], [Output::Deactivate, changed(State::Active, State::Backup, Reason::Impaired)]);
+    let mut newcomer = Bench::new(v2());
+    newcomer.router.handle_startup(newcomer.now);
+    assert_eq!(left(&bench), left(&newcomer));
+    bench.router.handle_resign(bench.now);
+    assert_eq!(bench.drain(), [], "a backup has nothing to give away");
+}
+
+#[test]
+fn a_handicap_is_whole_intervals_on_top_of_every_wait_and_applies_to_what_is_left_of_one() {
+    for config in [v2(), v3()] {
+        let mut bench = Bench::new(config.clone());
+        bench.router.handle_startup(bench.now);
+        let before = left(&bench);
+        bench.router.handle_config(Config { handicap: 2, ..config.clone() }, bench.now);
+        assert_eq!(left(&bench), before + 2 * config.advertise_interval());
+        bench.router.handle_config(config, bench.now);
+        assert_eq!(left(&bench), before);
+    }
+}
+
+/// Until the next timer.
+fn left(bench: &Bench) -> Duration {
+    bench.router.poll_timeout().expect("it takes part").0 - bench.now
+}
+
 // Announcements.
 
 #[test]

@@ -49,7 +49,7 @@ pub(super) enum Wait {
 /// How long to wait, with `active` heard last and advertising every `interval`.
 pub(super) fn wait(config: &Config, wait: Wait, interval: Duration, active: Option<IpAddr>) -> Duration {
     let skew_and_rank = || skew_time(config, interval) + rank_delay(config, interval, active);
-    match wait {
+    let wait = match wait {
         // RFC 9568 §6.1: Active_Down_Interval.
         // A changed configuration starts the wait anew: then the longer one is safe.
         Wait::ActiveDown | Wait::PeerDown => LOST_INTERVALS * interval + skew_and_rank(),
@@ -61,7 +61,14 @@ pub(super) fn wait(config: &Config, wait: Wait, interval: Duration, active: Opti
         // All others wait as long as ever, so a first one that never starts is replaced.
         Wait::First if is_first(config) => rank_step(config, interval) / 2,
         Wait::First => LOST_INTERVALS * interval + skew_and_rank(),
-    }
+    };
+    wait + handicap(config, interval)
+}
+
+/// What a copy waits in addition that lacks what the role is for. Skew_Time and rank together are less than an
+/// interval, so whoever lacks nothing comes first, however it is ranked.
+fn handicap(config: &Config, interval: Duration) -> Duration {
+    interval * u32::from(config.handicap)
 }
 
 /// How long a backup listens for the active whose host is not heard on another path.
@@ -71,7 +78,8 @@ pub(super) fn wait(config: &Config, wait: Wait, interval: Duration, active: Opti
 /// time, up to an interval apart), plus the way of rank 0's advertisement. That is longer than the steps
 /// of an ordinary election; only a failure of two hosts at once ever pays for it.
 pub(super) fn peer_down_wait(config: &Config, down: &PeerDown) -> Duration {
-    down.listen + (down.interval + down.listen) * rank(config, Some(down.peer))
+    let rank = (down.interval + down.listen) * rank(config, Some(down.peer));
+    down.listen + rank + handicap(config, config.advertise_interval())
 }
 
 /// How many copies go before this one, should `active` be gone.
@@ -86,6 +94,7 @@ pub(super) fn differs(a: &Config, b: &Config) -> bool {
     a.priority != b.priority
         || a.peers != b.peers
         || a.primary_address != b.primary_address
+        || a.handicap != b.handicap
         || a.interop.hasten_resignation != b.interop.hasten_resignation
 }
 
