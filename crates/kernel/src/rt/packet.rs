@@ -22,6 +22,13 @@ const VRRP_GROUP_V6: [u8; 6] = [0x33, 0x33, 0x00, 0x00, 0x00, 0x12];
 /// IP protocol of VRRP (RFC 9568 §5.1.1.4).
 const VRRP_PROTOCOL: u32 = 112;
 
+/// Low byte of the operation (RFC 826).
+const ARP_REPLY: u32 = 2;
+
+/// Next header of ICMPv6, and its type of a Neighbor Advertisement (RFC 4861 §4.4).
+const ICMPV6: u32 = 58;
+const NEIGHBOR_ADVERTISEMENT: u32 = 136;
+
 const ETHERNET_HEADER: usize = 14;
 
 /// What a packet socket receives.
@@ -45,6 +52,10 @@ pub enum Filter {
         /// Over IPv6 rather than IPv4.
         ipv6: bool,
     },
+    /// ARP replies.
+    ArpReplies,
+    /// Neighbor advertisements.
+    NeighborAdvertisements,
     /// Nothing.
     SendOnly,
 }
@@ -77,13 +88,18 @@ impl PacketSocket {
     }
 
     fn configure(&self, filter: Filter) -> io::Result<()> {
-        let (ipv6, vrid, group) = match filter {
-            Filter::Vrrp { vrid } => (false, vrid, Some(VRRP_GROUP)),
-            Filter::VrrpV6 { vrid } => (true, vrid, Some(VRRP_GROUP_V6)),
-            Filter::VrrpUnicast { vrid, ipv6 } => (ipv6, Some(vrid), None),
+        let (protocol, mut program, group) = match filter {
+            Filter::Vrrp { vrid } => (libc::ETH_P_IP, vrrp_filter(vrid), Some(VRRP_GROUP)),
+            Filter::VrrpV6 { vrid } => (libc::ETH_P_IPV6, vrrp_filter_v6(vrid), Some(VRRP_GROUP_V6)),
+            Filter::VrrpUnicast { vrid, ipv6: false } => (libc::ETH_P_IP, vrrp_filter(Some(vrid)), None),
+            Filter::VrrpUnicast { vrid, ipv6: true } => (libc::ETH_P_IPV6, vrrp_filter_v6(Some(vrid)), None),
+            Filter::ArpReplies => (libc::ETH_P_ARP, bytes_filter(&[(ETHERNET_HEADER + 7, ARP_REPLY)]), None),
+            Filter::NeighborAdvertisements => {
+                let checks = [(ETHERNET_HEADER + 6, ICMPV6), (ETHERNET_HEADER + 40, NEIGHBOR_ADVERTISEMENT)];
+                (libc::ETH_P_IPV6, bytes_filter(&checks), None)
+            }
             Filter::SendOnly => return self.bind(0),
         };
-        let mut program = if ipv6 { vrrp_filter_v6(vrid) } else { vrrp_filter(vrid) };
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         let fd = self.fd.as_raw_fd();
         // The kernel copies the program that this points to.
@@ -102,7 +118,7 @@ impl PacketSocket {
             set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &group)?;
         }
         // Last, or packets that the filter refuses would already be queued.
-        self.bind(if ipv6 { libc::ETH_P_IPV6 } else { libc::ETH_P_IP } as u16)
+        self.bind(protocol as u16)
     }
 
     fn bind(&self, protocol: u16) -> io::Result<()> {
@@ -167,17 +183,21 @@ fn sockaddr(address: &libc::sockaddr_ll) -> (*const libc::sockaddr, libc::sockle
 
 /// As [`vrrp_filter`], over IPv6, where VRRP follows the fixed header directly.
 fn vrrp_filter_v6(vrid: Option<u8>) -> Vec<libc::sock_filter> {
+    let checks = [Some((ETHERNET_HEADER + 6, VRRP_PROTOCOL)), vrid.map(|vrid| (ETHERNET_HEADER + 41, vrid.into()))];
+    bytes_filter(&checks.into_iter().flatten().collect::<Vec<_>>())
+}
+
+/// A classic BPF program that wants certain bytes at certain places. The ethertype needs no look: the socket is
+/// bound to it.
+fn bytes_filter(checks: &[(usize, u32)]) -> Vec<libc::sock_filter> {
     const BYTE_AT: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const IP: u32 = ETHERNET_HEADER as u32;
-    // Where, and what must be there. The ethertype needs no look: the socket is bound to it.
-    let checks: Vec<_> = [(IP + 6, VRRP_PROTOCOL)].into_iter().chain(vrid.map(|vrid| (IP + 41, vrid.into()))).collect();
     let line = |code: u32, k, jf| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let mut program = Vec::new();
     for (number, &(at, wanted)) in checks.iter().enumerate() {
         // Over what is left of the checks, and over the line that accepts.
         let refuse = (checks.len() - number - 1) * 2 + 1;
-        program.extend([line(BYTE_AT, at, 0), line(EQUAL, wanted, refuse as u8)]);
+        program.extend([line(BYTE_AT, at as u32, 0), line(EQUAL, wanted, refuse as u8)]);
     }
     let answer = libc::BPF_RET | libc::BPF_K;
     program.extend([line(answer, u32::MAX, 0), line(answer, 0, 0)]);
