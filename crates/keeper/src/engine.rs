@@ -8,12 +8,15 @@
 //! Packets that have arrived are handled before timers: they may be the very advertisements whose
 //! absence a timer would report.
 //!
-//! Read [`copy`] for a router's life, [`mastership`] for how claims and VRRP fit together.
+//! Read [`copy`] for a router's life, [`mastership`] for how claims and VRRP fit together, [`health`] for when
+//! an active copy gives the role away.
 
 mod access;
 mod copy;
 mod discards;
 pub mod effect;
+mod gateways;
+mod health;
 mod ledger;
 mod liveness;
 mod mastership;
@@ -165,7 +168,17 @@ impl Engine {
     }
 
     fn handle_settings(&mut self, settings: Settings, now: Instant) {
+        let health = self.shared.settings.health.clone();
         let moved = self.shared.set_settings(settings, now);
+        if self.shared.settings.health != health {
+            for router in self.copies.keys().copied().collect::<Vec<_>>() {
+                // Gateways may be asked now that were not before.
+                self.with(router, |copy, shared| {
+                    copy.open_sockets(How::IfNew, shared);
+                    copy.attend_health(shared, now);
+                });
+            }
+        }
         if moved {
             // Claims name the tunnel address: what is active here is somewhere else now.
             let active: Vec<RouterId> =

@@ -93,6 +93,23 @@ pub struct Settings {
     /// How to notice that a host is gone.
     #[serde(default)]
     pub bfd: BfdSettings,
+    /// How an active copy notices that it has lost its gateways.
+    #[serde(default)]
+    pub health: HealthSettings,
+}
+
+/// How an active copy notices that it has lost its gateways. Links are watched in any case.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthSettings {
+    /// Seconds between two checks; 0: there are none.
+    pub interval_s: u32,
+    /// Checks in a row without an answer, after which a gateway counts as lost.
+    pub fall: u8,
+    /// Checks in a row with all answers, after which it counts as found again.
+    pub rise: u8,
+    /// A program that is run with each check, inside the router's namespace, with the router's id and the
+    /// gateways as arguments; an exit status other than 0 counts as all gateways being lost.
+    pub script: Option<String>,
 }
 
 /// How to notice, by BFD, that a host is gone that routers are shared with.
@@ -113,6 +130,7 @@ impl std::fmt::Debug for Settings {
             .field("claim_key", &"<secret>")
             .field("replication_port", &self.replication_port)
             .field("bfd", &self.bfd)
+            .field("health", &self.health)
             .finish()
     }
 }
@@ -157,6 +175,13 @@ pub struct RouterSpec {
     pub items: Vec<Item>,
     /// What to announce on becoming active.
     pub announce: Vec<Announce>,
+    /// What the role is for: the gateways that the active copy must reach.
+    #[serde(default)]
+    pub gateways: Vec<GatewaySpec>,
+    /// Indexes, in the host's namespace, of the links that lead to the gateways. One of them must have
+    /// carrier; none listed: it is not known which they are.
+    #[serde(default)]
+    pub uplinks: BTreeSet<u32>,
     /// Tunnel addresses of the hosts that must learn where the router is.
     pub claim_to: BTreeSet<IpAddr>,
     /// At least this is the router's epoch.
@@ -219,6 +244,21 @@ pub struct Announce {
     pub mac: Mac,
     /// Address to announce.
     pub ip: IpAddr,
+}
+
+/// A gateway that the active copy must reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewaySpec {
+    /// Its address.
+    pub gateway: IpAddr,
+    /// Name of the device that leads to it, in the router's namespace.
+    pub link: String,
+    /// The device's index.
+    pub ifindex: u32,
+    /// The device's Ethernet address.
+    pub mac: Mac,
+    /// The active copy's address there, of the gateway's family.
+    pub source: IpAddr,
 }
 
 /// Forwarding entries that follow a router's active copy. Sent for hosted routers too: while the local
@@ -398,4 +438,8 @@ pub struct RouterStatus {
     /// Why it takes no part (not ready, HA interface down or gone), in words; empty if it does.
     #[serde(default)]
     pub hindrance: String,
+    /// What it lacks of what the role is for (a link, a gateway), in words; empty if nothing is known to be
+    /// lacking. Only the active copy asks its gateways.
+    #[serde(default)]
+    pub impairment: String,
 }

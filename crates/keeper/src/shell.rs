@@ -8,6 +8,7 @@
 mod bfd;
 mod control;
 mod mailbox;
+mod scripts;
 mod sockets;
 mod worker;
 
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use evergate_kernel::rt::{self, Epoll};
+use evergate_kernel::rt::{self, Epoll, LinkWatch, NetnsFd};
 use evergate_kernel::sys::{self, LockFile, Signal, SignalFd};
 use evergate_model::RouterId;
 use tracing::{info, warn};
@@ -33,6 +34,7 @@ use crate::replication::Replication;
 use bfd::BfdPort;
 use control::Connection;
 use mailbox::Mailbox;
+use scripts::Scripts;
 use sockets::RouterSockets;
 use worker::{Done, Job, Worker};
 
@@ -71,10 +73,14 @@ const CONTROL: u64 = 2;
 const CLAIMS: u64 = 3;
 const WORKER: u64 = 4;
 const BFD: u64 = 5;
+const SCRIPTS: u64 = 6;
+const HOST_LINKS: u64 = 7;
 /// Tokens from here on: four per opening of a router's sockets.
 const FIRST_ROUTER: u64 = 8;
 const VRRP: u64 = 0;
 const LINKS: u64 = 1;
+/// Two: for IPv4 and IPv6.
+const ANSWERS: u64 = 2;
 const TOKENS_PER_ROUTER: u64 = 4;
 
 /// Runs until it is told to stop.
@@ -95,6 +101,8 @@ struct Shell {
     mailbox: Mailbox,
     accept_at: Option<Instant>,
     worker: Worker,
+    scripts: Scripts,
+    host_links: LinkWatch,
     replication: Replication,
     routers: BTreeMap<RouterId, Router>,
     router_of: BTreeMap<u64, RouterId>,
@@ -138,10 +146,14 @@ impl Shell {
         let start = Start { away, ..start() };
         let worker = Worker::start(options.netns_path.clone(), start.realtime.then_some(FIFO_PRIORITY - 1))?;
         let replication = Replication::start(options.netns_path.clone())?;
+        let scripts = Scripts::start(options.netns_path.clone())?;
+        let host_links = NetnsFd::host().and_then(|host| LinkWatch::open(&host)).context("failed to watch links")?;
         let epoll = Epoll::new().context("failed to make the event queue")?;
         epoll.add(&listener, LISTENER)?;
         epoll.add(&signals, SIGNALS)?;
         epoll.add(&worker, WORKER)?;
+        epoll.add(&scripts, SCRIPTS)?;
+        epoll.add(&host_links, HOST_LINKS)?;
         let now = Instant::now();
         Ok(Self {
             engine: Engine::new(start, now),
@@ -153,6 +165,8 @@ impl Shell {
             mailbox: Mailbox::default(),
             accept_at: None,
             worker,
+            scripts,
+            host_links,
             replication,
             routers: BTreeMap::new(),
             router_of: BTreeMap::new(),
@@ -172,6 +186,8 @@ impl Shell {
 
     fn run(&mut self) -> anyhow::Result<()> {
         let mut ready = Vec::new();
+        // What there is was listed when the watch was opened: nothing else would wake us for it.
+        self.read_host_links()?;
         loop {
             self.carry_out()?;
             if self.may_leave() {
@@ -242,6 +258,8 @@ impl Shell {
                 CLAIMS => self.read_claims()?,
                 BFD => self.read_bfd()?,
                 WORKER => self.take_done()?,
+                SCRIPTS => self.take_scripts(),
+                HOST_LINKS => self.read_host_links()?,
                 router => self.handle_router(router)?,
             }
             self.carry_out()?;
@@ -356,8 +374,36 @@ impl Shell {
         match token - base {
             VRRP => self.read_frames(router),
             LINKS => self.read_links(router),
-            _ => Ok(()),
+            answers => {
+                self.read_answers(router, (answers - ANSWERS) as usize);
+                Ok(())
+            }
         }
+    }
+
+    /// Gateways answer. What follows from it, follows when their round is over.
+    fn read_answers(&mut self, router: RouterId, family: usize) {
+        let mut frame = std::mem::take(&mut self.frame);
+        for _ in 0..READS_PER_TURN {
+            let socket = self.open(router).and_then(|open| open.sockets.answers.get(family)?.as_ref());
+            let Some(Ok(Some(length))) = socket.map(|socket| socket.recv(&mut frame)) else { break };
+            self.engine.handle_answer(router, &frame[..length]);
+        }
+        self.frame = frame;
+    }
+
+    fn take_scripts(&mut self) {
+        for (router, well) in self.scripts.take() {
+            self.engine.handle_script(router, well);
+        }
+    }
+
+    fn read_host_links(&mut self) -> anyhow::Result<()> {
+        while let Some(event) = self.host_links.next() {
+            self.engine.handle_host_link(event.ifindex, sockets::state(&event), Instant::now());
+            self.carry_out()?;
+        }
+        Ok(())
     }
 
     fn open(&mut self, router: RouterId) -> Option<&mut Open> {
@@ -403,6 +449,7 @@ impl Shell {
                 }
                 Effect::SendFrame { router, ifindex, frame } => self.send_frame(router, ifindex, &frame),
                 Effect::RunBatch(batch) => self.worker.give(Job::Run(batch))?,
+                Effect::RunScript(run) => self.scripts.give(run),
                 Effect::BindClaims(address) => {
                     if address != self.claims_at || self.claims.is_none() {
                         self.bind_claims(address);
@@ -450,7 +497,10 @@ impl Shell {
         let token = self.next_token;
         self.next_token += TOKENS_PER_ROUTER;
         let watched = self.epoll.add(&sockets.vrrp, token + VRRP);
-        let watched = watched.and_then(|()| self.epoll.add(&sockets.watch, token + LINKS));
+        let mut watched = watched.and_then(|()| self.epoll.add(&sockets.watch, token + LINKS));
+        for (socket, family) in sockets.answers.iter().zip(0..).filter_map(|(socket, n)| Some((socket.as_ref()?, n))) {
+            watched = watched.and_then(|()| self.epoll.add(socket, token + ANSWERS + family));
+        }
         watched.map_err(|error| format!("failed to watch its sockets: {error}"))?;
         self.router_of.insert(token, router);
         let old = self.routers.get_mut(&router).and_then(|entry| entry.open.replace(Open { sockets, token }));
@@ -466,6 +516,9 @@ impl Shell {
         // They are closed later, by the worker; until then they are not to wake the loop.
         let _ = self.epoll.remove(&open.sockets.vrrp);
         let _ = self.epoll.remove(&open.sockets.watch);
+        for socket in open.sockets.answers.iter().flatten() {
+            let _ = self.epoll.remove(socket);
+        }
         open.sockets
     }
 

@@ -9,13 +9,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use evergate_model::{HaState, RouterId};
-use evergate_vrrp::router::{Output, PeerDown, State, Suspicion, VirtualRouter};
+use evergate_vrrp::router::{Config, Output, PeerDown, State, Suspicion, VirtualRouter};
 use evergate_vrrp::wire;
 use tracing::{debug, info};
 
 use super::access::{Access, How};
 use super::discards::sender_of;
 use super::effect::{Effect, Opened, SocketRequest};
+use super::health::{self, Health};
 use super::ledger::Ledger;
 use super::mastership::{Asking, Contest};
 use super::shared::Shared;
@@ -54,6 +55,8 @@ pub(super) struct RouterCopy {
     pub(super) contest: Option<Contest>,
     /// Other hosts are asked whether this copy may resume.
     pub(super) asking: Option<Asking>,
+    /// Its way to the outside.
+    pub(super) health: Health,
     /// When VRRP last decided a contest for this copy.
     pub(super) prevailed_at: Option<Instant>,
     pub(super) waiting: Waiting,
@@ -107,6 +110,7 @@ impl RouterCopy {
             epoch: 0,
             contest: None,
             asking: None,
+            health: Health::default(),
             prevailed_at: None,
             waiting: Waiting::default(),
             born,
@@ -136,7 +140,7 @@ impl RouterCopy {
 
     /// Takes a new specification of the same router.
     pub(super) fn update(&mut self, spec: RouterSpec, shared: &mut Shared, now: Instant) -> Result<(), SpecError> {
-        let config = spec::config(&spec)?;
+        let config = Config { handicap: self.health.handicap(), ..spec::config(&spec)? };
         self.items = spec::prepare(&spec.items)?;
         let old = std::mem::replace(&mut self.spec, spec);
         if *self.vrrp.config() != config {
@@ -145,6 +149,7 @@ impl RouterCopy {
         }
         // Control may have made the namespace anew.
         self.open_sockets(How::Check, shared);
+        self.attend_health(shared, now);
         if self.is_active() {
             // Everything again, not only what is new: control also sends a specification to repair.
             let batches = self.ledger.update(shared.wanted(self.id()), &self.items);
@@ -171,19 +176,20 @@ impl RouterCopy {
 
     /// Asks for the sockets that are needed now.
     pub(super) fn open_sockets(&mut self, how: How, shared: &mut Shared) {
-        let request = self.socket_request();
+        let request = self.socket_request(shared);
         if self.access.want(&request, how) {
             let fresh = how == How::Fresh;
             shared.effects.push_back(Effect::OpenSockets { router: self.id(), request, fresh });
         }
     }
 
-    fn socket_request(&self) -> SocketRequest {
+    fn socket_request(&self, shared: &Shared) -> SocketRequest {
         SocketRequest {
             netns: self.spec.netns.clone(),
             ha_ifindex: self.spec.ha_ifindex,
             vrid: (!self.sentinel).then_some(self.spec.vrid),
             send_on: self.spec.announce.iter().map(|one| one.ifindex).collect(),
+            answers_on: health::answers_on(&self.spec.gateways, &shared.settings.health),
             virtual_address: self.spec.virtual_address.addr(),
         }
     }
@@ -212,7 +218,13 @@ impl RouterCopy {
             }
             Err(_) => {}
         }
+        self.attend_health(shared, now);
         self.settle(shared, now);
+    }
+
+    /// Whether a link of the namespace can carry something, if that is known.
+    pub(super) fn link_runs(&self, ifindex: u32) -> Option<bool> {
+        self.access.is_open().then(|| self.links.get(&ifindex).copied().unwrap_or(false))
     }
 
     fn hindrance(&self, shared: &Shared) -> Option<Hindrance> {
@@ -304,6 +316,7 @@ impl RouterCopy {
                     if to == State::Active {
                         self.take_mastership(reason, shared, now);
                     }
+                    self.note_role(now);
                     self.report(reason, shared, now);
                 }
             }
@@ -374,6 +387,7 @@ impl RouterCopy {
             self.clean_up(shared);
             self.settle(shared, now);
         }
+        self.heard_rival(received.advertisement.priority, shared, now);
         self.vrrp.handle_advertisement(received.source, &received.advertisement, now);
         self.drain(shared, now);
         if self.is_active() {
@@ -417,6 +431,9 @@ impl RouterCopy {
             // Another link by the index of one that is gone: sockets on that one stay dead.
             self.open_sockets(How::Fresh, shared);
         }
+        if self.spec.gateways.iter().any(|one| one.ifindex == ifindex) {
+            self.attend_health(shared, now);
+        }
         if ifindex == self.spec.ha_ifindex {
             self.settle(shared, now);
         } else if self.is_active() {
@@ -449,6 +466,7 @@ impl RouterCopy {
             self.announce(what, shared);
         }
         self.contest_timeout(shared, now);
+        self.attend_health(shared, now);
         if self.asking_deadline().is_some_and(|at| at <= now) {
             self.settle(shared, now);
         }
@@ -491,6 +509,7 @@ impl RouterCopy {
             again,
             self.contest_deadline(),
             self.asking_deadline(),
+            self.health_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -536,6 +555,7 @@ impl RouterCopy {
             sent: self.sent,
             received: self.received,
             hindrance: self.hindrance(shared).map(|hindrance| hindrance.to_string()).unwrap_or_default(),
+            impairment: self.health.impairment(),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use evergate_model::RouterId;
 
@@ -41,6 +42,8 @@ pub enum Effect {
     },
     /// Send prepared messages to the kernel; answered by `Engine::handle_batch`.
     RunBatch(Batch),
+    /// Run the health check script for a router, aside; answered by `Engine::handle_script`.
+    RunScript(ScriptRun),
     /// Receive claims at this address, and send them from it; `None`: neither.
     BindClaims(Option<SocketAddr>),
     /// Send a claim or an acknowledgement.
@@ -63,6 +66,32 @@ pub enum Effect {
     Emit(FromKeeper),
 }
 
+/// A run of the health check script.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptRun {
+    /// For which router.
+    pub router: RouterId,
+    /// Name of the namespace below `netns_path` that it runs in.
+    pub netns: String,
+    /// The program.
+    pub program: String,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// It is killed after this time, which counts as a failure.
+    pub patience: Duration,
+}
+
+/// Where answers of gateways come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswersOn {
+    /// The interface.
+    pub ifindex: u32,
+    /// IPv4 gateways are asked there.
+    pub v4: bool,
+    /// IPv6 gateways are.
+    pub v6: bool,
+}
+
 /// The sockets that a copy needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketRequest {
@@ -74,6 +103,8 @@ pub struct SocketRequest {
     pub vrid: Option<u8>,
     /// Interfaces to send announcements on.
     pub send_on: BTreeSet<u32>,
+    /// Where gateways answer, if they are asked.
+    pub answers_on: Option<AnswersOn>,
     /// The address whose presence on the HA interface says "was active".
     pub virtual_address: Ipv4Addr,
 }

@@ -162,6 +162,11 @@ impl Liveness {
         self.sessions.as_mut()?.poll_output()
     }
 
+    /// Whether a host is heard; `None`: no BFD is spoken with it.
+    pub(super) fn hears(&self, host: IpAddr) -> Option<bool> {
+        Some(self.sessions.as_ref()?.session(host)?.state() == State::Up)
+    }
+
     /// When a host was last heard, and how far apart its packets were.
     pub(super) fn last_heard(&self, host: IpAddr) -> Option<(Instant, Duration)> {
         let session = self.sessions.as_ref()?.session(host)?;

@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) vrids: BTreeMap<NetworkId, BTreeSet<u8>>,
     pub(super) discards: Discards,
     pub(super) liveness: Liveness,
+    /// Whether each link of the host's own namespace can carry something, by index.
+    pub(super) host_links: BTreeMap<u32, bool>,
     pub(super) effects: VecDeque<Effect>,
     /// Counts what was ever wanted of any copy's items.
     pub(super) generation: u64,
@@ -52,6 +54,7 @@ impl Shared {
             vrids: BTreeMap::new(),
             discards: Discards::default(),
             liveness: Liveness::new(seed),
+            host_links: BTreeMap::new(),
             effects: VecDeque::new(),
             generation: 0,
             away_since: None,

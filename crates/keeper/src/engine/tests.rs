@@ -1,5 +1,7 @@
 //! The engine on a virtual clock, with a kernel that remembers what it was told.
 
+mod health;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -954,6 +956,7 @@ impl Host {
                 let results = self.run(&batch);
                 self.engine.handle_batch(&batch, results, self.now);
             }
+            Effect::RunScript(run) => self.log.push(format!("script {}", run.arguments[1..].join(" "))),
             Effect::BindClaims(address) => {
                 assert!(address.is_none_or(|address| address == SocketAddr::new(OURS, 3796)));
             }
@@ -1019,6 +1022,9 @@ impl Host {
 }
 
 fn describe(frame: &[u8]) -> String {
+    if let Some(question) = health::described(frame) {
+        return question;
+    }
     if let Ok(seen) = wire::peek(frame) {
         if frame[0] & 1 == 0 {
             return format!("ask {}", seen.priority);
@@ -1041,6 +1047,7 @@ fn settings() -> Settings {
         claim_key: hex::encode(b"cluster"),
         replication_port: None,
         bfd: BfdSettings::default(),
+        health: HealthSettings::default(),
     }
 }
 
@@ -1088,6 +1095,8 @@ fn spec() -> RouterSpec {
             item("default", Place::Router),
         ],
         announce: vec![announce(QR_LINK, [10, 0, 0, 1])],
+        gateways: Vec::new(),
+        uplinks: BTreeSet::new(),
         claim_to: BTreeSet::from([OURS, THEIRS, THIRD]),
         epoch: 0,
         new: false,

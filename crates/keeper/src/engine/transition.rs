@@ -55,6 +55,9 @@ impl RouterCopy {
         self.ledger.handle_results(batch, results, now);
         self.waiting.batches = self.waiting.batches.saturating_sub(1);
         self.settled(shared, now);
+        if self.waiting.is_over() {
+            self.attend_health(shared, now);
+        }
     }
 
     /// A transition begins: what is measured from here is its cost. What was still waiting to be said of
@@ -144,5 +147,6 @@ fn in_words(reason: Reason) -> &'static str {
         Reason::Adopted => "was active when the keeper was restarted",
         Reason::Absence => "was away for longer than three intervals",
         Reason::Reconfigured => "became another virtual router",
+        Reason::Impaired => "lost its way to the gateway",
     }
 }

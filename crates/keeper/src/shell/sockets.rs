@@ -16,6 +16,8 @@ pub(super) struct RouterSockets {
     pub(super) watch: LinkWatch,
     pub(super) vrrp: PacketSocket,
     senders: BTreeMap<u32, PacketSocket>,
+    /// What IPv4 and IPv6 gateways answer on, where they are asked.
+    pub(super) answers: [Option<PacketSocket>; 2],
 }
 
 impl RouterSockets {
@@ -38,7 +40,8 @@ impl RouterSockets {
                 Err(error) => debug!(ifindex, "nothing can be announced: {}", error.full()),
             }
         }
-        Ok((Self { ha_ifindex: request.ha_ifindex, watch, vrrp, senders }, links))
+        let answers = open_answers(netns, request);
+        Ok((Self { ha_ifindex: request.ha_ifindex, watch, vrrp, senders, answers }, links))
     }
 
     /// Sends a frame.
@@ -54,6 +57,17 @@ impl RouterSockets {
     }
 }
 
-fn state(event: &LinkEvent) -> Option<bool> {
+/// The role must not depend on them: where one cannot be opened, its gateways just do not answer.
+fn open_answers(netns: &NetnsFd, request: &SocketRequest) -> [Option<PacketSocket>; 2] {
+    let open = |wanted: bool, filter| {
+        let ifindex = request.answers_on.filter(|_| wanted)?.ifindex;
+        let socket = PacketSocket::open(netns, ifindex, filter);
+        socket.inspect_err(|error| debug!(ifindex, "no gateway can answer: {}", error.full())).ok()
+    };
+    let wanted = |v4: bool| request.answers_on.is_some_and(|on| if v4 { on.v4 } else { on.v6 });
+    [open(wanted(true), Filter::ArpReplies), open(wanted(false), Filter::NeighborAdvertisements)]
+}
+
+pub(super) fn state(event: &LinkEvent) -> Option<bool> {
     (!event.gone).then_some(event.up && event.running)
 }

@@ -151,6 +151,16 @@ impl Lab {
         self.plug(&router, "qr-1", "lan", n, &LAN_MAC.to_string());
     }
 
+    /// A gateway of the project network, in a namespace of its own: 10.0.0.254 and 2001:db8::fe.
+    pub fn add_gateway(&mut self) -> String {
+        let gateway = self.namespace("gw");
+        self.plug(&gateway, "eth0", "lan", 254, "02:00:00:00:00:fe");
+        sh(&format!(
+            "ip -n {gateway} addr add 10.0.0.254/24 dev eth0 && ip -n {gateway} addr add 2001:db8::fe/64 dev eth0 nodad"
+        ));
+        gateway
+    }
+
     fn plug_ha(&self, router: &str, n: u8) {
         self.plug(router, "ha-1 index 10", "ha", n, &ha_mac(n).to_string());
         sh(&format!("ip -n {router} addr add 169.254.192.{n}/18 dev ha-1"));
@@ -274,6 +284,8 @@ impl Lab {
                 mac: LAN_MAC,
                 ip: IpAddr::from([10, 0, 0, 1]),
             }],
+            gateways: Vec::new(),
+            uplinks: BTreeSet::new(),
             claim_to: BTreeSet::new(),
             epoch: 0,
             new: false,
@@ -307,6 +319,7 @@ pub fn settings(n: u8) -> Settings {
         claim_key: "00112233".to_owned(),
         replication_port: None,
         bfd: Default::default(),
+        health: Default::default(),
     }
 }
 
