@@ -31,6 +31,7 @@ impl Bench {
             compute_hosts: 2,
             advert_int,
             bfd_interval_ms,
+            health_check_interval: None,
             evergate,
             client: None,
         };

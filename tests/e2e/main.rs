@@ -9,6 +9,7 @@
 mod bad_input;
 mod connections;
 mod faults;
+mod gateways;
 mod keepalived;
 mod support;
 mod walk_through;

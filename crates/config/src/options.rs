@@ -182,6 +182,9 @@ pub static OPTIONS: &[Opt] = &[
     opt("evergate", "ha_vrrp_preempt", Bool, "false", Host, "Whether a copy with a higher priority takes over from a living one."),
     opt("evergate", "ha_vrrp_preempt_delay", Int(0, 1000), "0", Host, "Seconds that a copy waits after its start before it preempts."),
     opt("evergate", "ha_vrrp_priority", Int(1, 254), "50", Server, "VRRP priority of the copies."),
+    opt("evergate", "ha_vrrp_health_check_fall", Int(1, 255), "2", Host, "Checks in a row without an answer, after which a gateway counts as lost."),
+    opt("evergate", "ha_vrrp_health_check_rise", Int(1, 255), "2", Host, "Checks in a row with all answers, after which it counts as found again."),
+    unset("evergate", "ha_vrrp_health_check_script", Path, Host, "Program to run with each check as well, inside the router's namespace, with the router's id and the gateways as arguments; exit status 0 means that they are reached."),
     opt("evergate", "external_address_per_host", Bool, "true", Server, "Whether every host that translates floating IPs of its own instances has an address of its own on the external network, as in Neutron: the host then answers pings and traces there. Without, no external address is spent per host."),
     unset("evergate", "public_url", Url, Server, "Root URL that clients reach the server at. Unset: the one that each client used."),
     opt("evergate", "identity_file", Path, "$state_path/identity.json", Server, "Users, projects and roles. Made on first start."),
@@ -251,7 +254,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "ha_vrrp_advert_int", Int(1, 255), "2", Host, "Seconds between two VRRP advertisements."),
     opt("DEFAULT", "ha_vrrp_auth_type", Choice(&["AH", "PASS"]), "PASS", Host, "How advertisements are authenticated when there is a password."),
     unset("DEFAULT", "ha_vrrp_auth_password", Secret, Host, "Password of VRRP advertisements; its first eight bytes count."),
-    opt("DEFAULT", "ha_vrrp_health_check_interval", Int(0, MAX_U32), "0", NotYet("gateways are not checked yet"), "Seconds between two checks of the gateway by the active copy; 0 is no checks."),
+    opt("DEFAULT", "ha_vrrp_health_check_interval", Int(0, MAX_U32), "0", Host, "Seconds between two checks of the gateways by the active copy; 0 is no checks. Links are watched in any case."),
     opt("DEFAULT", "handle_internal_only_routers", Bool, "true", Host, "Whether routers without an external gateway are served."),
     opt("DEFAULT", "cleanup_on_shutdown", Bool, "false", Host, "Whether a clean stop also removes the routers' namespaces."),
 

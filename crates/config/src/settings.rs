@@ -75,6 +75,12 @@ pub struct HostSettings {
     pub ha_vrrp_auth_password: Option<Secret>,
     /// Seconds between two checks of the gateway by the active copy; 0: no checks.
     pub ha_vrrp_health_check_interval: u32,
+    /// Checks in a row without an answer, after which a gateway counts as lost.
+    pub ha_vrrp_health_check_fall: u8,
+    /// Checks in a row with all answers, after which it counts as found again.
+    pub ha_vrrp_health_check_rise: u8,
+    /// Program to run with each check as well.
+    pub ha_vrrp_health_check_script: Option<PathBuf>,
     /// Whether a copy with a higher priority takes over from a living one.
     pub ha_vrrp_preempt: bool,
     /// Seconds that a copy waits after its start before it preempts.
@@ -130,6 +136,9 @@ impl HostSettings {
             ha_vrrp_auth_type: VrrpAuthType::Pass,
             ha_vrrp_auth_password: config.non_empty("DEFAULT", "ha_vrrp_auth_password").map(Secret),
             ha_vrrp_health_check_interval: config.int("DEFAULT", "ha_vrrp_health_check_interval"),
+            ha_vrrp_health_check_fall: config.int("evergate", "ha_vrrp_health_check_fall"),
+            ha_vrrp_health_check_rise: config.int("evergate", "ha_vrrp_health_check_rise"),
+            ha_vrrp_health_check_script: config.non_empty("evergate", "ha_vrrp_health_check_script").map(PathBuf::from),
             ha_vrrp_preempt: config.bool("evergate", "ha_vrrp_preempt"),
             ha_vrrp_preempt_delay: config.int("evergate", "ha_vrrp_preempt_delay"),
             report_interval: config.seconds("agent", "report_interval"),

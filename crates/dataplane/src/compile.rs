@@ -9,6 +9,7 @@
 
 mod distributed;
 mod fip;
+mod gateways;
 mod ha;
 mod ipv6;
 mod l2;
@@ -26,6 +27,7 @@ use evergate_model::{HostConfig, Mac, NetworkId, PortId, RouterId, names};
 
 use crate::op::Op;
 use crate::state::{KernelState, Link, LinkKind, Netns, NetnsState};
+pub use gateways::PreparedGateway;
 
 /// What only this host's own configuration files say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,9 @@ pub struct View {
     pub links: BTreeSet<String>,
     /// Those of them that are bridges.
     pub bridges: BTreeSet<String>,
+    /// What is plugged into bridges that somebody else made, but for taps of instances and routers: what leads
+    /// away from this host.
+    pub bridge_uplinks: BTreeMap<String, BTreeSet<String>>,
     /// The newest claims that the keeper knows of, local ones included: they may be newer than what the
     /// server knew.
     pub claims: BTreeMap<RouterId, ActiveCopy>,
@@ -98,6 +103,10 @@ pub struct Prepared {
     pub items: Vec<PreparedItem>,
     /// What a new active announces, in that order: the outside first.
     pub announce: Vec<Announcement>,
+    /// The gateways that the active copy must reach.
+    pub gateways: Vec<PreparedGateway>,
+    /// Names of the host's links that lead to them; one of them must have carrier.
+    pub uplinks: BTreeSet<String>,
     /// Tunnel addresses of the other hosts that must learn where the router is.
     pub claim_to: BTreeSet<IpAddr>,
 }

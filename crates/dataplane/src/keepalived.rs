@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use evergate_model::RouterId;
 use evergate_model::host::HaCopy;
 
 use crate::compile::Prepared;
@@ -20,12 +21,27 @@ pub struct VrrpSettings {
     pub preempt_delay_s: u32,
     /// Simple password (`ha_vrrp_auth_password`).
     pub password: Option<String>,
+    /// How gateways are checked, if they are.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// How gateways are checked (`ha_vrrp_health_check_interval` and its companions).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Seconds between two checks.
+    pub interval_s: u32,
+    /// Checks in a row that fail before gateways count as lost.
+    pub fall: u8,
+    /// Checks in a row that succeed before they count as found.
+    pub rise: u8,
+    /// Folder of all routers' folders, where the script lies.
+    pub ha_confs: String,
 }
 
 impl Default for VrrpSettings {
     fn default() -> Self {
         // Neutron's defaults: 2 s, nopreempt, no password.
-        Self { advertise_interval_cs: 200, preempt: false, preempt_delay_s: 0, password: None }
+        Self { advertise_interval_cs: 200, preempt: false, preempt_delay_s: 0, password: None, health_check: None }
     }
 }
 
@@ -36,6 +52,7 @@ impl fmt::Debug for VrrpSettings {
             .field("preempt", &self.preempt)
             .field("preempt_delay_s", &self.preempt_delay_s)
             .field("password", &self.password.as_ref().map(|_| "<secret>"))
+            .field("health_check", &self.health_check)
             .finish()
     }
 }
@@ -45,7 +62,7 @@ impl fmt::Debug for VrrpSettings {
 ///
 /// Deviation: Neutron lists a link-local address of every device. Ours have IPv6 only where they have
 /// an IPv6 address.
-pub fn render(copy: &HaCopy, prepared: &Prepared, settings: &VrrpSettings) -> String {
+pub fn render(router: RouterId, copy: &HaCopy, prepared: &Prepared, settings: &VrrpSettings) -> String {
     let link = &prepared.ha_link;
     let mut text = String::new();
     let mut line = |depth: usize, words: &str| {
@@ -57,6 +74,15 @@ pub fn render(copy: &HaCopy, prepared: &Prepared, settings: &VrrpSettings) -> St
     line(1, "notification_email_from neutron@openstack.local");
     line(1, "router_id neutron");
     line(0, "}");
+    let check = settings.health_check.as_ref().filter(|_| !prepared.gateways.is_empty());
+    if let Some(check) = check {
+        line(0, &format!("vrrp_script ha_health_check_{} {{", copy.vrid));
+        line(1, &format!("script \"{}/{}/{}\"", check.ha_confs, router, script_name(copy)));
+        line(1, &format!("interval {}", check.interval_s));
+        line(1, &format!("fall {}", check.fall));
+        line(1, &format!("rise {}", check.rise));
+        line(0, "}");
+    }
     line(0, &format!("vrrp_instance VR_{} {{", copy.vrid));
     line(1, "state BACKUP");
     line(1, &format!("interface {link}"));
@@ -87,7 +113,26 @@ pub fn render(copy: &HaCopy, prepared: &Prepared, settings: &VrrpSettings) -> St
     line(1, "}");
     block(&mut line, "virtual_ipaddress_excluded", excluded_addresses(prepared));
     block(&mut line, "virtual_routes", routes(prepared));
+    if check.is_some() {
+        block(&mut line, "track_script", vec![format!("ha_health_check_{}", copy.vrid)]);
+    }
     line(0, "}");
+    text
+}
+
+/// Name of the script in the router's folder, which a keepalived runs to check the gateways.
+pub fn script_name(copy: &HaCopy) -> String {
+    format!("ha_check_script_{}.sh", copy.vrid)
+}
+
+/// The script, as Neutron writes it: a copy that is not active has nothing to check. Evergate's own keeper does
+/// not run it; it asks the gateways itself.
+pub fn script(copy: &HaCopy, prepared: &Prepared) -> String {
+    let mut text = format!("#!/bin/sh -eu\nip a | grep -qF {} || exit 0\n", copy.virtual_address);
+    for one in &prepared.gateways {
+        let ping = if one.gateway.is_ipv4() { "ping" } else { "ping6" };
+        text += &format!("{ping} -c 1 -w 1 {} >/dev/null || exit 1\n", one.gateway);
+    }
     text
 }
 

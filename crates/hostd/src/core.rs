@@ -77,6 +77,8 @@ pub enum FileJob {
         router: RouterId,
         /// Its text; private, as it may hold the password.
         text: String,
+        /// Name and text of the script in it that checks the gateways, if they are checked.
+        script: Option<(String, String)>,
     },
     /// A line in the router's state-change log, and its `state` file.
     Transition(Transition),
@@ -383,8 +385,8 @@ impl Core {
         for (router, copy) in prepared {
             if self.rounds.confs.get(router) != Some(&copy.keepalived_conf) {
                 self.rounds.confs.insert(*router, copy.keepalived_conf.clone());
-                let text = copy.keepalived_conf.clone();
-                self.outputs.push_back(Output::Write(FileJob::KeepalivedConf { router: *router, text }));
+                let (text, script) = (copy.keepalived_conf.clone(), copy.check_script.clone());
+                self.outputs.push_back(Output::Write(FileJob::KeepalivedConf { router: *router, text, script }));
             }
         }
     }
@@ -400,6 +402,12 @@ impl Core {
             bfd: evergate_keeper::protocol::BfdSettings {
                 interval_ms: self.settings.bfd_interval_ms,
                 multiplier: self.settings.bfd_multiplier,
+            },
+            health: evergate_keeper::protocol::HealthSettings {
+                interval_s: self.settings.ha_vrrp_health_check_interval,
+                fall: self.settings.ha_vrrp_health_check_fall,
+                rise: self.settings.ha_vrrp_health_check_rise,
+                script: self.settings.ha_vrrp_health_check_script.as_ref().map(|path| path.display().to_string()),
             },
         };
         let messages = self.keeper.sync(&settings, config, self.now);

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use evergate_keeper::protocol::Transition;
@@ -47,7 +47,9 @@ impl Files {
     /// Does one job. A failure is logged once, until the same thing works again.
     pub fn run(&mut self, job: &FileJob) {
         let (what, result) = match job {
-            FileJob::KeepalivedConf { router, text } => ("keepalived.conf", self.write_conf(*router, text)),
+            FileJob::KeepalivedConf { router, text, script } => {
+                ("keepalived.conf", self.write_conf(*router, text, script.as_ref()))
+            }
             FileJob::Transition(transition) => ("state-change log", self.log(transition)),
             FileJob::State { router, state } => ("state", self.write_state(*router, *state)),
             FileJob::Prune { keep } => ("folders of routers that are gone", self.prune(keep)),
@@ -78,8 +80,14 @@ impl Files {
         Ok(folder)
     }
 
-    fn write_conf(&self, router: RouterId, text: &str) -> io::Result<()> {
-        let path = self.folder(router)?.join("keepalived.conf");
+    fn write_conf(&self, router: RouterId, text: &str, script: Option<&(String, String)>) -> io::Result<()> {
+        let folder = self.folder(router)?;
+        if let Some((name, text)) = script {
+            let path = folder.join(name);
+            write_atomically(&path, text.as_bytes(), Durability::Kernel)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
+        let path = folder.join("keepalived.conf");
         if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
             return Ok(());
         }
@@ -236,6 +244,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_script_of_a_health_check_lies_beside_the_configuration_and_can_be_run() {
+        let folder = Folder::new("script");
+        let script = Some(("check.sh".to_owned(), "#!/bin/sh\nexit 3\n".to_owned()));
+        files(&folder).run(&FileJob::KeepalivedConf { router: ROUTER, text: "x".into(), script });
+        let path = folder.path().join("ha_confs").join(ROUTER.to_string()).join("check.sh");
+        assert_eq!(std::process::Command::new(path).status().unwrap().code(), Some(3));
+    }
+
+    #[test]
     fn a_log_that_grew_large_is_put_aside() {
         let folder = Folder::new("large");
         let mut files = files(&folder);
@@ -252,7 +269,7 @@ pub(crate) mod tests {
         let folder = Folder::new("prune");
         let mut files = files(&folder);
         for router in [ROUTER, RouterId::from_u128(8)] {
-            files.run(&FileJob::KeepalivedConf { router, text: "x".into() });
+            files.run(&FileJob::KeepalivedConf { router, text: "x".into(), script: None });
         }
         fs::create_dir(folder.path().join("ha_confs/mine")).unwrap();
         files.run(&FileJob::Prune { keep: BTreeSet::from([ROUTER]) });

@@ -159,6 +159,8 @@ pub struct PreparedCopy {
     pub hindrance: String,
     /// The equivalent configuration for a stock keepalived.
     pub keepalived_conf: String,
+    /// Name and text of the script that it checks the gateways with, if they are checked.
+    pub check_script: Option<(String, String)>,
 }
 
 #[cfg(test)]

@@ -51,8 +51,11 @@ pub fn notes(settings: &HostSettings) -> Vec<String> {
         notes
             .push(format!("local_ip {ip} is not an address of this host ({error}): tunnels carry nothing until it is"));
     }
-    if settings.ha_vrrp_health_check_interval > 0 {
-        notes.push("ha_vrrp_health_check_interval is set, but the gateway is not checked yet".into());
+    if let Some(script) = &settings.ha_vrrp_health_check_script
+        && !script.is_file()
+    {
+        let script = script.display();
+        notes.push(format!("ha_vrrp_health_check_script {script} is no file: every check of gateways will fail"));
     }
     notes.iter().for_each(|note| tracing::info!("{note}"));
     notes

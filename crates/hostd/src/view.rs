@@ -128,6 +128,9 @@ pub struct RouterView {
     pub connections: Option<ReplicationStatus>,
     /// What keeps it from taking part; empty if nothing does.
     pub hindrance: String,
+    /// What it lacks of what an active copy is for (an uplink, a gateway); empty if nothing is known to be lacking.
+    #[serde(default)]
+    pub impairment: String,
     /// Devices in its namespace, with their addresses.
     pub devices: BTreeMap<String, Vec<String>>,
     /// Extra routes, `<destination> via <next hop>`.
@@ -244,6 +247,7 @@ fn router_view(core: &Core, router: &Router) -> RouterView {
         vrrp: vrrp_view(router, status),
         connections: core.keeper().words().status.replication.iter().find(|one| one.router == router.id).copied(),
         hindrance: hindrance(core, router.id, status),
+        impairment: status.map(|status| status.impairment.clone()).unwrap_or_default(),
         devices: devices(router),
         routes: router.routes.iter().map(|r| format!("{} via {}", r.destination, r.nexthop)).collect(),
         floating_ips: router.floating_ips.values().map(|fip| (fip.floating, fip.fixed)).collect(),
@@ -451,6 +455,9 @@ impl fmt::Display for RouterView {
         }
         if !self.hindrance.is_empty() {
             writeln!(f, "hindered    {}", self.hindrance)?;
+        }
+        if !self.impairment.is_empty() {
+            writeln!(f, "impaired    {}", self.impairment)?;
         }
         self.active_at.iter().try_for_each(|at| writeln!(f, "active at   {at}"))?;
         self.vrrp.iter().try_for_each(|vrrp| write!(f, "{vrrp}"))?;

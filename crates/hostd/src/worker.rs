@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use evergate_config::HostSettings;
-use evergate_dataplane::keepalived::VrrpSettings;
+use evergate_dataplane::keepalived::{HealthCheck, VrrpSettings};
 use evergate_dataplane::nft::NftFamily;
 use evergate_dataplane::{Desired, KernelState, Netns, NetnsState, Op, Plan, Refusal, View, compile, diff, effects};
 use evergate_model::host::{FloatingIp, HostConfig, Location};
@@ -304,5 +304,11 @@ pub fn vrrp_settings(settings: &HostSettings) -> VrrpSettings {
         preempt: settings.ha_vrrp_preempt,
         preempt_delay_s: settings.ha_vrrp_preempt_delay,
         password: settings.ha_vrrp_auth_password.as_ref().map(|secret| secret.0.clone()),
+        health_check: (settings.ha_vrrp_health_check_interval > 0).then(|| HealthCheck {
+            interval_s: settings.ha_vrrp_health_check_interval,
+            fall: settings.ha_vrrp_health_check_fall,
+            rise: settings.ha_vrrp_health_check_rise,
+            ha_confs: settings.ha_confs_path.display().to_string(),
+        }),
     }
 }

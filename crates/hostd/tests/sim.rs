@@ -610,6 +610,7 @@ fn active(epoch: u64) -> Status {
         sent: 1,
         received: 2,
         hindrance: String::new(),
+        impairment: String::new(),
     };
     Status { routers: vec![copy], ..Status::default() }
 }

@@ -122,6 +122,9 @@ struct UpArgs {
     /// Milliseconds between two BFD packets of a pair of hosts (`bfd_interval_ms`); 0: VRRP alone.
     #[arg(long)]
     bfd_interval_ms: Option<u16>,
+    /// Seconds between two questions to each router's gateway (`ha_vrrp_health_check_interval`); none unless given.
+    #[arg(long)]
+    health_check_interval: Option<u8>,
     /// The `openstack` client; looked for in a `.venv` beside or above here and in the path unless given.
     #[arg(long)]
     client: Option<PathBuf>,
@@ -294,6 +297,7 @@ fn bring_up(name: &str, dir: Option<&Path>, args: UpArgs) -> Result<()> {
         compute_hosts: args.compute_hosts,
         advert_int: args.advert_int,
         bfd_interval_ms: args.bfd_interval_ms,
+        health_check_interval: args.health_check_interval,
         client,
         ..Spec::new(name, evergate)
     };

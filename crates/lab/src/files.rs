@@ -148,11 +148,13 @@ firewall_driver = iptables_hybrid
 "
     );
     let advert_int = spec.advert_int.map(|seconds| format!("ha_vrrp_advert_int = {seconds}\n")).unwrap_or_default();
+    let check =
+        spec.health_check_interval.map(|s| format!("ha_vrrp_health_check_interval = {s}\n")).unwrap_or_default();
     let l3 = format!(
         "\
 [DEFAULT]
 ha_vrrp_auth_password = password
-{advert_int}interface_driver = openvswitch
+{advert_int}{check}interface_driver = openvswitch
 external_network_bridge =
 agent_mode = legacy
 "
@@ -180,6 +182,14 @@ mod tests {
         assert!(!text(&example()).contains("advert_int"));
         let spec = Spec { advert_int: Some(1), ..example() };
         assert!(text(&spec).contains("ha_vrrp_advert_int = 1\n"));
+    }
+
+    #[test]
+    fn gateways_are_checked_only_when_asked_for() {
+        let text = |spec: &Spec| host_files(spec, Node::Network(1), "", "l2,l3").pop().unwrap().1;
+        assert!(!text(&example()).contains("health_check"));
+        let spec = Spec { health_check_interval: Some(2), ..example() };
+        assert!(text(&spec).contains("ha_vrrp_health_check_interval = 2\n"));
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub struct Spec {
     /// Without it, the default holds.
     #[serde(default)]
     pub bfd_interval_ms: Option<u16>,
+    /// `ha_vrrp_health_check_interval` in the hosts' `l3_agent.ini`, in seconds; without it gateways are not asked.
+    #[serde(default)]
+    pub health_check_interval: Option<u8>,
     /// The `evergate` executable that the nodes run.
     pub evergate: PathBuf,
     /// The `openstack` client's executable, if it is known.
@@ -65,6 +68,7 @@ impl Spec {
             compute_hosts: 2,
             advert_int: None,
             bfd_interval_ms: None,
+            health_check_interval: None,
             evergate,
             client: None,
         }

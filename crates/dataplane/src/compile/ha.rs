@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use evergate_model::host::{HaCopy, Location, Network, Segment};
 use evergate_model::{Mac, names};
 
+use super::gateways;
 use super::namespace::{self, Leg, RouterNamespace};
 use super::{Announcement, Compiler, Prepared, PreparedItem, ipv6};
 use crate::op::Op;
@@ -64,6 +65,8 @@ impl<'a> Compiler<'a> {
             ha_link: leg.link.clone(),
             items,
             announce: announce.map(|(a, mac)| Announcement { link: a.link, mac, ip: a.net.addr() }).collect(),
+            gateways: gateways::gateways(parts),
+            uplinks: parts.gateway.as_ref().map(|(leg, _)| self.uplinks(leg.network)).unwrap_or_default(),
             claim_to: self.claim_to(parts, copy),
         }
     }

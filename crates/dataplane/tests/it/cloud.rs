@@ -198,7 +198,8 @@ pub(crate) fn settings(local_ip: IpAddr) -> HostSettings {
 pub(crate) fn view(taps: &[PortId]) -> View {
     let mut links: BTreeSet<String> = taps.iter().map(|port| evergate_model::names::tap(*port)).collect();
     links.insert("br-ex".to_owned());
-    View { links, bridges: BTreeSet::from(["br-ex".to_owned()]), has_ipv6: true, ..View::default() }
+    let bridge_uplinks = BTreeMap::from([("br-ex".to_owned(), BTreeSet::from(["eth1".to_owned()]))]);
+    View { links, bridges: BTreeSet::from(["br-ex".to_owned()]), bridge_uplinks, has_ipv6: true, ..View::default() }
 }
 
 /// What a network host must look like; nothing may be the matter.

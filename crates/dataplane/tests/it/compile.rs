@@ -1,6 +1,6 @@
 //! What a configuration turns into.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use evergate_dataplane::nft::{NftFamily, NftMap, NftStatement};
 use evergate_dataplane::op::Op;
@@ -119,6 +119,22 @@ fn a_flat_network_takes_an_ordinary_interface_into_a_bridge_of_its_own() {
     assert_eq!(host(&desired).links["br-ex"].master.as_ref(), Some(&bridge));
     assert_eq!(host(&desired).links["br-ex"].kind, LinkKind::Other);
     assert_eq!(host(&desired).links[&names::tap(QG_PORT)].master.as_ref(), Some(&bridge));
+}
+
+#[test]
+fn an_active_copy_must_reach_the_external_subnets_gateways_by_what_leads_out_of_the_host() {
+    let mut config = cloud::ha_host();
+    let gateway = config.routers.get_mut(&ROUTER).unwrap().gateway.as_mut().unwrap();
+    gateway.next_hops.push(cloud::ip("2001:db8::1")); // a router without an IPv6 address cannot ask it
+    let prepared = cloud::network_host(&config).prepared[&ROUTER].clone();
+    let link = names::external_device(QG_PORT);
+    let [one] = &prepared.gateways[..] else { panic!("{:?}", prepared.gateways) };
+    assert_eq!((one.gateway, &one.link, one.source), (cloud::ip("203.0.113.254"), &link, cloud::ip("203.0.113.10")));
+    assert_eq!(prepared.uplinks, BTreeSet::from(["eth1".to_owned()]), "what is plugged into the operator's bridge");
+
+    let view = View { bridges: Default::default(), ..cloud::view(&[]) };
+    let desired = compile(&config, &cloud::settings(NETWORK_1), &view);
+    assert_eq!(desired.prepared[&ROUTER].uplinks, BTreeSet::from(["br-ex".to_owned()]), "the interface itself");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The configuration that a stock keepalived can run from.
 
-use evergate_dataplane::keepalived::{VrrpSettings, render};
+use evergate_dataplane::keepalived::{self, HealthCheck, VrrpSettings, render};
 use evergate_model::host::ExtraRoute;
 
 use crate::cloud::{self, ROUTER};
@@ -10,7 +10,7 @@ fn rendered(settings: &VrrpSettings) -> String {
     let router = config.routers.get_mut(&ROUTER).unwrap();
     router.routes.insert(ExtraRoute { destination: "172.16.0.0/12".parse().unwrap(), nexthop: cloud::ip("10.0.0.9") });
     router.gateway.as_mut().unwrap().onlink_subnets.push("198.51.100.0/24".parse().unwrap());
-    render(&cloud::ha_copy(), &cloud::network_host(&config).prepared[&ROUTER], settings)
+    render(ROUTER, &cloud::ha_copy(), &cloud::network_host(&config).prepared[&ROUTER], settings)
 }
 
 #[test]
@@ -55,6 +55,33 @@ vrrp_instance VR_7 {
 }
 
 #[test]
+fn a_health_check_runs_a_script_that_pings_what_the_active_copy_must_reach() {
+    let settings = checked();
+    let text = rendered(&settings);
+    let script = format!(
+        "vrrp_script ha_health_check_7 {{\n    script \"/var/lib/ha_confs/{ROUTER}/ha_check_script_7.sh\"\n    interval 30\n    \
+         fall 2\n    rise 3\n}}\nvrrp_instance VR_7 {{\n"
+    );
+    assert!(text.contains(&script), "{text}");
+    assert!(text.ends_with("    track_script {\n        ha_health_check_7\n    }\n}\n"), "{text}");
+    let prepared = &cloud::network_host(&cloud::ha_host()).prepared[&ROUTER];
+    assert_eq!(
+        keepalived::script(&cloud::ha_copy(), prepared),
+        "#!/bin/sh -eu\nip a | grep -qF 169.254.0.7/24 || exit 0\nping -c 1 -w 1 203.0.113.254 >/dev/null || exit 1\n"
+    );
+    let mut config = cloud::ha_host();
+    config.routers.get_mut(&ROUTER).unwrap().gateway = None;
+    let text = render(ROUTER, &cloud::ha_copy(), &cloud::network_host(&config).prepared[&ROUTER], &settings);
+    assert!(!text.contains("script"), "without a gateway there is nothing to check: {text}");
+}
+
+fn checked() -> VrrpSettings {
+    let ha_confs = "/var/lib/ha_confs".to_owned();
+    let health_check = Some(HealthCheck { interval_s: 30, fall: 2, rise: 3, ha_confs });
+    VrrpSettings { health_check, ..VrrpSettings::default() }
+}
+
+#[test]
 fn preemption_and_its_delay_are_said_as_keepalived_says_them() {
     let settings = VrrpSettings { preempt: true, preempt_delay_s: 30, ..VrrpSettings::default() };
     let text = rendered(&settings);
@@ -80,7 +107,7 @@ fn a_stock_keepalived_accepts_the_text() {
     let plain = VrrpSettings::default();
     let odd_password = VrrpSettings { password: Some("a!b #{$c".to_owned()), ..VrrpSettings::default() };
     let fraction = VrrpSettings { preempt: true, preempt_delay_s: 5, ..VrrpSettings::default() };
-    for (n, settings) in [plain, odd_password, fraction].iter().enumerate() {
+    for (n, settings) in [plain, odd_password, fraction, checked()].iter().enumerate() {
         let file = std::env::temp_dir().join(format!("evergate-keepalived-{}-{n}.conf", std::process::id()));
         std::fs::write(&file, rendered(settings)).unwrap();
         let judged = std::process::Command::new("keepalived").arg("--config-test").arg("-f").arg(&file).output();

@@ -48,11 +48,19 @@ impl Machine for RealMachine {
     fn view(&mut self) -> anyhow::Result<View> {
         let links = link_names()?;
         let is_bridge = |name: &&String| Path::new("/sys/class/net").join(name).join("bridge").is_dir();
-        let bridges = links.iter().filter(is_bridge).cloned().collect();
+        let bridges: BTreeSet<String> = links.iter().filter(is_bridge).cloned().collect();
+        let bridge_uplinks = bridges.iter().filter(|name| !name.starts_with("brq")).map(|name| {
+            let ports = fs::read_dir(Path::new("/sys/class/net").join(name).join("brif"));
+            let names = ports.into_iter().flatten().filter_map(|port| port.ok()?.file_name().into_string().ok());
+            // Taps are ours or instances'.
+            (name.clone(), names.filter(|port| !port.starts_with("tap")).collect())
+        });
+        let bridge_uplinks = bridge_uplinks.collect();
         let filters = fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
         Ok(View {
             links,
             bridges,
+            bridge_uplinks,
             has_ipv6: Path::new("/proc/sys/net/ipv6").is_dir(),
             bridge_netfilter: filters.is_ok_and(|value| value.trim() != "0"),
             ..View::default()

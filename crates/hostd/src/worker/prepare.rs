@@ -1,13 +1,13 @@
 //! From what compile says about an HA router to what the keeper is told: names become indexes, ops
 //! become messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use evergate_dataplane::compile::{Follow, PreparedItem};
 use evergate_dataplane::{Desired, Netns, Prepared, keepalived};
 use evergate_keeper::hex;
-use evergate_keeper::protocol::{Announce, FollowEntry, FollowSpec, Item, Place, RouterSpec};
+use evergate_keeper::protocol::{Announce, FollowEntry, FollowSpec, GatewaySpec, Item, Place, RouterSpec};
 use evergate_model::RouterId;
 use evergate_model::host::{HaCopy, Router};
 
@@ -30,8 +30,11 @@ impl<M: Machine> Worker<M> {
                     let hindrance = self.hindrance(round, router, prepared, sight).unwrap_or_default();
                     spec.ready = hindrance.is_empty();
                     spec.new = round.live && copy.epoch == 0 && !round.config.active_copies.contains_key(id);
-                    let keepalived_conf = keepalived::render(copy, prepared, &self.vrrp);
-                    copies.insert(*id, PreparedCopy { spec, hindrance, keepalived_conf });
+                    let keepalived_conf = keepalived::render(*id, copy, prepared, &self.vrrp);
+                    let checked = self.vrrp.health_check.is_some() && !prepared.gateways.is_empty();
+                    let check_script =
+                        checked.then(|| (keepalived::script_name(copy), keepalived::script(copy, prepared)));
+                    copies.insert(*id, PreparedCopy { spec, hindrance, keepalived_conf, check_script });
                 }
                 Err(error) => problems.push(format!("router {id} cannot take part here: {error:#}")),
             }
@@ -47,6 +50,11 @@ impl<M: Machine> Worker<M> {
         for address in &prepared.announce {
             let ifindex = self.index(&netns, &address.link)?;
             announce.push(Announce { link: address.link.clone(), ifindex, mac: address.mac, ip: address.ip });
+        }
+        let mut gateways = Vec::with_capacity(prepared.gateways.len());
+        for one in &prepared.gateways {
+            let (link, ifindex) = (one.link.clone(), self.index(&netns, &one.link)?);
+            gateways.push(GatewaySpec { gateway: one.gateway, link, ifindex, mac: one.mac, source: one.source });
         }
         Ok(RouterSpec {
             router: router.id,
@@ -67,11 +75,19 @@ impl<M: Machine> Worker<M> {
             peer_hosts: copy.peers.values().filter_map(|peer| Some((peer.address, peer.vtep?))).collect(),
             items,
             announce,
+            gateways,
+            uplinks: self.uplinks(prepared),
             claim_to: prepared.claim_to.clone(),
             epoch: copy.epoch,
             new: false,
             ready: false,
         })
+    }
+
+    /// One that has just gone is left out, and so is not waited for: the next round knows better.
+    fn uplinks(&mut self, prepared: &Prepared) -> BTreeSet<u32> {
+        let index = |link: &String| self.machine.link_index(&Netns::Host, link).ok().flatten();
+        prepared.uplinks.iter().filter_map(index).collect()
     }
 
     fn item(&mut self, item: &PreparedItem) -> anyhow::Result<Item> {

@@ -431,6 +431,7 @@ impl Instance {
             addresses: self.addresses.iter().map(|address| address.net.addr()).collect(),
             peers: BTreeSet::new(),
             announcements: self.announcements,
+            handicap: 0,
             interop: evergate_vrrp::router::Interop { ipv4_checksum, ..Default::default() },
         }
     }

@@ -1,0 +1,57 @@
+//! The role follows what it is for: the way to the gateway.
+
+use std::time::Duration;
+
+use evergate_lab::fault::Fault;
+use evergate_lab::spec::Link;
+use evergate_lab::{Node, wait_for};
+use evergate_model::RouterId;
+
+use crate::support::{Cloud, PATIENCE};
+
+#[test]
+fn a_host_that_loses_its_uplink_or_its_gateway_gives_its_routers_away() {
+    let mut cloud = Cloud::up_with("gateways", |spec| {
+        spec.advert_int = Some(1);
+        spec.health_check_interval = Some(1);
+    });
+    let router = cloud.with_router();
+    cloud.with_instance();
+
+    // The cable is out: the link says so.
+    let first = cloud.lab.wait_copies(router, 3, &["ha-", "qr-", "qg-"]).unwrap();
+    let uplink = Fault::Cut(Link::Uplink);
+    cloud.lab.fail(first, uplink.clone()).unwrap();
+    let second = moved(&cloud, router, first);
+    cloud.wait_shown_active("router1", second);
+    cloud.wait_instance_reaches_the_world();
+
+    // Frames are lost further away: only who asks the gateway finds out. The host without uplink is no choice.
+    let loss = Fault::Loss(Link::Uplink, 100);
+    cloud.lab.fail(second, loss.clone()).unwrap();
+    let third = moved(&cloud, router, second);
+    assert_ne!(third, first, "its uplink is still dead");
+    cloud.wait_shown_active("router1", third);
+    cloud.wait_instance_reaches_the_world();
+    let log = "tail -n 1 /var/lib/evergate/ha_confs/*/neutron-keepalived-state-change.log";
+    let log = cloud.lab.machine(second).shell(log).unwrap();
+    assert!(log.contains("lost its way to the gateway"), "{log}");
+
+    // All are well again, and nothing moves for that.
+    cloud.lab.heal(first, &uplink).unwrap();
+    cloud.lab.heal(second, &loss).unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(cloud.lab.active_hosts(router).unwrap(), [third]);
+    cloud.wait_instance_reaches_the_world();
+}
+
+fn moved(cloud: &Cloud, router: RouterId, from: Node) -> Node {
+    wait_for("another copy alone is active", PATIENCE, || {
+        let active = cloud.lab.active_hosts(router)?;
+        Ok(match active[..] {
+            [one] if one != from => Some(one),
+            _ => None,
+        })
+    })
+    .unwrap()
+}
