@@ -191,7 +191,8 @@ impl RouterCopy {
         let gateway = self.spec.gateways.first()?;
         let uplinks = &self.spec.uplinks;
         let runs = |index: &u32| shared.host_links.get(index).copied().unwrap_or(false);
-        if !uplinks.is_empty() && !uplinks.iter().any(runs) {
+        // Every namespace has links: where none is known, nobody watches them.
+        if !uplinks.is_empty() && !shared.host_links.is_empty() && !uplinks.iter().any(runs) {
             return Some(format!("the uplink below {}", gateway.link));
         }
         (self.link_runs(gateway.ifindex) == Some(false)).then(|| gateway.link.clone())
