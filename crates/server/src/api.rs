@@ -356,6 +356,7 @@ fn below_member(
             ok(subnet_pools::change_prefixes(call, id, &asked.object()?, false)?)
         }
         ("subnetpools", ["onboard_network_subnets"], "PUT") => ok(subnet_pools::onboard(call, id, &asked.object()?)?),
+        ("routers", ["evergate:hosts"], "GET") => ok(scheduling::hosts_of_router(call, id)?),
         ("agents", ["l3-routers"], "GET") => ok(scheduling::routers_of_agent(call, id, &fields)?),
         ("agents", ["l3-routers"], "POST") => {
             Ok((StatusCode::CREATED, Some(scheduling::add_router(call, id, &asked.object()?)?)))

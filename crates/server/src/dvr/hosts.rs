@@ -97,10 +97,13 @@ fn seeds(tx: &Tx<'_>, routers: &[String]) -> Result<BTreeSet<Pair>, StoreError> 
                    WHERE p.host_id <> '' AND rs.router_id IN ({}) \
                    AND NOT EXISTS (SELECT 1 FROM router_ports rp WHERE rp.port_id = p.id) \
                    AND NOT EXISTS (SELECT 1 FROM agent_gateway_ports g WHERE g.port_id = p.id)";
-    // Of a central router, or of another distributed one's source NAT: extra routes lead from there to here.
+    // A copy of a central router, or the source NAT of another distributed one: extra routes lead from there to
+    // here. Source NAT without a gateway is on no subnet.
     let by_copy = "SELECT DISTINCT mine.router_id, a.host FROM router_subnets mine \
                    JOIN routers r ON r.id = mine.router_id AND r.distributed = 1 \
                    JOIN router_subnets theirs ON theirs.subnet_id = mine.subnet_id AND theirs.router_id <> mine.router_id \
+                   JOIN routers t ON t.id = theirs.router_id AND (t.distributed = 0 OR EXISTS \
+                     (SELECT 1 FROM router_ports gw WHERE gw.router_id = t.id AND gw.role = 'gateway')) \
                    JOIN router_bindings b ON b.router_id = theirs.router_id \
                    JOIN agents a ON a.id = b.agent_id AND a.admin_state_up = 1 WHERE mine.router_id IN ({})";
     let mut seeds = BTreeSet::new();

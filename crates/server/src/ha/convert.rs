@@ -55,8 +55,9 @@ impl fmt::Display for Form {
 pub fn convert(tx: &Tx<'_>, options: &Options, router: &mut Router, to: Form) -> Result<(), ApiError> {
     let bindings = router.bindings(tx)?;
     let epoch = bindings.iter().map(|binding| binding.epoch).max().unwrap_or(0);
-    let (kept, dropped) = divide(tx, router, bindings, to)?;
-    refuse_impossible(tx, options, router, to, &kept)?;
+    let candidates = Candidates::read(tx, options)?;
+    refuse_impossible(tx, &candidates, router, to, &bindings)?;
+    let (kept, dropped) = divide(tx, &candidates, router, bindings, to)?;
     for binding in &dropped {
         super::unbind(tx, router, binding)?;
     }
@@ -69,7 +70,7 @@ pub fn convert(tx: &Tx<'_>, options: &Options, router: &mut Router, to: Form) ->
         (true, false) => lose_ha(tx, router, &kept)?,
         (false, false) | (true, true) => {}
     }
-    super::schedule(tx, options, &Candidates::read(tx, options)?, router)?;
+    super::schedule(tx, options, &candidates, router)?;
     let sql = "UPDATE router_bindings SET epoch = ?2 WHERE router_id = ?1 AND epoch < ?2";
     tx.execute(sql, &values![router.id, i64::try_from(epoch).unwrap_or(i64::MAX)])?;
     rebind_ports(tx, router)?;
@@ -80,17 +81,20 @@ pub fn convert(tx: &Tx<'_>, options: &Options, router: &mut Router, to: Form) ->
 /// Divides a router's copies into those that the new kind keeps and the rest.
 fn divide(
     tx: &Tx<'_>,
+    candidates: &Candidates,
     router: &Router,
     bindings: Vec<Binding>,
     to: Form,
 ) -> Result<(Vec<Binding>, Vec<Binding>), ApiError> {
-    let agents = Agent::of_router(tx, router.id)?;
-    let fits = |binding: &Binding| {
-        agents.iter().any(|agent| agent.id == binding.agent_id && agent.mode().takes_copies(to.distributed))
-    };
     if to.ha {
+        // Those on hosts that are away may come back.
+        let agents = Agent::of_router(tx, router.id)?;
+        let fits = |binding: &Binding| {
+            agents.iter().any(|agent| agent.id == binding.agent_id && agent.mode().takes_copies(to.distributed))
+        };
         return Ok(bindings.into_iter().partition(fits));
     }
+    let fits = |binding: &Binding| candidates.contains(binding.agent_id, to.distributed);
     // The active copy stays where it is, so that its connections can go on.
     let active = active_copy(&bindings).filter(|active| fits(active));
     let stays = active.or_else(|| bindings.iter().find(|binding| fits(binding))).map(|binding| binding.agent_id);
@@ -99,19 +103,19 @@ fn divide(
 
 fn refuse_impossible(
     tx: &Tx<'_>,
-    options: &Options,
+    candidates: &Candidates,
     router: &Router,
     to: Form,
-    kept: &[Binding],
+    bindings: &[Binding],
 ) -> Result<(), ApiError> {
     let refuse = |why: String| Err(ApiError::bad_router(format!("Router {} cannot become {to}: {why}", router.id)));
     let needs_a_copy = !to.distributed || to.ha || router.gateway(tx)?.is_some();
-    if kept.is_empty() && needs_a_copy {
-        let candidates = Candidates::read(tx, options)?.list(to.distributed);
-        if placement::choose(&candidates, &[], &router.availability_zone_hints, 1).is_empty() {
-            let modes = if to.distributed { "dvr_snat" } else { "legacy or dvr_snat" };
-            return refuse(format!("no L3 agent in mode {modes} is alive, enabled and in its availability zones"));
-        }
+    let one_stays = || bindings.iter().any(|binding| candidates.contains(binding.agent_id, to.distributed));
+    let hints = &router.availability_zone_hints;
+    let one_comes = || !placement::choose(&candidates.list(to.distributed), &[], hints, 1).is_empty();
+    if needs_a_copy && !one_stays() && !one_comes() {
+        let modes = if to.distributed { "dvr_snat" } else { "legacy or dvr_snat" };
+        return refuse(format!("no L3 agent in mode {modes} is alive, enabled and in its availability zones"));
     }
     if to.distributed {
         let id = router.id.to_string();

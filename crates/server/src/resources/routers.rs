@@ -78,7 +78,8 @@ impl Resource for Routers {
         let mut routes = router::routes_of(call.tx, ids)?;
         let mut zones = zones_of(call, ids)?;
         let gateways = gateways_of(call, ids)?;
-        let copies = Copies::of_many(call, ids)?;
+        let tells = TABLE.attribute(shortage::WARNINGS).map(|warnings| policy::shows(&TABLE, call.ctx, warnings));
+        let copies = Copies::of_many(call, ids, tells.flatten() != Some(false))?;
         let routers = Router::many(call.tx, ids)?.into_iter().map(|router| {
             let mut shown = object(json!({
                 "id": router.id,

@@ -1,4 +1,7 @@
-//! Which agents have which routers: `/routers/<id>/l3-agents` and `/agents/<id>/l3-routers`.
+//! Which agents have which routers: `/routers/<id>/l3-agents`, `/routers/<id>/evergate:hosts` and
+//! `/agents/<id>/l3-routers`.
+
+use std::collections::BTreeSet;
 
 use evergate_model::RouterId;
 use serde_json::{Value as Json, json};
@@ -41,6 +44,43 @@ pub fn agents_of_router(call: Call<'_>, id: &str, fields: &[String]) -> Result<J
         shown
     });
     Ok(json!({"agents": shown.collect::<Vec<_>>()}))
+}
+
+/// Lists the hosts that a router is on: for a distributed one also those that only route for it, which
+/// `l3-agents` does not show, as in Neutron.
+///
+/// # Errors
+///
+/// 403 for who is no admin, 404 where there is no such router.
+pub fn hosts_of_router(call: Call<'_>, id: &str) -> Result<Json, ApiError> {
+    policy::require(call.ctx, "get_l3-agents", "")?;
+    visible(call, &routers::Routers, id)?;
+    let router = Router::get(call.tx, parse_id(&routers::Routers, id)?)?;
+    let since = alive_since(call.tx.now(), call.options);
+    let bindings = router.bindings(call.tx)?;
+    let sql = "SELECT host FROM router_hosts WHERE router_id = ?1";
+    let routing: BTreeSet<String> = call.tx.query(sql, &values![router.id], |row| row.text(0))?.into_iter().collect();
+    let agents = Agent::all_l3(call.tx)?;
+    let serves =
+        |host: &str| agents.iter().any(|agent| agent.host == host && agent.admin_state_up && agent.is_alive(&since));
+    let states = ha::copy_states(&bindings, |binding| serves(&binding.host));
+    let hosts = agents.iter().filter_map(|agent| {
+        let bound = bindings.iter().any(|binding| binding.agent_id == agent.id);
+        let routes = if router.distributed { routing.contains(&agent.host) } else { bound };
+        let state = states.get(&agent.id).filter(|_| router.ha).map(|state| state.as_str());
+        (bound || routes).then(|| {
+            json!({
+                "host": agent.host,
+                "agent_id": agent.id,
+                "agent_mode": agent.mode().as_str(),
+                "alive": agent.is_alive(&since),
+                "routes": routes,
+                "translates": bound,
+                "ha_state": state,
+            })
+        })
+    });
+    Ok(json!({"hosts": hosts.collect::<Vec<_>>()}))
 }
 
 /// Lists the routers that an agent has: those bound to it, and the distributed ones that its host routes for.
