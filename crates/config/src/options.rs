@@ -161,7 +161,6 @@ const ONE_POLICY: &str = "one policy file is read, and its rules decide";
 const BUILT_IN_AUTH: &str = "identity is built in";
 const NO_OVN: &str = "there is no OVN here";
 const LATER_NDP: &str = "there is no NDP proxy";
-const NO_QUOTAS_YET: User = NotYet("there is nothing of that kind yet");
 const ONE_DEFAULT_ROUTE: &str = "a router has one default route per IP version";
 
 /// The table.
@@ -229,8 +228,8 @@ pub static OPTIONS: &[Opt] = &[
     opt("quotas", "quota_port", Int(-1, MAX_U32), "500", Server, "Ports per project; -1 is any number."),
     opt("quotas", "quota_router", Int(-1, MAX_U32), "10", Server, "Routers per project; -1 is any number."),
     opt("quotas", "quota_floatingip", Int(-1, MAX_U32), "50", Server, "Floating IPs per project; -1 is any number."),
-    opt("quotas", "quota_security_group", Int(-1, MAX_U32), "10", NO_QUOTAS_YET, "Security groups per project; -1 is any number."),
-    opt("quotas", "quota_security_group_rule", Int(-1, MAX_U32), "100", NO_QUOTAS_YET, "Security group rules per project; -1 is any number."),
+    opt("quotas", "quota_security_group", Int(-1, MAX_U32), "10", Server, "Security groups per project; -1 is any number."),
+    opt("quotas", "quota_security_group_rule", Int(-1, MAX_U32), "100", Server, "Security group rules per project; -1 is any number."),
     opt("quotas", "quota_rbac_policy", Int(-1, MAX_U32), "10", Server, "RBAC policies per project; -1 is any number."),
 
     // ml2_conf.ini.

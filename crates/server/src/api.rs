@@ -20,6 +20,7 @@ use crate::base_url::base_url;
 use crate::context::Context;
 use crate::dvr;
 use crate::error::ApiError;
+use crate::objects::security_group;
 use crate::options::Options;
 use crate::policy;
 use crate::resources::{
@@ -244,12 +245,37 @@ fn if_match(headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
 fn answer(state: &ApiState, ctx: &Context, asked: &Asked) -> Result<Answer, ApiError> {
     let work = |tx: &Tx<'_>| dispatch(Call { tx, ctx, options: &state.options }, asked);
     match asked.method {
-        Method::GET | Method::HEAD => state.store.read(work),
+        Method::GET | Method::HEAD => {
+            prepare(state, ctx, asked);
+            state.store.read(work)
+        }
         _ => state.store.write(|tx| {
             let answer = work(tx)?;
             dvr::settle(tx, &state.options)?;
             Ok(answer)
         }),
+    }
+}
+
+/// As Neutron: who lists security groups finds the project's default one, also the first time.
+fn prepare(state: &ApiState, ctx: &Context, asked: &Asked) {
+    if asked.segments.first().is_none_or(|first| first.trim_end_matches(".json") != "security-groups") {
+        return;
+    }
+    let named = |key: &str| asked.pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let filtered = named("project_id").or(named("tenant_id")).filter(|_| ctx.is_admin);
+    let Some(project) = filtered.or(ctx.project_id.as_deref()).filter(|project| (1..=255).contains(&project.len()))
+    else {
+        return;
+    };
+    let found = state.store.read(|tx| security_group::default_of(tx, project));
+    if matches!(found, Ok(Some(_))) {
+        return;
+    }
+    // Without one there is a list all the same.
+    let made = found.and_then(|_| state.store.write(|tx| security_group::ensure_default(tx, project)));
+    if let Err(error) = made {
+        tracing::warn!(%error, project, "failed to make the default security group");
     }
 }
 

@@ -306,6 +306,8 @@ fn options(settings: &ServerSettings) -> Options {
             port: settings.quotas.port,
             router: settings.quotas.router,
             floatingip: settings.quotas.floatingip,
+            security_group: settings.quotas.security_group,
+            security_group_rule: settings.quotas.security_group_rule,
             rbac_policy: settings.quotas.rbac_policy,
         },
     }

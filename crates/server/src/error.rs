@@ -158,6 +158,29 @@ api_errors! {
     AllowedAddressPairExhausted { quota } 400 "The number of allowed address pair exceeds the maximum {quota}.";
     AddressPairAndPortSecurityRequired {} 409 "Port Security must be enabled in order to have allowed address pairs on a port.";
 
+    PortSecurityAndIPRequiredForSecurityGroups {} 400 "Port security must be enabled and port must have an IP address in order to use security groups.";
+    PortSecurityPortHasSecurityGroup {} 409 "Port has security group associated. Cannot disable port security or IP address until security group is removed.";
+
+    SecurityGroupNotFound { id } 404 "Security group {id} does not exist";
+    SecurityGroupRuleNotFound { id } 404 "Security group rule {id} does not exist";
+    SecurityGroupInUse { id, reason } 409 "Security Group {id} {reason}.";
+    SecurityGroupDefaultAlreadyExists {} 409 "Default security group already exists.";
+    SecurityGroupCannotRemoveDefault {} 409 "Insufficient rights for removing default security group.";
+    SecurityGroupCannotUpdateDefault {} 409 "Updating default security group not allowed.";
+    SecurityGroupRuleExists { id } 409 "Security group rule already exists. Rule id is {id}.";
+    SecurityGroupRemoteGroupAndRemoteIpPrefix {} 400 "Only remote_ip_prefix or remote_group_id may be provided.";
+    SecurityGroupRuleInvalidEtherType { ethertype, values } 400 "Security group rule for ethertype '{ethertype}' not supported. Allowed values are {values}.";
+    SecurityGroupRuleInvalidProtocol { protocol, values } 400 "Security group rule protocol {protocol} not supported. Only protocol values {values} and integer representations [0 to 255] are supported.";
+    SecurityGroupRuleParameterConflict { ethertype, cidr } 400 "Conflicting value ethertype {ethertype} for CIDR {cidr}";
+    SecurityGroupEthertypeConflictWithProtocol { ethertype, protocol } 400 "Invalid ethertype {ethertype} for protocol {protocol}.";
+    SecurityGroupProtocolRequiredWithPorts {} 400 "Must also specify protocol if port range is given.";
+    SecurityGroupInvalidPortRange {} 400 "For TCP/UDP protocols, port_range_min must be <= port_range_max";
+    SecurityGroupInvalidPortValue { port } 400 "Invalid value for port {port}";
+    SecurityGroupInvalidIcmpValue { field, attr, value } 400 "Invalid value for ICMP {field} ({attr}) {value}. It must be 0 to 255.";
+    SecurityGroupMissingIcmpType { value } 400 "ICMP code (port-range-max) {value} is provided but ICMP type (port-range-min) is missing.";
+    SecurityGroupInvalidProtocolForPort { protocol, valid } 400 "Invalid protocol {protocol} for port range, only supported for {valid}.";
+    InvalidCIDR { input } 400 "Invalid CIDR {input} given as IP prefix.";
+
     RbacPolicyNotFound { id } 404 "RBAC policy with ID {id} not found";
     RbacPolicyInUse { id, details } 409 "RBAC policy on object {id} cannot be removed because other objects depend on it.\nDetails: {details}";
     DuplicateRbacPolicy {} 409 "An RBAC policy already exists with those values.";

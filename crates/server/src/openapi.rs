@@ -160,6 +160,11 @@ fn schema(kind: Kind) -> Json {
         Kind::TextOrNull(max) => json!({"type": ["string", "null"], "maxLength": max}),
         Kind::Words(words) => json!({"enum": words}),
         Kind::WordsOrNull(words) => json!({"anyOf": [{"enum": words}, {"type": "null"}]}),
+        Kind::Scalar => json!({"type": ["string", "integer", "null"]}),
+        Kind::Uuids => list(json!({"type": "string", "format": "uuid"})),
+        Kind::DhcpOptions => list(json!({"type": "object", "properties": {
+            "opt_name": {"type": "string"}, "opt_value": {"type": ["string", "null"]}, "ip_version": {"enum": [4, 6]},
+        }})),
         Kind::Uuid => json!({"type": "string", "format": "uuid"}),
         Kind::UuidOrNull => json!({"type": ["string", "null"], "format": "uuid"}),
         Kind::IpOrNull => json!({"anyOf": [address(), {"type": "null"}]}),

@@ -82,12 +82,24 @@ pub struct Limits {
     pub port: i64,
     pub router: i64,
     pub floatingip: i64,
+    pub security_group: i64,
+    pub security_group_rule: i64,
     pub rbac_policy: i64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { network: 100, subnet: 100, subnetpool: -1, port: 500, router: 10, floatingip: 50, rbac_policy: 10 }
+        Self {
+            network: 100,
+            subnet: 100,
+            subnetpool: -1,
+            port: 500,
+            router: 10,
+            floatingip: 50,
+            security_group: 10,
+            security_group_rule: 100,
+            rbac_policy: 10,
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Kind {
     NotBlank(usize),
     /// As [`Kind::Text`], or null.
     TextOrNull(usize),
+    /// A text, a number or null, that the handler looks at.
+    Scalar,
     /// One of these words.
     Words(&'static [&'static str]),
     /// One of these words, or null.
@@ -62,6 +64,10 @@ pub enum Kind {
     Routes,
     /// A list of `{subnet_id, ip_address}`, either of which may be missing.
     FixedIps,
+    /// A list of different ids, or null for an empty one.
+    Uuids,
+    /// A list of `{opt_name, opt_value, ip_version}`, or null for an empty one.
+    DhcpOptions,
     /// A list of `{ip_address, mac_address}`.
     AddressPairs,
     /// `{network_id, enable_snat, external_fixed_ips}`, or null or `{}` for none.
@@ -120,7 +126,10 @@ impl Kind {
             Self::Text(max) | Self::TextOrNull(max) => text(value, max).map(Value::from),
             Self::NotBlank(max) => not_blank(value, max).map(Value::from),
             Self::Words(allowed) | Self::WordsOrNull(allowed) => word(value, allowed),
+            Self::Scalar => scalar(value),
             Self::Uuid | Self::UuidOrNull => uuid(value).map(Value::from),
+            Self::Uuids => uuids(value),
+            Self::DhcpOptions => dhcp_options(value),
             Self::IpOrNull => address(value).map(|ip| json!(ip)),
             Self::CidrOrNull => cidr(value).map(|net| json!(net)),
             Self::MacOrNull => mac(value).map(|mac| json!(mac)),
@@ -164,6 +173,7 @@ impl Kind {
             Self::Text(_)
             | Self::NotBlank(_)
             | Self::TextOrNull(_)
+            | Self::Scalar
             | Self::Words(_)
             | Self::WordsOrNull(_)
             | Self::PortRange
@@ -174,6 +184,8 @@ impl Kind {
             | Self::Nameservers
             | Self::Routes
             | Self::FixedIps
+            | Self::Uuids
+            | Self::DhcpOptions
             | Self::AddressPairs
             | Self::GatewayInfo
             | Self::ServiceTypes
@@ -478,6 +490,44 @@ fn address_pairs(value: &Value) -> Result<Value, Refusal> {
         Ok(pair)
     });
     distinct(items.collect::<Result<_, _>>()?, "address pair")
+}
+
+fn scalar(value: &Value) -> Result<Value, Refusal> {
+    match value {
+        Value::Null | Value::Number(_) => Ok(value.clone()),
+        Value::String(_) => text(value, 255).map(Value::from),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            Err(reason(format!("'{}' is not a valid string", shown(value))))
+        }
+    }
+}
+
+fn uuids(value: &Value) -> Result<Value, Refusal> {
+    let items = match value {
+        Value::Null => &[][..],
+        Value::Array(items) => items,
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+            return Err(reason(format!("'{}' is not a list", shown(value))));
+        }
+    };
+    let ids = items.iter().map(|item| uuid(item).map(Value::from)).collect::<Result<Vec<_>, _>>()?;
+    for (index, id) in ids.iter().enumerate() {
+        if ids[..index].contains(id) {
+            return Err(reason(format!("Duplicate items in the list: '{}'", shown(id))));
+        }
+    }
+    Ok(Value::Array(ids))
+}
+
+fn dhcp_options(value: &Value) -> Result<Value, Refusal> {
+    let options = list(value, "extra DHCP option")?.iter().map(|item| {
+        let map = keys(item, &["opt_name", "opt_value"], &["ip_version"])?;
+        let name = not_blank(&map["opt_name"], 64)?;
+        let value = Some(&map["opt_value"]).filter(|value| !value.is_null()).map(|value| not_blank(value, 255));
+        let version = map.get("ip_version").filter(|version| !version.is_null()).map(|v| one_of(v, &[4, 6]));
+        Ok(json!({"opt_name": name, "opt_value": value.transpose()?, "ip_version": version.transpose()?.unwrap_or(json!(4))}))
+    });
+    options.collect::<Result<_, _>>().map(Value::Array)
 }
 
 fn gateway_info(value: &Value) -> Result<Value, Refusal> {

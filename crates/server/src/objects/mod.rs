@@ -5,12 +5,14 @@
 //! Invariant: whoever changes an object here also calls [`Tx::changed`] for it, so that hosts hear.
 
 pub mod agent;
+pub mod dhcp_options;
 pub mod fleet;
 pub mod floating_ip;
 pub mod network;
 pub mod port;
 pub mod port_forwarding;
 pub mod router;
+pub mod security_group;
 pub mod subnet;
 pub mod subnet_pool;
 pub mod tags;

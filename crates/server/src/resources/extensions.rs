@@ -58,6 +58,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "2019-07-10T00:00:00+00:00",
     ),
     (
+        "extra_dhcp_opt",
+        "Neutron Extra DHCP options",
+        "Options of a port for DHCP servers.",
+        "2013-03-17T12:00:00-00:00",
+    ),
+    (
         "fip-port-details",
         "Floating IP Port Details Extension",
         "A floating IP shows the port that it leads to.",
@@ -104,6 +110,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "2015-01-01T10:00:00-00:00",
     ),
     ("pagination", "Pagination support", "Lists come in pages.", "2016-06-12T00:00:00-00:00"),
+    (
+        "port-security-groups-filtering",
+        "Port filtering on security groups",
+        "Ports can be filtered by their security groups.",
+        "2018-01-09T09:00:00-00:00",
+    ),
     ("port-security", "Port Security", "Address pairs need port security.", "2012-07-23T10:00:00-00:00"),
     ("project-id", "project_id field enabled", "Objects show project_id.", "2016-09-09T09:09:09-09:09"),
     ("provider", "Provider Network", "What carries a network.", "2012-09-07T10:00:00-00:00"),
@@ -128,6 +140,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "2015-06-17T12:15:12-00:00",
     ),
     (
+        "rbac-security-groups",
+        "Add security_group type to network RBAC",
+        "Security groups can be shared with single projects.",
+        "2019-02-14T00:00:00-00:00",
+    ),
+    (
         "rbac-subnetpool",
         "Add subnetpool type to RBAC",
         "Subnet pools can be shared with single projects.",
@@ -141,6 +159,25 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
     ),
     ("router", "Neutron L3 Router", "Routers, gateways and floating IPs.", "2012-07-20T10:00:00-00:00"),
     ("router_availability_zone", "Router Availability Zone", "Zones that a router is in.", "2015-01-01T10:00:00-00:00"),
+    ("security-group", "security-group", "Security groups and their rules.", "2012-10-05T10:00:00-00:00"),
+    (
+        "security-groups-normalized-cidr",
+        "Normalized CIDR field for security group rules",
+        "Rules show their prefix without host bits.",
+        "2020-07-28T10:00:00-00:00",
+    ),
+    (
+        "security-groups-rules-belongs-to-default-sg",
+        "Security group rule belongs to the project's default security group",
+        "Rules tell whether they are of a default group.",
+        "2023-05-23T10:00:00-00:00",
+    ),
+    (
+        "security-groups-shared-filtering",
+        "Security group filtering on the shared field",
+        "Security groups can be filtered by whether they are shared.",
+        "2021-10-05T09:00:00-00:00",
+    ),
     ("sorting", "Sorting support", "Lists can be sorted.", "2016-06-12T00:00:00-00:00"),
     (
         "standard-attr-description",
@@ -171,6 +208,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Subnet service types",
         "Subnets reserved for kinds of device.",
         "2016-03-15T18:00:00-00:00",
+    ),
+    (
+        "stateful-security-group",
+        "Stateful security group",
+        "Groups whose rules know of connections, and others.",
+        "2019-11-26T09:00:00-00:00",
     ),
     ("subnet_allocation", "Subnet Allocation", "Subnets are cut from pools.", "2015-03-30T10:00:00-00:00"),
     ("subnet_onboard", "Subnet Onboard", "A network's subnets can be taken into a pool.", "2018-12-18T09:00:00-00:00"),

@@ -12,7 +12,7 @@ use crate::objects::network::Network;
 use crate::objects::port::{NewPort, Port};
 use crate::objects::router::{self, Role, Router, RouterPort};
 use crate::objects::subnet::Subnet;
-use crate::objects::{Changes, port_forwarding, query_in};
+use crate::objects::{Changes, port_forwarding, query_in, security_group};
 use crate::values;
 
 /// What a request names: a subnet, a port, or (on removal) both.
@@ -129,6 +129,7 @@ fn add_port(call: Call<'_>, router: &Router, id: PortId) -> Result<Json, ApiErro
     changes.set("port_security_enabled", Some(false));
     changes.set("host_id", Some(ha::interface_host(call.tx, router)?));
     changes.write(call.tx, "ports", port.id)?;
+    security_group::set_of_port(call.tx, port.id, &[])?;
     finish_add(call, router, &port, &subnets)
 }
 

@@ -18,6 +18,8 @@ pub mod quotas;
 pub mod rbac_policies;
 pub mod routers;
 pub mod scheduling;
+pub mod security_group_rules;
+pub mod security_groups;
 pub mod shortage;
 pub mod subnet_pools;
 pub mod subnets;
@@ -121,6 +123,8 @@ pub fn find(collection: &str) -> Option<&'static dyn Resource> {
         "agents" => &agents::Agents,
         "address-scopes" => &address_scopes::AddressScopes,
         "subnetpools" => &subnet_pools::SubnetPools,
+        "security-groups" => &security_groups::SecurityGroups,
+        "security-group-rules" => &security_group_rules::SecurityGroupRules,
         "rbac-policies" => &rbac_policies::RbacPolicies,
         _ => return None,
     };
@@ -128,7 +132,7 @@ pub fn find(collection: &str) -> Option<&'static dyn Resource> {
 }
 
 /// Names of all collections, for the list of resources.
-pub const COLLECTIONS: [&str; 9] = [
+pub const COLLECTIONS: [&str; 11] = [
     "networks",
     "subnets",
     "subnetpools",
@@ -137,6 +141,8 @@ pub const COLLECTIONS: [&str; 9] = [
     "routers",
     "floatingips",
     "agents",
+    "security-groups",
+    "security-group-rules",
     "rbac-policies",
 ];
 

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use evergate_model::{Mac, NetworkId, PortId};
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, networks, object, parse_id, rbac_policies, standard, visible};
+use super::{Call, Resource, networks, object, parse_id, rbac_policies, security_groups, standard, visible};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::ipam::FixedIpRequest;
+use crate::objects::dhcp_options::{self, DhcpOption};
 use crate::objects::network::Network;
 use crate::objects::port::{self, NewPort, Port, owner};
-use crate::objects::{Changes, floating_ip, port_forwarding, router, tags};
+use crate::objects::{Changes, floating_ip, port_forwarding, router, security_group, tags};
 use crate::policy::{self, Facts, Rule, Target};
 use crate::values;
 
@@ -77,8 +78,10 @@ static TABLE: Table = Table {
             .post(Absent::Unset)
             .put()
             .set_by(Rule::NetworkOwnerOrService),
-        Attribute::new("security_groups", Kind::NoneOffered).post(Absent::EmptyList).put(),
-        Attribute::new("extra_dhcp_opts", Kind::NoneOffered).post(Absent::EmptyList).put(),
+        Attribute::new("security_groups", Kind::Uuids).post(Absent::Unset).put().filter(Filter::Exists(
+            "EXISTS (SELECT 1 FROM port_security_groups b WHERE b.port_id = t.id AND b.security_group_id IN ({}))",
+        )),
+        Attribute::new("extra_dhcp_opts", Kind::DhcpOptions).post(Absent::EmptyList).put(),
         Attribute::new("binding:host_id", Kind::TextOrNull(255))
             .post(Absent::Text(""))
             .put()
@@ -103,8 +106,12 @@ impl Resource for Ports {
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
         let mut tags = tags::of_many(call.tx, ids)?;
         let l2_hosts = port::l2_hosts(call.tx)?;
+        let mut groups = security_group::of_ports(call.tx, ids)?;
+        let mut dhcp_options = dhcp_options::of_ports(call.tx, ids)?;
         let ports = Port::many(call.tx, ids)?.into_iter().map(|port| {
             let mut shown = show(&port, &l2_hosts);
+            shown.insert("security_groups".into(), json!(groups.remove(&port.id).unwrap_or_default()));
+            shown.insert("extra_dhcp_opts".into(), json!(dhcp_options.remove(&port.id).unwrap_or_default()));
             standard(&mut shown, &port.standard, tags.remove(&port.id.to_string()));
             shown
         });
@@ -129,11 +136,14 @@ impl Resource for Ports {
         let network = Network::get(call.tx, body.need::<NetworkId>("network_id")?)?;
         refuse_plain_external(call, &network)?;
         let fixed_ips = requested_ips(call, body, &network)?;
+        let device_owner: String = body.need("device_owner")?;
         let (pairs, secured) = security(call, body, network.port_security_enabled, &json!([]))?;
+        let secured = secured && !is_trusted(&device_owner);
+        let groups = groups_of_new(call, body, secured)?;
         let host_id = body.get::<Option<String>>("binding:host_id")?.flatten().unwrap_or_default();
         let (project_id, name, description): (String, String, String) =
             (body.need("project_id")?, body.need("name")?, body.need("description")?);
-        let (device_id, device_owner): (String, String) = (body.need("device_id")?, body.need("device_owner")?);
+        let device_id: String = body.need("device_id")?;
         let new = NewPort {
             project_id: &project_id,
             network_id: network.id,
@@ -153,6 +163,8 @@ impl Resource for Ports {
         };
         let port = Port::create(call.tx, call.options, &new)?;
         tags::replace(call.tx, &port.id.to_string(), &body.need::<Vec<String>>("tags")?)?;
+        security_group::set_of_port(call.tx, port.id, &groups)?;
+        dhcp_options::change(call.tx, port.id, &body.need::<Vec<DhcpOption>>("extra_dhcp_opts")?)?;
         Ok(port.id.to_string())
     }
 
@@ -168,6 +180,10 @@ impl Resource for Ports {
         changes.set("device_id", body.get::<String>("device_id")?);
         changes.set("device_owner", body.get::<String>("device_owner")?);
         let (pairs, secured) = security(call, body, port.port_security_enabled, &port.allowed_address_pairs)?;
+        change_groups(call, &port, body, secured)?;
+        if let Some(options) = body.get::<Vec<DhcpOption>>("extra_dhcp_opts")? {
+            dhcp_options::change(call.tx, port.id, &options)?;
+        }
         changes.set("allowed_address_pairs", Some(pairs.to_string()));
         changes.set("port_security_enabled", Some(secured));
         changes.set("vnic_type", body.get::<String>("binding:vnic_type")?);
@@ -221,10 +237,8 @@ fn show(port: &Port, l2_hosts: &BTreeSet<String>) -> Object {
         "device_id": port.device_id,
         "device_owner": port.device_owner,
         "fixed_ips": port.fixed_ips,
-        "allowed_address_pairs": port.allowed_address_pairs,
+        "allowed_address_pairs": shown_pairs(port),
         "port_security_enabled": port.port_security_enabled,
-        "security_groups": [],
-        "extra_dhcp_opts": [],
         "binding:host_id": port.host_id,
         "binding:profile": port.binding_profile,
         "binding:vnic_type": port.vnic_type,
@@ -272,6 +286,57 @@ fn security(call: Call<'_>, body: &Body, secured: bool, pairs: &Json) -> Result<
         return Err(ApiError::AddressPairAndPortSecurityRequired {});
     }
     Ok((pairs, secured))
+}
+
+/// Ports of the network's own devices are never filtered.
+fn is_trusted(device_owner: &str) -> bool {
+    device_owner.starts_with("network:")
+}
+
+/// Which groups a new port is in: those that were asked for, or else its project's default one.
+fn groups_of_new(call: Call<'_>, body: &Body, secured: bool) -> Result<Vec<String>, ApiError> {
+    let project: String = body.need("project_id")?;
+    match body.get::<Vec<String>>("security_groups")? {
+        Some(groups) if !secured && !groups.is_empty() => Err(ApiError::PortSecurityAndIPRequiredForSecurityGroups {}),
+        Some(groups) => check_groups(call, groups),
+        None if secured && !project.is_empty() => Ok(vec![security_group::ensure_default(call.tx, &project)?]),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn check_groups(call: Call<'_>, groups: Vec<String>) -> Result<Vec<String>, ApiError> {
+    for group in &groups {
+        visible(call, &security_groups::SecurityGroups, group)?;
+    }
+    Ok(groups)
+}
+
+fn change_groups(call: Call<'_>, port: &Port, body: &Body, secured: bool) -> Result<(), ApiError> {
+    let given = body.get::<Vec<String>>("security_groups")?;
+    if !secured {
+        let has = security_group::of_ports(call.tx, &[port.id.to_string()])?.remove(&port.id);
+        return match (given, has) {
+            (Some(groups), _) if !groups.is_empty() => Err(ApiError::PortSecurityAndIPRequiredForSecurityGroups {}),
+            (None, Some(_)) => Err(ApiError::PortSecurityPortHasSecurityGroup {}),
+            (Some(_), _) => Ok(security_group::set_of_port(call.tx, port.id, &[])?),
+            (None, _) => Ok(()),
+        };
+    }
+    match given {
+        Some(groups) => Ok(security_group::set_of_port(call.tx, port.id, &check_groups(call, groups)?)?),
+        None => Ok(()),
+    }
+}
+
+/// A pair without an address of its own on the link has the port's.
+fn shown_pairs(port: &Port) -> Json {
+    let mut pairs = port.allowed_address_pairs.clone();
+    for pair in pairs.as_array_mut().into_iter().flatten() {
+        if pair.get("mac_address").is_none() {
+            pair["mac_address"] = json!(port.mac_address);
+        }
+    }
+    pairs
 }
 
 fn new_mac(call: Call<'_>, port: &Port, body: &Body) -> Result<Option<Mac>, ApiError> {

@@ -52,6 +52,16 @@ static COUNTED: &[Counted] = &[
         configured: |limits| limits.router,
     },
     Counted {
+        name: "security_group",
+        count: "SELECT count(*) FROM security_groups WHERE project_id = ?1",
+        configured: |limits| limits.security_group,
+    },
+    Counted {
+        name: "security_group_rule",
+        count: "SELECT count(*) FROM security_group_rules WHERE project_id = ?1",
+        configured: |limits| limits.security_group_rule,
+    },
+    Counted {
         name: "subnet",
         count: "SELECT count(*) FROM subnets WHERE project_id = ?1",
         configured: |limits| limits.subnet,
@@ -85,6 +95,8 @@ static TABLE: Table = Table {
         limit("port"),
         limit("rbac_policy"),
         limit("router"),
+        limit("security_group"),
+        limit("security_group_rule"),
         limit("subnet"),
         limit("subnetpool"),
         Attribute::new("check_limit", Kind::BoolOrNull).put(),

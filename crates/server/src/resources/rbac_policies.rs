@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use evergate_model::NetworkId;
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, address_scopes, networks, object, subnet_pools, visible};
+use super::{Call, Resource, address_scopes, networks, object, security_groups, subnet_pools, visible};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::objects::network::Network;
@@ -76,6 +76,16 @@ static KINDS: &[Shareable] = &[
         resource: &address_scopes::AddressScopes,
         actions: &[SHARED],
         used_by: &[(SHARED, "SELECT count(*) FROM subnet_pools u WHERE u.address_scope_id = ?1 AND {u.project_id}")],
+    },
+    Shareable {
+        name: "security_group",
+        resource: &security_groups::SecurityGroups,
+        actions: &[SHARED],
+        used_by: &[(
+            SHARED,
+            "SELECT count(*) FROM port_security_groups b JOIN ports u ON u.id = b.port_id \
+             WHERE b.security_group_id = ?1 AND {u.project_id}",
+        )],
     },
 ];
 

@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_port_forwardings.sql"),
     include_str!("migrations/0005_subnet_pools.sql"),
     include_str!("migrations/0006_distributed.sql"),
+    include_str!("migrations/0007_security_groups.sql"),
 ];
 
 /// Applies what is missing. Each file and its number commit together, so a kill between two of them

@@ -120,7 +120,9 @@ fn values_of_the_wrong_type_are_refused_by_name() {
     refused.post("port", &port(twice), 400, "HTTPBadRequest");
     refused.post("port", &port(json!({"binding:vnic_type": "psychic"})), 400, "HTTPBadRequest");
     refused.post("port", &port(json!({"binding:profile": "x"})), 400, "HTTPBadRequest");
-    refused.post("port", &port(json!({"security_groups": [network["id"]]})), 400, "HTTPBadRequest");
+    refused.post("port", &port(json!({"security_groups": [network["id"]]})), 404, "SecurityGroupNotFound");
+    refused.post("port", &port(json!({"security_groups": ["x"]})), 400, "HTTPBadRequest");
+    refused.post("port", &port(json!({"extra_dhcp_opts": [{"opt_name": ""}]})), 400, "HTTPBadRequest");
     refused.post("router", &json!({"external_gateway_info": "out"}), 400, "HTTPBadRequest");
     refused.post("router", &json!({"external_gateway_info": {"enable_snat": true}}), 400, "HTTPBadRequest");
     refused.post("router", &json!({"flavor_id": network["id"]}), 400, "HTTPBadRequest");

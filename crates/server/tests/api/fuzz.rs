@@ -76,7 +76,9 @@ impl Fuzzer {
             return self.junk();
         }
         let collection = match attribute.name {
-            "object_id" => self.dice.pick(&["networks", "networks", "subnetpools", "address-scopes"]),
+            "object_id" => {
+                self.dice.pick(&["networks", "networks", "subnetpools", "address-scopes", "security-groups"])
+            }
             "network_id" | "floating_network_id" => "networks",
             "port_id" | "internal_port_id" => "ports",
             "subnet_id" => "subnets",
@@ -94,6 +96,21 @@ impl Fuzzer {
             Kind::PortRange => json!(self.dice.pick(&["80:90", "85:95", "1:65535", "90:80", "80", ":"])),
             Kind::OneOf(allowed) => json!(self.dice.pick(allowed)),
             Kind::Words(words) | Kind::WordsOrNull(words) => json!(self.dice.pick(words)),
+            Kind::Scalar => self.dice.pick(&[
+                json!(null),
+                json!("tcp"),
+                json!("icmp"),
+                json!(6),
+                json!(80),
+                json!("443"),
+                json!("10.0.0.0/8"),
+                json!("IPv4"),
+                json!("IPv6"),
+                json!("any"),
+                json!(300),
+            ]),
+            Kind::Uuids => json!([self.id_of("security-groups")]),
+            Kind::DhcpOptions => json!([{"opt_name": "mtu", "opt_value": self.dice.pick(&[Some("9"), None])}]),
             Kind::Uuid | Kind::UuidOrNull => json!(self.id_of(collection)),
             Kind::IpOrNull => json!(address),
             Kind::CidrOrNull => json!(self.dice.pick(&NETS)),
@@ -111,8 +128,11 @@ impl Fuzzer {
                 self.dice.pick(&[json!(null), json!({}), info.clone(), info, precise])
             }
             Kind::NotBlank(_) | Kind::Text(_) | Kind::TextOrNull(_) => match attribute.name {
+                "security_group_id" | "remote_group_id" => json!(self.id_of("security-groups")),
                 "action" => json!(self.dice.pick(&["access_as_shared", "access_as_external"])),
-                "object_type" => json!(self.dice.pick(&["network", "network", "subnetpool", "address_scope"])),
+                "object_type" => {
+                    json!(self.dice.pick(&["network", "network", "subnetpool", "address_scope", "security_group"]))
+                }
                 "target_tenant" | "project_id" => json!(self.dice.pick(&[PROJECT, OTHER, "*"])),
                 "provider:network_type" => json!(self.dice.pick(&["vxlan", "flat", "local", "vlan"])),
                 "device_owner" => {
@@ -349,7 +369,12 @@ impl Fuzzer {
             (
                 "policies go with their object",
                 "SELECT count(*) FROM rbac_policies WHERE object_id NOT IN (SELECT id FROM networks UNION \
-              SELECT id FROM subnet_pools UNION SELECT id FROM address_scopes)",
+              SELECT id FROM subnet_pools UNION SELECT id FROM address_scopes UNION SELECT id FROM security_groups)",
+            ),
+            (
+                "only secured ports are in security groups",
+                "SELECT count(*) FROM port_security_groups b JOIN ports p ON p.id = b.port_id \
+              WHERE p.port_security_enabled = 0",
             ),
             (
                 "pools and their subnets and scopes are of one IP version",
@@ -372,7 +397,7 @@ impl Fuzzer {
                 "tags belong to something",
                 "SELECT count(*) FROM tags WHERE object_id NOT IN (SELECT id FROM networks UNION SELECT id FROM subnets \
               UNION SELECT id FROM ports UNION SELECT id FROM routers UNION SELECT id FROM floating_ips \
-              UNION SELECT id FROM subnet_pools)",
+              UNION SELECT id FROM subnet_pools UNION SELECT id FROM security_groups)",
             ),
         ];
         for (rule, sql) in broken {

@@ -158,6 +158,21 @@ fn floating_ips_and_routes_go_with_the_router_and_their_ports_stay_out_of_sight(
 }
 
 #[test]
+fn addresses_that_a_port_may_have_beside_its_own_are_told() {
+    let w = world();
+    let pairs =
+        json!([{"ip_address": "10.0.0.100"}, {"ip_address": "10.9.0.0/24", "mac_address": "02:00:00:00:00:01"}]);
+    let path = format!("/v2.0/ports/{}", id(&w.port));
+    let body = json!({"port": {"allowed_address_pairs": pairs}});
+    assert_eq!(w.server.put(&admin(), &path, body).status, 200);
+    let network = network_of(&w.server.told("h4"), &w.network).clone();
+    let port = &network.ports[&id(&w.port).parse().unwrap()];
+    let told: Vec<_> = port.allowed_addresses.iter().map(|a| (a.ip.to_string(), a.mac)).collect();
+    let other = "02:00:00:00:00:01".parse().unwrap();
+    assert_eq!(told, [("10.0.0.100/32".to_owned(), port.mac), ("10.9.0.0/24".to_owned(), other)]);
+}
+
+#[test]
 fn a_disabled_agent_is_emptied_and_its_host_left_out() {
     let w = world();
     let agent = w.server.list(&admin(), "agents", "?host=h1&agent_type=L3%20agent")[0].clone();

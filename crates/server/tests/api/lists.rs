@@ -166,12 +166,12 @@ fn only_what_works_is_advertised() {
         let one = server.get(&admin(), &format!("/v2.0/extensions/{offered}"));
         assert_eq!((one.status, &one.body["extension"]["alias"]), (200, &json!(offered)));
     }
-    for missing in ["security-group", "qos"] {
+    for missing in ["address-group", "qos"] {
         assert!(!aliases.iter().any(|alias| alias == missing), "{missing}");
         let one = server.get(&admin(), &format!("/v2.0/extensions/{missing}"));
         assert_eq!((one.status, one.error()), (404, "ExtensionNotFound"));
     }
-    assert_eq!(server.get(&admin(), "/v2.0/security-groups").status, 404);
+    assert_eq!(server.get(&admin(), "/v2.0/address-groups").status, 404);
 }
 
 #[test]

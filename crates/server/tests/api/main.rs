@@ -24,6 +24,7 @@ mod quotas;
 mod rbac;
 mod roles;
 mod routers;
+mod security_groups;
 mod shapes;
 mod shortage;
 mod speed;

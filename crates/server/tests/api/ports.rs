@@ -124,12 +124,36 @@ fn address_pairs_need_port_security() {
     let pairs = json!([{"ip_address": "10.0.0.100"}]);
     let body = json!({"network_id": network["id"], "allowed_address_pairs": pairs});
     let port = server.make(&admin(), "port", body);
-    assert_eq!(port["allowed_address_pairs"], pairs);
+    let shown = json!([{"ip_address": "10.0.0.100", "mac_address": port["mac_address"]}]);
+    assert_eq!(port["allowed_address_pairs"], shown, "it is for the port's own address on the link");
     let path = format!("/v2.0/ports/{}", id(&port));
     let refused = server.put(&admin(), &path, json!({"port": {"port_security_enabled": false}}));
     assert_eq!((refused.status, refused.error()), (409, "AddressPairAndPortSecurityRequired"));
-    let body = json!({"port": {"port_security_enabled": false, "allowed_address_pairs": []}});
+    let body = json!({"port": {"port_security_enabled": false, "allowed_address_pairs": [], "security_groups": []}});
     assert_eq!(server.put(&admin(), &path, body).status, 200);
+}
+
+#[test]
+fn dhcp_options_are_kept_changed_one_by_one_and_removed() {
+    let (server, network, _) = with_network();
+    let options = json!([
+        {"opt_name": "mtu", "opt_value": "1400"}, {"opt_name": "bootfile-name", "opt_value": "x", "ip_version": 6},
+    ]);
+    let port = server.make(&admin(), "port", json!({"network_id": network["id"], "extra_dhcp_opts": options}));
+    let shown = json!([
+        {"opt_name": "bootfile-name", "opt_value": "x", "ip_version": 6},
+        {"opt_name": "mtu", "opt_value": "1400", "ip_version": 4},
+    ]);
+    assert_eq!(port["extra_dhcp_opts"], shown);
+    let path = format!("/v2.0/ports/{}", id(&port));
+    let changes = json!([
+        {"opt_name": "mtu", "opt_value": "9000"}, {"opt_name": "bootfile-name", "opt_value": null, "ip_version": 6},
+    ]);
+    let changed = server.put(&admin(), &path, json!({"port": {"extra_dhcp_opts": changes}}));
+    let left = json!([{"opt_name": "mtu", "opt_value": "9000", "ip_version": 4}]);
+    assert_eq!(changed.body["port"]["extra_dhcp_opts"], left);
+    let bad = json!({"port": {"extra_dhcp_opts": [{"opt_name": "mtu", "opt_value": "1", "ip_version": 5}]}});
+    assert_eq!(server.put(&admin(), &path, bad).status, 400);
 }
 
 #[test]

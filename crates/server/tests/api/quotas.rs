@@ -89,6 +89,7 @@ fn quotas_are_shown_set_and_given_up() {
     let path = format!("/v2.0/quotas/{PROJECT}");
     let configured = json!({"quota": {
         "network": 100, "subnet": 100, "subnetpool": -1, "port": 500, "router": 10, "floatingip": 50, "rbac_policy": 10,
+        "security_group": 10, "security_group_rule": 100,
     }});
     assert_eq!(server.get(&reader(PROJECT), &path).body, configured);
     assert_eq!(server.delete(&admin(), &path).error(), "TenantQuotaNotFound");
@@ -152,7 +153,7 @@ fn what_is_no_quota_is_refused() {
         (json!({"network": 2_147_483_648_i64}), 400),
         (json!({"network": "many"}), 400),
         (json!({"network": null}), 400),
-        (json!({"security_group": 5}), 400),
+        (json!({"trunk": 5}), 400),
     ] {
         assert_eq!(server.put(&admin(), &path, json!({"quota": value})).status, status, "{value}");
     }

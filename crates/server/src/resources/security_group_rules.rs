@@ -1,0 +1,302 @@
+//! Rules of security groups.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde_json::{Value as Json, json};
+
+use super::{Call, Resource, object, security_groups, standard, visible};
+use crate::attributes::kind::shown as text_of;
+use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
+use crate::error::ApiError;
+use crate::objects::security_group::{Rule as GroupRule, SecurityGroup};
+use crate::objects::{Changes, bump, query_in};
+use crate::policy::{Rule, Target};
+use crate::values;
+
+/// The resource `security-group-rules`.
+#[derive(Clone, Copy, Debug)]
+pub struct SecurityGroupRules;
+
+const IN_DEFAULT: &str = "(SELECT g.is_default FROM security_groups g WHERE g.id = t.security_group_id)";
+
+static TABLE: Table = Table {
+    singular: "security_group_rule",
+    plural: "security_group_rules",
+    sql: "security_group_rules",
+    bulk: true,
+    tagged: false,
+    create: Rule::Member,
+    get: Rule::Reader,
+    update: Rule::Member,
+    delete: Rule::Member,
+    // Whoever sees a group sees its rules.
+    scope: "t.project_id = ?1 OR EXISTS (SELECT 1 FROM security_groups g WHERE g.id = t.security_group_id \
+            AND g.project_id = ?1) OR EXISTS (SELECT 1 FROM rbac_policies p WHERE p.object_id = t.security_group_id \
+            AND p.target_project IN (?1, '*'))",
+    attributes: &[
+        attributes::ID,
+        attributes::DESCRIPTION,
+        attributes::PROJECT_ID,
+        attributes::CREATED_AT,
+        attributes::UPDATED_AT,
+        attributes::REVISION_NUMBER,
+        Attribute::new("security_group_id", Kind::Text(36)).post(Absent::Required).column("t.security_group_id"),
+        Attribute::new("direction", Kind::Words(&["ingress", "egress"])).post(Absent::Required).column("t.direction"),
+        Attribute::new("ethertype", Kind::Scalar).post(Absent::Text("IPv4")).column("t.ethertype"),
+        Attribute::new("protocol", Kind::Scalar).post(Absent::Null).column("t.protocol"),
+        Attribute::new("port_range_min", Kind::Scalar)
+            .post(Absent::Null)
+            .sort("t.port_range_min")
+            .filter(Filter::Shown),
+        Attribute::new("port_range_max", Kind::Scalar)
+            .post(Absent::Null)
+            .sort("t.port_range_max")
+            .filter(Filter::Shown),
+        Attribute::new("remote_ip_prefix", Kind::Scalar).post(Absent::Null).column("t.remote_ip_prefix"),
+        Attribute::new("normalized_cidr", Kind::CidrOrNull).column("t.normalized_cidr"),
+        Attribute::new("remote_group_id", Kind::TextOrNull(36)).post(Absent::Null).column("t.remote_group_id"),
+        Attribute::new("belongs_to_default_sg", Kind::BoolOrNull).filter(Filter::Column(IN_DEFAULT)),
+    ],
+};
+
+impl Resource for SecurityGroupRules {
+    fn table(&self) -> &'static Table {
+        &TABLE
+    }
+
+    fn not_found(&self, id: &str) -> ApiError {
+        ApiError::SecurityGroupRuleNotFound { id: id.to_owned() }
+    }
+
+    fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
+        shown(call, &GroupRule::many(call.tx, ids)?)
+    }
+
+    fn target(&self, call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
+        let group = visible(call, &security_groups::SecurityGroups, &body.need::<String>("security_group_id")?)?;
+        Ok(Target::of_project(group.get("project_id").and_then(Json::as_str).unwrap_or_default()))
+    }
+
+    fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
+        let rule = new_rule(call, body)?;
+        let others = GroupRule::of_groups(call.tx, std::slice::from_ref(&rule.security_group_id))?;
+        if let Some(other) = others.iter().find(|other| other.is_same(&rule)) {
+            return Err(ApiError::SecurityGroupRuleExists { id: other.id.clone() });
+        }
+        rule.insert(call.tx)?;
+        bump(call.tx, "security_groups", &rule.security_group_id)?;
+        Ok(rule.id)
+    }
+
+    fn update(&self, call: Call<'_>, id: &str, body: &Body) -> Result<(), ApiError> {
+        let mut changes = Changes::default();
+        changes.set("description", body.get::<String>("description")?);
+        changes.write(call.tx, "security_group_rules", id)?;
+        bump_group(call, id)
+    }
+
+    fn delete(&self, call: Call<'_>, id: &str) -> Result<(), ApiError> {
+        bump_group(call, id)?;
+        call.tx.execute("DELETE FROM security_group_rules WHERE id = ?1", &values![id])?;
+        Ok(())
+    }
+}
+
+/// Counts a change of the group that a rule is in.
+fn bump_group(call: Call<'_>, rule: &str) -> Result<(), ApiError> {
+    for rule in GroupRule::many(call.tx, &[rule.to_owned()])? {
+        bump(call.tx, "security_groups", rule.security_group_id)?;
+    }
+    Ok(())
+}
+
+/// Shows rules, as lists and their groups do.
+pub(super) fn shown(call: Call<'_>, rules: &[GroupRule]) -> Result<Vec<Object>, ApiError> {
+    let groups: BTreeSet<&str> = rules.iter().map(|rule| rule.security_group_id.as_str()).collect();
+    let sql = "SELECT id FROM security_groups WHERE is_default = 1 AND id IN ({})";
+    let defaults = query_in(call.tx, sql, &Vec::from_iter(groups), |row| row.text(0))?;
+    let rules = rules.iter().map(|rule| {
+        let mut shown = object(json!({
+            "id": rule.id,
+            "project_id": rule.project_id,
+            "tenant_id": rule.project_id,
+            "security_group_id": rule.security_group_id,
+            "direction": rule.direction,
+            "ethertype": rule.ethertype,
+            "protocol": rule.protocol,
+            "port_range_min": rule.port_range_min,
+            "port_range_max": rule.port_range_max,
+            "remote_ip_prefix": rule.remote_ip_prefix,
+            "normalized_cidr": rule.normalized_cidr,
+            "remote_group_id": rule.remote_group_id,
+            "description": rule.description,
+            "belongs_to_default_sg": defaults.contains(&rule.security_group_id),
+        }));
+        standard(&mut shown, &rule.standard, None);
+        shown.remove("tags");
+        shown
+    });
+    Ok(rules.collect())
+}
+
+fn new_rule(call: Call<'_>, body: &Body) -> Result<GroupRule, ApiError> {
+    let group = SecurityGroup::get(call.tx, &body.need::<String>("security_group_id")?)?;
+    let ethertype = ethertype(body)?;
+    let remote_ip_prefix = scalar(body, "remote_ip_prefix");
+    let remote_group_id = body.need::<Option<String>>("remote_group_id")?;
+    if remote_ip_prefix.is_some() && remote_group_id.is_some() {
+        return Err(ApiError::SecurityGroupRemoteGroupAndRemoteIpPrefix {});
+    }
+    if let Some(remote) = &remote_group_id {
+        visible(call, &security_groups::SecurityGroups, remote)?;
+    }
+    let (remote_ip_prefix, normalized_cidr) = match &remote_ip_prefix {
+        Some(text) => prefix(text, &ethertype).map(|(shown, net)| (Some(shown), Some(net)))?,
+        None => (None, None),
+    };
+    let protocol = protocol(body)?;
+    let (min, max) = (port(body, "port_range_min")?, port(body, "port_range_max")?);
+    check_ethertype(&ethertype, protocol.as_deref())?;
+    check_ports(protocol.as_deref(), min, max)?;
+    Ok(GroupRule {
+        // As the caller's body says, so that an admin can make rules for others.
+        project_id: body.need("project_id")?,
+        protocol,
+        port_range_min: min,
+        port_range_max: max,
+        remote_ip_prefix,
+        normalized_cidr,
+        remote_group_id,
+        description: body.need("description")?,
+        ..GroupRule::any(&group, &body.need::<String>("direction")?, &ethertype)
+    })
+}
+
+/// Reads an attribute that is a text or a number, as text.
+fn scalar(body: &Body, name: &str) -> Option<String> {
+    body.json(name).filter(|value| !value.is_null()).map(text_of)
+}
+
+fn ethertype(body: &Body) -> Result<String, ApiError> {
+    let given = scalar(body, "ethertype").unwrap_or_default();
+    let known = ["IPv4", "IPv6"].into_iter().find(|known| known.eq_ignore_ascii_case(&given));
+    known.map(str::to_owned).ok_or_else(|| ApiError::SecurityGroupRuleInvalidEtherType {
+        ethertype: given,
+        values: "['IPv4', 'IPv6']".into(),
+    })
+}
+
+/// Reads a remote prefix: as it is shown, with a length and maybe with host bits, and without those.
+fn prefix(text: &str, ethertype: &str) -> Result<(String, String), ApiError> {
+    let invalid = || ApiError::InvalidCIDR { input: text.to_owned() };
+    let net = match text.parse::<IpAddr>() {
+        Ok(ip) => IpNet::from(ip),
+        Err(_) => text.parse::<IpNet>().map_err(|_| invalid())?,
+    };
+    if net.addr().is_ipv4() != (ethertype == "IPv4") {
+        let (ethertype, cidr) = (ethertype.to_owned(), net.to_string());
+        return Err(ApiError::SecurityGroupRuleParameterConflict { ethertype, cidr });
+    }
+    Ok((net.to_string(), net.trunc().to_string()))
+}
+
+/// Protocols that have a name, with their numbers (IANA).
+const PROTOCOLS: [(&str, u8); 25] = [
+    ("ah", 51),
+    ("dccp", 33),
+    ("egp", 8),
+    ("esp", 50),
+    ("gre", 47),
+    ("hopopt", 0),
+    ("icmp", 1),
+    ("icmpv6", 58),
+    ("igmp", 2),
+    ("ipip", 4),
+    ("ipv6-encap", 41),
+    ("ipv6-frag", 44),
+    ("ipv6-icmp", 58),
+    ("ipv6-nonxt", 59),
+    ("ipv6-opts", 60),
+    ("ipv6-route", 43),
+    ("ospf", 89),
+    ("pgm", 113),
+    ("rsvp", 46),
+    ("sctp", 132),
+    ("tcp", 6),
+    ("udp", 17),
+    ("udplite", 136),
+    ("vrrp", 112),
+    ("ip", 0),
+];
+
+fn protocol(body: &Body) -> Result<Option<String>, ApiError> {
+    let Some(given) = scalar(body, "protocol").map(|text| text.trim().to_ascii_lowercase()) else { return Ok(None) };
+    // As Neutron: any protocol is no protocol.
+    if given.is_empty() || given == "any" {
+        return Ok(None);
+    }
+    let known = given.parse::<u8>().is_ok() || PROTOCOLS.iter().any(|(name, _)| *name == given);
+    if known {
+        return Ok(Some(given));
+    }
+    let names: Vec<String> = PROTOCOLS.iter().map(|(name, _)| format!("'{name}'")).collect();
+    Err(ApiError::SecurityGroupRuleInvalidProtocol { protocol: given, values: format!("[{}]", names.join(", ")) })
+}
+
+fn number_of(protocol: &str) -> Option<u8> {
+    let named = || PROTOCOLS.iter().find(|(name, _)| *name == protocol).map(|(_, number)| *number);
+    protocol.parse().ok().or_else(named)
+}
+
+fn port(body: &Body, name: &str) -> Result<Option<i64>, ApiError> {
+    let Some(text) = scalar(body, name) else { return Ok(None) };
+    match text.trim().parse::<u16>() {
+        Ok(port) => Ok(Some(i64::from(port))),
+        Err(_) => Err(ApiError::SecurityGroupInvalidPortValue { port: text }),
+    }
+}
+
+/// Names of protocols that are IPv6's own do not go with IPv4; numbers are taken as they are.
+fn check_ethertype(ethertype: &str, protocol: Option<&str>) -> Result<(), ApiError> {
+    let Some(protocol) = protocol else { return Ok(()) };
+    let of_v6 = protocol.starts_with("ipv6-") || protocol == "icmpv6";
+    if of_v6 && ethertype == "IPv4" {
+        let (ethertype, protocol) = (ethertype.to_owned(), protocol.to_owned());
+        return Err(ApiError::SecurityGroupEthertypeConflictWithProtocol { ethertype, protocol });
+    }
+    Ok(())
+}
+
+fn check_ports(protocol: Option<&str>, min: Option<i64>, max: Option<i64>) -> Result<(), ApiError> {
+    if min.is_none() && max.is_none() {
+        return Ok(());
+    }
+    let Some(protocol) = protocol else { return Err(ApiError::SecurityGroupProtocolRequiredWithPorts {}) };
+    match number_of(protocol) {
+        // Type and code: RFC 792 and RFC 4443 have 8 bits for each.
+        Some(1 | 58) => {
+            for (attr, field, value) in [("port_range_min", "type", min), ("port_range_max", "code", max)] {
+                if let Some(value) = value.filter(|value| *value > 255) {
+                    let (attr, field, value) = (attr.to_owned(), field.to_owned(), value.to_string());
+                    return Err(ApiError::SecurityGroupInvalidIcmpValue { field, attr, value });
+                }
+            }
+            match (min, max) {
+                (None, Some(code)) => Err(ApiError::SecurityGroupMissingIcmpType { value: code.to_string() }),
+                _ => Ok(()),
+            }
+        }
+        // DCCP, SCTP, TCP, UDP, UDP-Lite.
+        Some(33 | 132 | 6 | 17 | 136) => match (min, max) {
+            (Some(0), _) | (_, Some(0)) => Err(ApiError::SecurityGroupInvalidPortValue { port: "0".into() }),
+            (Some(min), Some(max)) if min <= max => Ok(()),
+            _ => Err(ApiError::SecurityGroupInvalidPortRange {}),
+        },
+        _ => Err(ApiError::SecurityGroupInvalidProtocolForPort {
+            protocol: protocol.to_owned(),
+            valid: "dccp, sctp, tcp, udp, udplite".into(),
+        }),
+    }
+}
