@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use crate::config::Config;
 use crate::finding::Level;
 use crate::options::Role;
+use crate::settings::Database;
 use crate::value::Value;
 
 /// Network types that are carried.
@@ -157,9 +158,9 @@ pub(crate) fn sqlite_path(connection: &str) -> Option<&str> {
 }
 
 fn database(config: &mut Config) {
-    if sqlite_path(text(config, "database", "connection")).is_none() {
-        let why = "only SQLite is spoken: give sqlite:/// and the path of a file (a fourth slash makes it absolute), \
-                   or leave the option out"
+    if Database::from_url(text(config, "database", "connection")).is_none() {
+        let why = "SQLite and PostgreSQL are spoken: give sqlite:/// and the path of a file (a fourth slash makes it \
+                   absolute), or postgresql://user:password@host/database, or leave the option out"
             .to_owned();
         config.complain(Level::Error, "database", "connection", why);
     }

@@ -30,4 +30,4 @@ pub mod value;
 pub use config::{Config, Sources};
 pub use finding::{Finding, Level, Refused};
 pub use options::Role;
-pub use settings::{HostSettings, Secret, ServerSettings};
+pub use settings::{Database, HostSettings, Secret, ServerSettings};

@@ -238,6 +238,50 @@ pub enum VrrpAuthType {
     Pass,
 }
 
+/// `[database] connection`.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Database {
+    /// A file, for one server.
+    Sqlite(PathBuf),
+    /// The URL of a database that several servers may share. It may hold a password.
+    Postgres(String),
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self::Sqlite(PathBuf::new())
+    }
+}
+
+impl Database {
+    /// Reads the URL as SQLAlchemy does, or `None` when it is neither of the two.
+    pub fn from_url(url: &str) -> Option<Self> {
+        if let Some(path) = check::sqlite_path(url) {
+            return Some(Self::Sqlite(PathBuf::from(path)));
+        }
+        let scheme = url.split_once("://")?.0;
+        // SQLAlchemy's driver may stand behind a plus sign.
+        let is_postgres = ["postgresql", "postgres"].contains(&scheme.split('+').next()?);
+        is_postgres.then(|| Self::Postgres(url.to_owned()))
+    }
+}
+
+/// For people: without the password.
+impl std::fmt::Display for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres(url) => f.write_str(&crate::value::without_password(url)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Database({self})")
+    }
+}
+
 /// What `evergate server` runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
@@ -249,8 +293,8 @@ pub struct ServerSettings {
     pub public_url: Option<String>,
     /// Where state that outlives a restart is kept.
     pub state_path: PathBuf,
-    /// The SQLite file.
-    pub database: PathBuf,
+    /// Where the server keeps its state.
+    pub database: Database,
     /// File with the token that hosts show; made on first start.
     pub host_token_file: PathBuf,
     /// Users, projects and roles; made on first start.
@@ -419,7 +463,7 @@ impl ServerSettings {
             bind_port: config.int("DEFAULT", "bind_port"),
             public_url: config.non_empty("evergate", "public_url").map(|u| u.trim_end_matches('/').to_owned()),
             state_path: config.path("DEFAULT", "state_path"),
-            database: check::sqlite_path(&config.text("database", "connection")).map(PathBuf::from).unwrap_or_default(),
+            database: Database::from_url(&config.text("database", "connection")).unwrap_or_default(),
             host_token_file: config.path("evergate", "host_token_file"),
             identity_file: config.path("evergate", "identity_file"),
             token_expiration: config.seconds("evergate", "token_expiration"),

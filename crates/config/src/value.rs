@@ -226,7 +226,7 @@ fn vni_ranges(text: &str) -> Result<Vec<RangeInclusive<u32>>, String> {
 
 /// Replaces the password of a URL (`scheme://user:password@host`), and of every further address in
 /// it: oslo.messaging's URLs list several.
-fn without_password(url: &str) -> String {
+pub(crate) fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let (authority, path) = match rest.find(['/', '?']) {
         // A '/' inside a password is against the rules but happens: look for the last '@' instead.
@@ -252,7 +252,17 @@ fn without_password(url: &str) -> String {
     } else {
         mask(authority)
     };
-    format!("{scheme}://{masked}{path}")
+    format!("{scheme}://{masked}{}", without_password_parameter(path))
+}
+
+/// Replaces the value of `password=` in a URL's query, which is another place for it.
+fn without_password_parameter(path: &str) -> String {
+    let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
+    let mask = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if name.ends_with("password") => format!("{name}=<secret>"),
+        _ => pair.to_owned(),
+    };
+    format!("{path}?{}", query.split('&').map(mask).collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]
@@ -295,6 +305,10 @@ mod tests {
         assert_eq!(
             Kind::Url.shown("mysql+pymysql://neutron:pa/ss@word@db:3306/neutron?charset=utf8"),
             "mysql+pymysql://neutron:<secret>@db:3306/neutron?charset=utf8"
+        );
+        assert_eq!(
+            Kind::Url.shown("postgresql://db/neutron?user=u&password=hunter2&connect_timeout=3"),
+            "postgresql://db/neutron?user=u&password=<secret>&connect_timeout=3"
         );
         assert_eq!(
             Kind::Url.shown("rabbit://a:one@r1:5672,b:two@r2:5672/vhost"),

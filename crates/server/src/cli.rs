@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::middleware::from_fn_with_state;
-use evergate_config::{Config, Role, ServerSettings, Sources};
+use evergate_config::{Config, Database, Role, ServerSettings, Sources};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -86,11 +86,13 @@ fn print(text: &str) -> anyhow::Result<()> {
 async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::watch()?;
     make_state_directory(&settings.state_path)?;
-    let _lock = lock(&settings.database)?;
+    let _lock = match &settings.database {
+        Database::Sqlite(path) => Some(lock(path)?),
+        // Servers share it.
+        Database::Postgres(_) => None,
+    };
     let listener = listen(&settings.bind_host, settings.bind_port).await?;
-    let store = Arc::new(open_store(&settings.database)?);
-    let token = HostToken::open(&settings.host_token_file)?;
-    let identity = Arc::new(Identity::open(settings, Arc::clone(&store))?);
+    let (store, token, identity) = open_state(settings).await?;
     let address = listener.local_addr().context("failed to ask for the address that is listened on")?;
 
     let (stop, stopping) = watch::channel(false);
@@ -204,15 +206,30 @@ fn lock(database: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn open_store(database: &Path) -> anyhow::Result<Store> {
-    // It holds secrets. SQLite gives its other files the mode of this one.
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(database)
-        .with_context(|| format!("failed to open database {}", database.display()))?;
-    Store::open(database).with_context(|| format!("failed to use database {}", database.display()))
+/// What outlives a restart: the store, and the secrets beside it.
+async fn open_state(settings: &ServerSettings) -> anyhow::Result<(Arc<Store>, HostToken, Arc<Identity>)> {
+    let settings = settings.clone();
+    // The store blocks.
+    let open = move || {
+        let store = Arc::new(open_store(&settings.database)?);
+        let token = HostToken::open(&settings.host_token_file)?;
+        let identity = Arc::new(Identity::open(&settings, Arc::clone(&store))?);
+        Ok((store, token, identity))
+    };
+    tokio::task::spawn_blocking(open).await.context("failed to open the store")?
+}
+
+fn open_store(database: &Database) -> anyhow::Result<Store> {
+    if let Database::Sqlite(path) = database {
+        // It holds secrets. SQLite gives its other files the mode of this one.
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| format!("failed to open database {database}"))?;
+    }
+    Store::connect(database).with_context(|| format!("failed to use database {database}"))
 }
 
 async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
@@ -244,7 +261,7 @@ fn local_url(address: SocketAddr) -> String {
 
 fn announce(settings: &ServerSettings, address: SocketAddr, has_clouds: bool) {
     let url = settings.public_url.clone().unwrap_or_else(|| local_url(address));
-    tracing::info!(%address, url, database = %settings.database.display(), "server listens");
+    tracing::info!(%address, url, database = %settings.database, "server listens");
     let clouds = settings.clouds_file();
     if has_clouds {
         tracing::info!(
@@ -315,7 +332,7 @@ fn options(settings: &ServerSettings) -> Options {
 
 #[cfg(test)]
 mod tests {
-    use evergate_config::{Config, Role, ServerSettings};
+    use evergate_config::{Config, Database, Role, ServerSettings};
 
     use serde_json::json;
 
@@ -349,7 +366,8 @@ mod tests {
         let why = refused(serve(&settings(&dir, &format!("bind_port = {port}\n")), Watched::default(), None).await);
         assert!(why.contains(&format!("127.0.0.1 port {port}")) && why.contains("bind_port"), "{why}");
 
-        let lock = lock(&settings(&dir, "").database).unwrap();
+        let Database::Sqlite(database) = settings(&dir, "").database else { panic!("SQLite is the default") };
+        let lock = lock(&database).unwrap();
         let why = refused(serve(&settings(&dir, ""), Watched::default(), None).await);
         assert!(why.contains(&format!("(process {})", std::process::id())), "{why}");
         drop(lock);

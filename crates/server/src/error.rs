@@ -37,6 +37,16 @@ macro_rules! api_errors {
                     Self::Store(StoreError::Constraint { .. }) => {
                         write!(f, "The request conflicts with another one that was handled at the same time.")
                     }
+                    Self::Store(StoreError::Contended(_)) => {
+                        write!(f, "The request met others that changed the same things. Try again soon.")
+                    }
+                    Self::Store(StoreError::Unstorable) => {
+                        write!(f, "Invalid input for operation: a text has a character of code 0 in it.")
+                    }
+                    // The outage alone, in words of our own: what the database said may name what it holds.
+                    Self::Store(StoreError::Unavailable { outage, .. }) => {
+                        write!(f, "The database cannot be used: {outage}. Try again soon.")
+                    }
                     Self::Store(_) => {
                         write!(f, "Request Failed: internal server error while processing your request.")
                     }
@@ -241,7 +251,7 @@ impl ApiError {
     pub fn status(&self) -> u16 {
         match (self.declared(), self) {
             (Some((status, _)), _) => status,
-            (None, Self::Store(StoreError::Constraint { .. })) => 409,
+            (None, Self::Store(error)) => store_failure(error).0,
             (None, _) => 500,
         }
     }
@@ -250,7 +260,7 @@ impl ApiError {
     pub fn type_name(&self) -> &'static str {
         match (self.declared(), self) {
             (Some((_, name)), _) => name,
-            (None, Self::Store(StoreError::Constraint { .. })) => "Conflict",
+            (None, Self::Store(error)) => store_failure(error).1,
             (None, _) => "HTTPInternalServerError",
         }
     }
@@ -258,6 +268,19 @@ impl ApiError {
     /// The answer's body.
     pub fn body(&self) -> Value {
         json!({"NeutronError": {"type": self.type_name(), "message": self.to_string(), "detail": ""}})
+    }
+}
+
+/// Status and type name of what the store answers.
+fn store_failure(error: &StoreError) -> (u16, &'static str) {
+    match error {
+        StoreError::Constraint { .. } => (409, "Conflict"),
+        StoreError::Unstorable => (400, "InvalidInput"),
+        StoreError::Contended(_) | StoreError::Unavailable { .. } => (503, "HTTPServiceUnavailable"),
+        StoreError::Database(_)
+        | StoreError::Corrupt { .. }
+        | StoreError::NewerSchema { .. }
+        | StoreError::Unsuitable(_) => (500, "HTTPInternalServerError"),
     }
 }
 
@@ -274,8 +297,8 @@ impl From<StoreError> for ApiError {
 }
 
 impl TxError for ApiError {
-    fn is_constraint(&self) -> bool {
-        matches!(self, Self::Store(StoreError::Constraint { .. }))
+    fn store_error(&self) -> Option<&StoreError> {
+        if let Self::Store(error) = self { Some(error) } else { None }
     }
 }
 

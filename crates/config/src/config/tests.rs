@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::settings::{HostSettings, ServerSettings};
+use crate::settings::{Database, HostSettings, ServerSettings};
 
 fn read(role: Role, texts: &[(&str, &str)]) -> Result<Config, Refused> {
     let texts: Vec<(PathBuf, String)> = texts.iter().map(|(p, t)| (PathBuf::from(p), (*t).to_owned())).collect();
@@ -21,7 +21,7 @@ fn warnings(role: Role, text: &str) -> Vec<String> {
 #[test]
 fn without_any_file_the_defaults_run() {
     let server = ServerSettings::from_config(&read(Role::Server, &[]).unwrap());
-    assert_eq!(server.database, PathBuf::from("/var/lib/evergate/evergate.sqlite"));
+    assert_eq!(server.database, Database::Sqlite("/var/lib/evergate/evergate.sqlite".into()));
     assert_eq!((server.bind_host.as_str(), server.bind_port), ("0.0.0.0", 9696));
     assert_eq!(server.pagination_max_limit, None);
     assert_eq!(server.project_network_types, ["vxlan"]);

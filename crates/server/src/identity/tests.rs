@@ -24,7 +24,7 @@ impl Fixture {
         let text = format!("[DEFAULT]\nstate_path = {}\n{more}", dir.path().display());
         let config = Config::from_texts(&[("test.conf".into(), text)], "ctl", Role::Server, vec![]).unwrap();
         let settings = ServerSettings::from_config(&config);
-        let store = Arc::new(Store::open(&settings.database).unwrap());
+        let store = Arc::new(Store::connect(&settings.database).unwrap());
         let identity = Arc::new(Identity::open(&settings, store).unwrap());
         let behind = axum::Router::new()
             .route("/v2.0/whoami", get(whoami))

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use super::*;
 
 struct Scratch(PathBuf);
@@ -82,7 +84,7 @@ fn a_write_that_a_constraint_refused_is_tried_again() {
 fn a_database_of_a_later_version_is_refused() {
     let scratch = Scratch::new("newer");
     drop(Store::open(&scratch.db()).unwrap());
-    let conn = Connection::open(scratch.db()).unwrap();
+    let conn = rusqlite::Connection::open(scratch.db()).unwrap();
     conn.execute("UPDATE schema_version SET version = 99", []).unwrap();
     let error = Store::open(&scratch.db()).unwrap_err();
     assert!(matches!(error, StoreError::NewerSchema { found: 99, .. }), "{error}");

@@ -102,27 +102,59 @@ macro_rules! values {
 }
 
 /// One row of an answer; columns are numbered from 0 in the order of the SELECT.
-pub struct Row<'a>(pub(super) &'a rusqlite::Row<'a>);
+pub enum Row<'a> {
+    /// From SQLite.
+    Sqlite(&'a rusqlite::Row<'a>),
+    /// From PostgreSQL.
+    Postgres(&'a tokio_postgres::Row),
+}
 
 impl Row<'_> {
+    fn value(&self, column: usize) -> Result<Value, StoreError> {
+        match self {
+            Self::Sqlite(row) => {
+                let value = row.get_ref(column)?;
+                let corrupt = || StoreError::Corrupt { column, text: format!("{value:?}") };
+                match value {
+                    rusqlite::types::ValueRef::Null => Ok(Value::Null),
+                    rusqlite::types::ValueRef::Integer(n) => Ok(Value::Int(n)),
+                    rusqlite::types::ValueRef::Text(text) => match std::str::from_utf8(text) {
+                        Ok(text) => Ok(Value::Text(text.to_owned())),
+                        Err(_) => Err(corrupt()),
+                    },
+                    rusqlite::types::ValueRef::Real(_) | rusqlite::types::ValueRef::Blob(_) => Err(corrupt()),
+                }
+            }
+            Self::Postgres(row) => row.try_get(column).map_err(|error| StoreError::Database(error.into())),
+        }
+    }
+
     /// Reads a column that is not NULL as text.
     pub fn text(&self, column: usize) -> Result<String, StoreError> {
-        Ok(self.0.get(column)?)
+        self.opt_text(column)?.ok_or_else(|| null(column))
     }
 
     /// Reads a column as text, or `None` where it is NULL.
     pub fn opt_text(&self, column: usize) -> Result<Option<String>, StoreError> {
-        Ok(self.0.get(column)?)
+        match self.value(column)? {
+            Value::Null => Ok(None),
+            Value::Text(text) => Ok(Some(text)),
+            Value::Int(n) => Err(StoreError::Corrupt { column, text: n.to_string() }),
+        }
     }
 
     /// Reads an integer column.
     pub fn int(&self, column: usize) -> Result<i64, StoreError> {
-        Ok(self.0.get(column)?)
+        self.opt_int(column)?.ok_or_else(|| null(column))
     }
 
     /// Reads an integer column, or `None` where it is NULL.
     pub fn opt_int(&self, column: usize) -> Result<Option<i64>, StoreError> {
-        Ok(self.0.get(column)?)
+        match self.value(column)? {
+            Value::Null => Ok(None),
+            Value::Int(n) => Ok(Some(n)),
+            Value::Text(text) => Err(StoreError::Corrupt { column, text }),
+        }
     }
 
     /// Reads an integer column into a smaller type.
@@ -153,4 +185,8 @@ impl Row<'_> {
         let text = self.text(column)?;
         serde_json::from_str(&text).map_err(|_| StoreError::Corrupt { column, text })
     }
+}
+
+fn null(column: usize) -> StoreError {
+    StoreError::Corrupt { column, text: "NULL".into() }
 }

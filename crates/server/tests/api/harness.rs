@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::body::Body;
 use axum::http::Request;
+use evergate_config::Database;
 use evergate_model::host::{AgentKind, AgentReport, HaState, HaStateReport};
 use evergate_model::{HostConfig, RouterId};
 use evergate_server::api::{ApiState, api_router};
@@ -15,11 +16,15 @@ use evergate_server::error::ApiError;
 use evergate_server::objects::agent;
 use evergate_server::options::{Limits, Options};
 use evergate_server::policy::Watched;
-use evergate_server::store::Store;
+use evergate_server::store::{Dialect, Store};
 use evergate_server::{dvr, ha, hostview};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
+use crate::support::psql;
+
+/// Names the variable with the URL, but for the database, of a PostgreSQL that is used instead of SQLite.
+pub(crate) const POSTGRES: &str = "EVERGATE_TEST_POSTGRES";
 /// The project of most tests.
 pub(crate) const PROJECT: &str = "cccccccccccccccccccccccccccccccc";
 /// Somebody else's.
@@ -99,7 +104,15 @@ impl Server {
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("evergate-api-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let store = Arc::new(Store::open(&dir.join("evergate.sqlite")).unwrap());
+        let database = match std::env::var(POSTGRES) {
+            Ok(cluster) => {
+                let name = format!("api_{}_{n}", std::process::id());
+                psql(&format!("{cluster}/postgres"), &format!("CREATE DATABASE {name}"));
+                Database::Postgres(format!("{cluster}/{name}"))
+            }
+            Err(_) => Database::Sqlite(dir.join("evergate.sqlite")),
+        };
+        let store = Arc::new(Store::connect(&database).unwrap());
         let options = Arc::new(options);
         let state = ApiState::new(Arc::clone(&store), Arc::clone(&options)).under(policy);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
@@ -285,13 +298,22 @@ impl Server {
 
     /// Everything the database holds but its own history: for "nothing was changed".
     pub(crate) fn dump(&self) -> String {
-        let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name";
+        let sqlite = self.store.dialect() == Dialect::Sqlite;
+        let tables = if sqlite {
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+        } else {
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename"
+        };
         let dump = |tx: &evergate_server::store::Tx<'_>| -> Result<String, ApiError> {
             let mut text = String::new();
             for table in tx.query(tables, &[], |row| row.text(0))? {
-                let columns = format!("SELECT group_concat(name, ', ') FROM pragma_table_info('{table}')");
-                let columns = tx.query(&columns, &[], |row| row.text(0))?.concat();
-                let rows = format!("SELECT json_array({columns}) FROM {table} ORDER BY 1");
+                let rows = if sqlite {
+                    let columns = format!("SELECT group_concat(name, ', ') FROM pragma_table_info('{table}')");
+                    let columns = tx.query(&columns, &[], |row| row.text(0))?.concat();
+                    format!("SELECT json_array({columns}) FROM {table} ORDER BY 1")
+                } else {
+                    format!("SELECT row_to_json(t)::text FROM {table} t ORDER BY 1")
+                };
                 text.push_str(&format!("== {table}\n{}\n", tx.query(&rows, &[], |row| row.text(0))?.join("\n")));
             }
             Ok(text)

@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that does not find what it expects has failed")]
 
 mod harness;
+#[path = "../support/postgres.rs"]
+mod support;
 
 mod audit;
 mod bad_input;
@@ -20,6 +22,7 @@ mod networks;
 mod policy;
 mod port_forwardings;
 mod ports;
+mod postgres;
 mod quotas;
 mod rbac;
 mod roles;
