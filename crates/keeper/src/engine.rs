@@ -20,6 +20,7 @@ mod health;
 mod ledger;
 mod liveness;
 mod mastership;
+mod paths;
 mod shared;
 mod spec;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use std::net::IpAddr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
+use evergate_kernel::rt::FoundPaths;
 use evergate_model::{NetworkId, RouterId};
 use tracing::{debug, info};
 
@@ -55,6 +57,8 @@ pub struct Start {
     pub seed: u64,
     /// How long there was no keeper, where that is known.
     pub away: Option<Duration>,
+    /// The paths of forwarding entries that are in the kernel; `None` where it has no nexthop objects for them.
+    pub paths: Option<FoundPaths>,
 }
 
 /// What a timer is for.
@@ -68,6 +72,8 @@ pub enum Timer {
     Bfd,
     /// What is in the kernel is set again.
     Patrol,
+    /// Routers that moved have waited for others to move with them.
+    Paths,
 }
 
 /// Within this time, everything that must be in the kernel is set again.
@@ -113,8 +119,8 @@ struct Mentioned {
 
 impl Engine {
     /// Makes an engine that knows nothing yet.
-    pub fn new(start: Start, now: Instant) -> Self {
-        let mut shared = Shared::new(start.seed);
+    pub fn new(mut start: Start, now: Instant) -> Self {
+        let mut shared = Shared::new(start.seed, start.paths.take());
         shared.away_since = start.away.and_then(|away| now.checked_sub(away));
         Self {
             start,
@@ -259,13 +265,17 @@ impl Engine {
         }
         self.start_patrol(now);
         let entries = follow.entries.clone();
-        if let Some(old) = self.shared.follows.insert(router, follow) {
+        let known = self.shared.book.known(router);
+        let before = self.shared.follows.insert(router, follow);
+        let same_entries = before.as_ref().is_some_and(|old| old.entries == entries);
+        if let Some(old) = before {
             let gone: Vec<_> = old.entries.into_iter().filter(|old| !entries.contains(old)).collect();
             self.shared.remove_entries(router, &gone);
         }
         self.learn(router, epoch, vtep, now);
         // Also when nothing is new: control sends it again to repair.
-        if !self.copies.get(&router).is_some_and(RouterCopy::is_active) {
+        let moved = same_entries && self.shared.book.known(router) != known;
+        if !moved && !self.copies.get(&router).is_some_and(RouterCopy::is_active) {
             self.shared.apply_follow(router);
         }
     }
@@ -273,6 +283,7 @@ impl Engine {
     fn unfollow(&mut self, router: RouterId) {
         if let Some(follow) = self.shared.follows.remove(&router) {
             self.shared.remove_entries(router, &follow.entries);
+            self.shared.park(router);
         }
         self.forget_if_unused(router);
     }
@@ -315,6 +326,8 @@ impl Engine {
 
     fn end_sync(&mut self, now: Instant) {
         self.shared.syncing = false;
+        let unused = self.shared.paths.sweep();
+        self.shared.effects.extend(unused.into_iter().map(Effect::RunBatch));
         for router in self.copies.keys().copied().collect::<Vec<_>>() {
             self.with(router, |copy, shared| copy.settle(shared, now));
         }
@@ -353,6 +366,7 @@ impl Engine {
         // nothing can be tried again.
         for ((what, action), result) in batch.steps.iter().zip(results) {
             if let Err(error) = result {
+                self.shared.distrust(router);
                 self.shared.warn(format!("router {router}: failed to {} {what}: {error}", action.verb()));
             }
         }
@@ -418,7 +432,7 @@ impl Engine {
     /// Learns where a router is, from whomever, and lets an active copy know if it is elsewhere.
     fn learn(&mut self, router: RouterId, epoch: u64, vtep: Option<IpAddr>, now: Instant) {
         let active = self.copies.get(&router).is_some_and(RouterCopy::is_active);
-        let learned = self.shared.learn(router, epoch, vtep, active);
+        let learned = self.shared.learn((router, epoch, vtep), active, now);
         if active && learned != Learned::Nothing {
             let mut known = self.shared.book.known(router);
             if learned == Learned::Conflict {
@@ -443,6 +457,7 @@ impl Engine {
         for router in due {
             self.with(router, |copy, shared| copy.handle_timeout(shared, now));
         }
+        self.shared.go_alone(now);
         self.patrol_if_due(now);
         self.shared.liveness.handle_timeout(now);
         self.attend_liveness(now);
@@ -482,7 +497,8 @@ impl Engine {
         let claims = self.shared.outbox.next_due().map(|at| (at, Timer::Claims));
         let patrol = self.patrol.next.map(|at| (at, Timer::Patrol));
         let bfd = self.shared.liveness.poll_timeout().map(|at| (at, Timer::Bfd));
-        [router, claims, patrol, bfd].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let paths = self.shared.paths.poll_timeout().map(|at| (at, Timer::Paths));
+        [router, claims, patrol, bfd, paths].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Takes the next thing to do.

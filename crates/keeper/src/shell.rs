@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use evergate_kernel::rt::{self, Epoll, LinkWatch, NetnsFd};
+use evergate_kernel::rt::{self, BatchSocket, Epoll, LinkWatch, NetnsFd};
 use evergate_kernel::sys::{self, LockFile, Signal, SignalFd};
 use evergate_model::RouterId;
 use tracing::{info, warn};
@@ -143,7 +143,7 @@ impl Shell {
         let (sign, away) = open_sign(run_path).context("failed to make the sign of life")?;
         let listener =
             control::listen(run_path).with_context(|| format!("failed to listen below {}", run_path.display()))?;
-        let start = Start { away, ..start() };
+        let start = Start { away, paths: find_paths(), ..start() };
         let worker = Worker::start(options.netns_path.clone(), start.realtime.then_some(FIFO_PRIORITY - 1))?;
         let replication = Replication::start(options.netns_path.clone())?;
         let scripts = Scripts::start(options.netns_path.clone())?;
@@ -603,7 +603,24 @@ fn start() -> Start {
         Ok(()) => u64::from_ne_bytes(seed),
         Err(_) => u64::from(std::process::id()),
     };
-    Start { pid: std::process::id(), notes, realtime, seed, away: None }
+    Start { pid: std::process::id(), notes, realtime, seed, away: None, paths: None }
+}
+
+/// What is in the kernel of the paths of forwarding entries.
+fn find_paths() -> Option<rt::FoundPaths> {
+    let found =
+        NetnsFd::host().and_then(|host| BatchSocket::open(&host)).and_then(|mut socket| rt::find_paths(&mut socket));
+    match found {
+        Ok(Some(found)) => Some(found),
+        Ok(None) => {
+            info!("this kernel has no nexthop objects for forwarding entries: each moves by a message of its own");
+            None
+        }
+        Err(error) => {
+            warn!("failed to look for paths of forwarding entries, so each moves by a message of its own: {error}");
+            None
+        }
+    }
 }
 
 /// Opens the sign of life; tells how old it was, if there was one.

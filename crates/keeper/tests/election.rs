@@ -172,9 +172,9 @@ fn forwarding_on_other_hosts_follows_the_active_copy() {
     ));
     let entry = FollowEntry { mac: LAN_MAC, vxlan_ifindex: lab.ifindex("h3", "vxlan-7"), tap_ifindex: None };
     let follow = FollowSpec { router: ROUTER, epoch: 0, vtep: None, entries: vec![entry] };
-    let observer = lab.keeper(3);
+    let mut observer = lab.keeper(3);
     let mut observer_control = observer.control();
-    observer_control.tell(settings(3), &[], &[follow]);
+    observer_control.tell(settings(3), &[], std::slice::from_ref(&follow));
 
     let mut keepers: Vec<Keeper> = BOTH.iter().map(|&n| lab.keeper(n)).collect();
     let mut controls: Vec<Control> = keepers.iter().map(Keeper::control).collect();
@@ -183,9 +183,13 @@ fn forwarding_on_other_hosts_follows_the_active_copy() {
         control.tell(settings(n), &[spec], &[]);
     }
     let entries = || output(&format!("bridge -n {host} fdb show dev vxlan-7 | grep {LAN_MAC}"));
+    let nexthops = || output(&format!("ip -n {host} nexthop"));
     let points_to = |n: u8| {
         let entries = entries();
-        entries.contains(&format!("dst 192.0.2.{n} self")) && entries.contains("master br0")
+        let path = entries.split("nhid ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("none").to_owned();
+        // The path's group has one member, which has the number before it.
+        let leaf = path.parse().map_or(0, |group: u32| group - 1);
+        nexthops().contains(&format!("id {leaf} via 192.0.2.{n} ")) && entries.contains("master br0")
     };
     eventually("forwarding points to the active", || points_to(2));
     keepers[1].signal("TERM");
@@ -195,8 +199,18 @@ fn forwarding_on_other_hosts_follows_the_active_copy() {
         FromKeeper::Claimed { epoch: 2, vtep: claimant, .. } if *claimant == vtep(1) => Some(()),
         _ => None,
     });
+    // A keeper that starts again finds them, and moves nothing.
+    let before = (entries(), nexthops());
+    observer.signal("KILL");
+    observer.wait();
+    let observer = lab.keeper(3);
+    let mut observer_control = observer.control();
+    let follow = FollowSpec { epoch: 2, vtep: Some(vtep(1)), ..follow };
+    observer_control.tell(settings(3), &[], &[follow]);
+    observer_control.expect("its status", |message| matches!(message, FromKeeper::Status(_)).then_some(()));
+    assert_eq!((entries(), nexthops()), before);
     observer_control.say(&ToKeeper::Unfollow { router: ROUTER });
-    eventually("what is not followed is removed", || entries().is_empty());
+    eventually("what is not followed is removed", || entries().is_empty() && nexthops().is_empty());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::error::{Cause, Refusal};
 use crate::netns::NetnsFd;
 use crate::sys::check;
-use crate::uapi::NLMSGERR_ATTR_MSG;
+use crate::uapi::{NLMSGERR_ATTR_MSG, RTM_DELNEXTHOP};
 use crate::wire::{
     Attrs, Frame, Frames, HEADER_LEN, Message, i32_at, message_type, set_sequence, text, u16_at, u32_at,
 };
@@ -346,7 +346,7 @@ pub(crate) fn is_already_so(message: &[u8], errno: i32) -> bool {
         Some(libc::RTM_DELLINK) => errno == libc::ENODEV,
         Some(libc::RTM_DELADDR) => matches!(errno, libc::EADDRNOTAVAIL | libc::ENODEV),
         Some(libc::RTM_DELROUTE) => matches!(errno, libc::ESRCH | libc::ENODEV),
-        Some(libc::RTM_DELRULE) => errno == libc::ENOENT,
+        Some(libc::RTM_DELRULE | RTM_DELNEXTHOP) => errno == libc::ENOENT,
         // EOPNOTSUPP: the link is no bridge port any more, so the bridge has no entries for it.
         Some(libc::RTM_DELNEIGH) => matches!(errno, libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP),
         _ => false,

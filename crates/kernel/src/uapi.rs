@@ -26,6 +26,18 @@ pub(crate) const NETNSA_FD: u16 = 3;
 pub(crate) const NDA_NH_ID: u16 = 13;
 pub(crate) const NTF_STICKY: u8 = 1 << 6;
 
+// linux/nexthop.h, and the messages from linux/rtnetlink.h
+pub(crate) const RTM_NEWNEXTHOP: u16 = 104;
+pub(crate) const RTM_DELNEXTHOP: u16 = 105;
+pub(crate) const RTM_GETNEXTHOP: u16 = 106;
+pub(crate) const NHA_ID: u16 = 1;
+pub(crate) const NHA_GROUP: u16 = 2;
+pub(crate) const NHA_GATEWAY: u16 = 6;
+pub(crate) const NHA_FDB: u16 = 11;
+
+// Marks nexthop objects of ours, as nobody else's number does (iproute2's rt_protos).
+pub(crate) const NEXTHOP_PROTOCOL: u8 = 231;
+
 // linux/fib_rules.h
 pub(crate) const FRA_DST: u16 = 1;
 pub(crate) const FRA_SRC: u16 = 2;

@@ -315,6 +315,7 @@ impl RouterCopy {
                     info!(router = %self.id(), ?from, ?to, ?reason, "VRRP state changed");
                     if to == State::Active {
                         self.take_mastership(reason, shared, now);
+                        shared.park(self.id());
                     }
                     self.note_role(now);
                     self.report(reason, shared, now);

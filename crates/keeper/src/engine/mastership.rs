@@ -110,6 +110,12 @@ impl RouterCopy {
         self.contest = None;
         self.epoch = if resumes { known.epoch } else { known.epoch.saturating_add(1) };
         shared.book.learn(self.id(), self.epoch, shared.settings.vtep);
+        if reason == Reason::PeerDown {
+            // Frames that still go to the dead host are lost anyway, and all of its routers move now: said at
+            // once it is few datagrams, and one change of a path for those who hear it. Said router by router as
+            // the kernel gets ready, it would be as many as there are routers.
+            shared.claim(self.id(), self.epoch, &self.spec.claim_to, now);
+        }
         self.claim(shared, now);
     }
 

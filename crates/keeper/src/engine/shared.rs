@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use evergate_dataplane::state::FdbTable;
-use evergate_kernel::rt;
+use evergate_kernel::rt::FoundPaths;
 use evergate_model::{NetworkId, RouterId};
 use tracing::warn;
 
 use super::discards::Discards;
-use super::effect::{Action, Batch, Effect, Purpose};
+use super::effect::Effect;
 use super::ledger::Wanted;
 use super::liveness::Liveness;
+use super::paths::Paths;
 use crate::claims::book::{Book, Learned};
 use crate::claims::outbox::{self, Outbox};
 use crate::claims::wire::ClaimKey;
 use crate::hex;
-use crate::protocol::{FollowEntry, FollowSpec, FromKeeper, Place, Settings};
+use crate::protocol::{FollowEntry, FollowSpec, FromKeeper, Settings};
 
 /// What all copies of a host share.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub(super) book: Book,
     pub(super) outbox: Outbox,
     pub(super) follows: BTreeMap<RouterId, FollowSpec>,
+    /// Where their entries lead.
+    pub(super) paths: Paths,
     /// VRIDs in use, by HA network.
     pub(super) vrids: BTreeMap<NetworkId, BTreeSet<u8>>,
     pub(super) discards: Discards,
@@ -44,13 +46,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, found: Option<FoundPaths>) -> Self {
         Self {
             settings: Settings::default(),
             key: None,
             book: Book::default(),
             outbox: Outbox::new(seed),
             follows: BTreeMap::new(),
+            paths: Paths::new(found),
             vrids: BTreeMap::new(),
             discards: Discards::default(),
             liveness: Liveness::new(seed),
@@ -140,11 +143,16 @@ impl Shared {
 
     /// Learns where a router is; forwarding follows unless the local copy is active, whose own items
     /// point the bridge to the local port.
-    pub(super) fn learn(&mut self, router: RouterId, epoch: u64, vtep: Option<IpAddr>, local_active: bool) -> Learned {
+    pub(super) fn learn(
+        &mut self,
+        (router, epoch, vtep): (RouterId, u64, Option<IpAddr>),
+        local_active: bool,
+        now: Instant,
+    ) -> Learned {
         let learned = self.book.learn(router, epoch, vtep);
         if learned == Learned::Newer {
             if !local_active {
-                self.apply_follow(router);
+                self.go(router, now);
             }
             if let Some(vtep) = vtep.filter(|_| vtep != self.settings.vtep) {
                 self.emit(FromKeeper::Claimed { router, epoch, vtep });
@@ -153,49 +161,54 @@ impl Shared {
         learned
     }
 
-    /// Points the forwarding entries of a router's addresses to where it was last claimed to be. If
-    /// nobody said, they go: unknown addresses are flooded, which reaches whoever has the router.
+    /// Points the forwarding entries of a router's addresses to where it was last claimed to be, whatever they
+    /// were before.
     pub(super) fn apply_follow(&mut self, router: RouterId) {
         let Some(follow) = self.follows.get(&router) else { return };
-        let elsewhere = self.book.known(router).vtep.filter(|&vtep| Some(vtep) != self.settings.vtep);
-        let batch = follow_batch(router, &follow.entries, elsewhere);
+        let batch = self.paths.set(router, &follow.entries, self.elsewhere(router));
+        self.effects.extend(batch.map(Effect::RunBatch));
+    }
+
+    /// The same, where only its place has changed: the routers of one path go together.
+    fn go(&mut self, router: RouterId, now: Instant) {
+        let Some(follow) = self.follows.get(&router) else { return };
+        let batch = match self.elsewhere(router) {
+            Some(to) => self.paths.go(router, &follow.entries, to, now),
+            None => self.paths.set(router, &follow.entries, None),
+        };
+        self.effects.extend(batch.map(Effect::RunBatch));
+    }
+
+    /// The host that a router was last claimed to be at, if that is another one.
+    fn elsewhere(&self, router: RouterId) -> Option<IpAddr> {
+        self.book.known(router).vtep.filter(|&vtep| Some(vtep) != self.settings.vtep)
+    }
+
+    /// Moves on the routers that have waited long enough for others of their path.
+    pub(super) fn go_alone(&mut self, now: Instant) {
+        for (router, to) in self.paths.overdue(now) {
+            let Some(follow) = self.follows.get(&router) else { continue };
+            let batch = self.paths.set(router, &follow.entries, Some(to));
+            self.effects.extend(batch.map(Effect::RunBatch));
+        }
+    }
+
+    /// The router's own copy is active: its entries are of no account until it is not.
+    pub(super) fn park(&mut self, router: RouterId) {
+        let batch = self.paths.park(router);
         self.effects.extend(batch.map(Effect::RunBatch));
     }
 
     /// Removes forwarding entries that nothing follows any more.
     pub(super) fn remove_entries(&mut self, router: RouterId, entries: &[FollowEntry]) {
-        self.effects.extend(follow_batch(router, entries, None).map(Effect::RunBatch));
+        let batch = self.paths.remove(router, entries);
+        self.effects.extend(batch.map(Effect::RunBatch));
     }
-}
 
-/// Both tables of each entry: the VXLAN device's own (to which host) and the bridge's (by which port).
-fn follow_batch(router: RouterId, entries: &[FollowEntry], vtep: Option<IpAddr>) -> Option<Batch> {
-    let mut batch = Batch {
-        router,
-        place: Place::Host,
-        purpose: Purpose::Follow,
-        generation: 0,
-        steps: Vec::new(),
-        messages: Vec::new(),
-    };
-    for entry in entries {
-        let (link, mac) = (entry.vxlan_ifindex, entry.mac);
-        let mut step = |what: String, action, message| {
-            batch.steps.push((what, action));
-            batch.messages.push(message);
-        };
-        if let Some(dst) = vtep {
-            let table = FdbTable::Vxlan { dst };
-            step(format!("forwarding of {mac} to {dst}"), Action::Add, rt::fdb_replace_message(link, mac, &table));
-            let message = rt::fdb_replace_message(link, mac, &FdbTable::Bridge);
-            step(format!("forwarding of {mac} to the tunnel"), Action::Add, message);
-        } else {
-            // The destination does not matter for removal: the entry is found by its address.
-            let table = FdbTable::Vxlan { dst: IpAddr::from([0, 0, 0, 0]) };
-            step(format!("forwarding of {mac}"), Action::Del, rt::fdb_delete_message(link, mac, &table));
-            let message = rt::fdb_delete_message(link, mac, &FdbTable::Bridge);
-            step(format!("forwarding of {mac} to the tunnel"), Action::Del, message);
+    /// The kernel refused to do something about a router's entries.
+    pub(super) fn distrust(&mut self, router: RouterId) {
+        if let Some(follow) = self.follows.get(&router) {
+            self.paths.distrust(&follow.entries);
         }
     }
-    (!batch.messages.is_empty()).then_some(batch)
 }

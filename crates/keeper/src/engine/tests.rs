@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use evergate_kernel::rt::FoundPaths;
 use evergate_model::{HaState, Mac, NetworkId, RouterId};
 use evergate_vrrp::bfd::auth::Key;
 use evergate_vrrp::bfd::session as bfd;
@@ -16,7 +17,7 @@ use evergate_vrrp::wire::{self, Advertisement, Ipv4Checksum};
 
 use super::effect::{Action, Batch, Effect, Opened, Purpose};
 use super::{Engine, Start};
-use crate::claims::wire::{ClaimKey, Entry, Kind, Message};
+use crate::claims::wire::{ClaimKey, Entry, Kind, MAX_ENTRIES, Message};
 use crate::hex;
 use crate::protocol::*;
 
@@ -599,6 +600,63 @@ fn a_host_that_falls_silent_is_asked_and_then_replaced() {
     assert_eq!(host.state(), "active");
     assert_eq!(host.log[..2], ["ask 0", "advertise 50"]);
     assert!(host.log.contains(&"transition active 1".to_owned()), "{:?}", host.log);
+}
+
+#[test]
+fn the_routers_of_a_dead_host_are_claimed_before_the_kernel_is_ready() {
+    let mut host = Host::beside(THEIRS, 300);
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    host.hear(advertisement(200, 50));
+    host.run_beside(&mut peer, Duration::from_millis(500));
+    host.log.clear();
+    host.kernel_stalls = true;
+    host.advance(Duration::from_millis(900 + 20));
+    assert_eq!(host.state(), "active");
+    assert!(host.sent_to(THIRD) > 0, "{:?}", host.log);
+    assert!(!host.log.iter().any(|line| line.starts_with("announce") || line.starts_with("transition")));
+    // Nobody is told twice.
+    host.claim_from(THIRD, Kind::Ack, 1);
+    let told = host.sent_to(THIRD);
+    host.kernel_goes_on();
+    assert_eq!(host.sent_to(THIRD), told);
+}
+
+#[test]
+fn followed_routers_that_move_together_move_by_one_message() {
+    let mut host = Host::new();
+    let start = Start { seed: 1, paths: Some(FoundPaths::default()), ..Start::default() };
+    host.engine = Engine::new(start, host.now);
+    host.connect();
+    let routers: Vec<RouterId> = (1..=60).map(RouterId::from_u128).collect();
+    for (n, router) in (1..).zip(&routers) {
+        let mac = Mac([2, 0, 0, 0, 0, n]);
+        let entries = vec![FollowEntry { mac, vxlan_ifindex: 5, tap_ifindex: None }];
+        host.say(ToKeeper::Follow(FollowSpec { router: *router, epoch: 3, vtep: Some(THIRD), entries }));
+    }
+    host.say(ToKeeper::EndOfState);
+    let mut messages = 0;
+    let mut claim = |host: &mut Host, routers: &[RouterId], epoch| {
+        let entry = |router: &RouterId| Entry { router: *router, epoch, vtep: Some(THEIRS) };
+        for some in routers.chunks(MAX_ENTRIES) {
+            let entries = some.iter().map(entry).collect();
+            let datagram = Message { kind: Kind::Claim, sender: THEIRS, entries }.emit(&key());
+            host.engine.handle_claim(&datagram, THEIRS, host.now);
+            while let Some(effect) = host.engine.poll_effect() {
+                if let Effect::RunBatch(batch) = &effect {
+                    messages += batch.messages.len();
+                }
+                host.carry_out(effect);
+            }
+        }
+        std::mem::take(&mut messages)
+    };
+    assert_eq!(claim(&mut host, &routers, 4), 1, "in two datagrams");
+    assert_eq!(claim(&mut host, &routers, 4), 0, "a claim that comes again changes nothing");
+    assert_eq!(claim(&mut host, &routers, 2), 0, "nor does one that comes late");
+    host.log.clear();
+    host.advance(Duration::from_secs(1));
+    assert_eq!(host.log, [""; 0], "nobody waits for anybody");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub(crate) mod address;
 pub(crate) mod link;
 pub(crate) mod neighbour;
+pub(crate) mod nexthop;
 pub(crate) mod routes;
 pub(crate) mod rule;
 #[cfg(test)]

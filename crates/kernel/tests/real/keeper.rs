@@ -4,7 +4,8 @@ use evergate_dataplane::Op;
 use evergate_dataplane::state::{FdbTable, Netns};
 use evergate_kernel::Kernel;
 use evergate_kernel::rt::{
-    BatchSocket, Filter, NetnsFd, PacketSocket, fdb_delete_message, fdb_replace_message, has_address,
+    BatchSocket, Filter, FoundPaths, NetnsFd, PacketSocket, fdb_delete_message, fdb_replace_message, find_paths,
+    group_message, has_address, path_message, path_of, path_table, remove_messages,
 };
 use evergate_kernel::sys;
 
@@ -215,4 +216,44 @@ fn real_time_and_locked_memory_are_granted_to_root_or_refused_in_words() {
     })
     .join()
     .unwrap();
+}
+
+#[test]
+fn entries_that_share_a_path_move_by_one_message() {
+    let mut kernel = host();
+    apply(&mut kernel, &[bridge(&Netns::Host, "brq1"), add_link(&Netns::Host, "vxlan-7", as_port(vxlan(7), "brq1"))]);
+    let index = kernel.link_index(&Netns::Host, "vxlan-7").unwrap().unwrap();
+    let mut socket = BatchSocket::open(&NetnsFd::host().unwrap()).unwrap();
+    assert_eq!(find_paths(&mut socket).unwrap(), Some(FoundPaths::default()), "asking leaves nothing behind");
+
+    // Somebody else has an id of ours, and a path of theirs.
+    run("ip nexthop add id 1163264002 via 192.0.2.77 fdb; ip nexthop add id 12 via 192.0.2.78 fdb");
+    let [a, b] = ["192.0.2.8", "192.0.2.9"].map(|ip| ip.parse().unwrap());
+    let mut send = |messages: &[Vec<u8>]| socket.send_batch(messages).into_iter().for_each(|result| result.unwrap());
+    // An entry that names a host itself cannot be turned into one that points at a path: it goes first.
+    let direct = fdb_replace_message(index, mac(9), &FdbTable::Vxlan { dst: a });
+    let points = |n| fdb_replace_message(index, mac(n), &path_table(0));
+    send(&[direct, path_message(0, a), group_message(0)]);
+    send(&[fdb_delete_message(index, mac(9), &FdbTable::Vxlan { dst: a }), points(9), points(10), points(10)]);
+    let forwarding = || run("bridge fdb show dev vxlan-7");
+    let nexthops = || run("ip nexthop");
+    assert_eq!(forwarding().matches("nhid 1163264001").count(), 2, "{}", forwarding());
+    let seen = observe(&mut kernel, &Netns::Host);
+    assert_eq!(seen.fdb.iter().filter(|entry| path_of(&entry.table) == Some(0)).count(), 2);
+
+    let mut socket = BatchSocket::open(&NetnsFd::host().unwrap()).unwrap();
+    for result in socket.send_batch(&[path_message(0, b)]) {
+        result.unwrap();
+    }
+    assert!(nexthops().contains("id 1163264000 via 192.0.2.9"), "{}", nexthops());
+    let found = find_paths(&mut socket).unwrap().unwrap();
+    assert_eq!(found.paths.into_iter().collect::<Vec<_>>(), [(0, b)]);
+    assert_eq!(found.taken.into_iter().collect::<Vec<_>>(), [1]);
+    assert_eq!(found.entries.into_values().collect::<Vec<_>>(), [Some(0), Some(0)]);
+
+    for result in socket.send_batch(&[remove_messages(0), remove_messages(0)].concat()) {
+        result.unwrap();
+    }
+    assert!(!forwarding().contains("nhid"), "{}", forwarding());
+    assert_eq!(nexthops().lines().count(), 2, "those of others stay: {}", nexthops());
 }
