@@ -97,14 +97,16 @@ pub(crate) fn measure(seconds: u8, times: usize) -> Result<Vec<f64>> {
     Ok(gaps)
 }
 
-struct Pair {
+/// The two, between a client and a server.
+pub(crate) struct Pair {
     prefix: String,
     folder: PathBuf,
     children: Vec<Child>,
 }
 
 impl Pair {
-    fn up(seconds: u8) -> Result<Self> {
+    /// Wires it all up and starts both keepalived.
+    pub(crate) fn up(seconds: u8) -> Result<Self> {
         let prefix = format!("egpair-{}-", std::process::id());
         let folder = std::env::temp_dir().join(prefix.trim_end_matches('-'));
         fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
@@ -187,8 +189,8 @@ impl Pair {
     }
 
     /// As conntrackd's own example for a primary and a backup, with entries put into the standby's kernel
-    /// at once: that kept all connections where the packaged recipe, with an external cache, lost some.
-    fn conntrackd(&mut self, number: u8) -> Result<()> {
+    /// at once: that kept all connections where the packaged recipe, with an external cache, lost some. Returns its process id.
+    pub(crate) fn conntrackd(&mut self, number: u8) -> Result<u32> {
         let node = format!("r{number}");
         let path = |suffix: &str| self.folder.join(format!("{node}.ct.{suffix}"));
         let text = format!(
@@ -203,8 +205,10 @@ impl Pair {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &format!("{}{node}", self.prefix), "conntrackd", "-C"]).arg(path("conf"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.children.push(command.spawn().context("failed to start conntrackd; is it installed?")?);
-        Ok(())
+        let child = command.spawn().context("failed to start conntrackd; is it installed?")?;
+        let pid = child.id();
+        self.children.push(child);
+        Ok(pid)
     }
 
     fn python(&self, node: &str) -> Command {
@@ -213,7 +217,8 @@ impl Pair {
         command
     }
 
-    fn own(&self, what: &str, node: &str) -> Result<Command> {
+    /// A command that runs this executable in a node, as `what`.
+    pub(crate) fn own(&self, what: &str, node: &str) -> Result<Command> {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &format!("{}{node}", self.prefix)]);
         command.arg(std::env::current_exe().context("own path")?).arg(what);
@@ -226,7 +231,8 @@ impl Pair {
         out.map(|out| String::from_utf8_lossy(&out.stdout).contains("10.9.0.1/")).context("failed to run ip")
     }
 
-    fn master(&self) -> Result<Option<&'static str>> {
+    /// The node whose keepalived is master, if it is one.
+    pub(crate) fn master(&self) -> Result<Option<&'static str>> {
         Ok(match (self.has_address("r1")?, self.has_address("r2")?) {
             (true, false) => Some("r1"),
             (false, true) => Some("r2"),
@@ -264,13 +270,19 @@ impl Pair {
         Ok(report.gaps.first().map(|_| report.longest_gap_ms()))
     }
 
-    fn answers(&self) -> Result<()> {
+    /// Waits until the server answers the client.
+    pub(crate) fn answers(&self) -> Result<()> {
         evergate_lab::wait_for("the server answers the client", PATIENCE, || {
             let netns = format!("{}client", self.prefix);
             let ping = ["netns", "exec", &netns, "ping", "-c1", "-W1", &SERVER.to_string()].map(ToOwned::to_owned);
             let status = Command::new("ip").args(ping).stdout(Stdio::null()).status().context("failed to run ping")?;
             Ok(status.success().then_some(()))
         })
+    }
+
+    /// Runs a command in a node.
+    pub(crate) fn run(&self, node: &str, words: &[&str]) -> Result<()> {
+        ip(&format!("netns exec {}{node} {}", self.prefix, words.join(" ")))
     }
 
     fn kill_processes_of(&self, node: &str) -> Result<()> {

@@ -57,7 +57,8 @@ fn test(rest: &[String]) -> Result<()> {
 }
 
 fn bench(rest: &[String]) -> Result<()> {
-    step("benchmarks", cargo().args(["bench", "--locked", "--package", "evergate", "--benches"]).args(rest))
+    let packages = ["--package", "evergate", "--package", "evergate-ctsync"];
+    step("benchmarks", cargo().args(["bench", "--locked", "--benches"]).args(packages).args(rest))
 }
 
 /// Runs one step, and says what it was and how long it took.
