@@ -39,6 +39,7 @@ pub(crate) fn all(config: &mut Config) {
             tunnels(config);
             mappings(config);
             vrrp_password(config);
+            advertisements(config);
             port_filter(config);
             url(config, "server_url", &["http://"]);
         }
@@ -56,6 +57,20 @@ fn list(config: &Config, section: &str, name: &str) -> Vec<String> {
     match config.value(section, name) {
         Some(Value::List(items)) => items.clone(),
         _ => Vec::new(),
+    }
+}
+
+/// RFC 4861 §6.2.1: MinRtrAdvInterval is at most three quarters of MaxRtrAdvInterval.
+fn advertisements(config: &mut Config) {
+    let seconds = |name| match config.value("DEFAULT", name) {
+        Some(Value::Int(seconds)) => Some(*seconds),
+        _ => None,
+    };
+    if let (Some(least), Some(most)) = (seconds("min_rtr_adv_interval"), seconds("max_rtr_adv_interval"))
+        && least * 4 > most * 3
+    {
+        let why = format!("{least} is more than three quarters of max_rtr_adv_interval, which is {most}");
+        config.complain(Level::Error, "DEFAULT", "min_rtr_adv_interval", why);
     }
 }
 

@@ -148,7 +148,7 @@ const NO_RABBIT: &str = "server and hosts talk over HTTP, not over a message bus
 const NO_CHILDREN: &str = "no process per router exists that could need watching";
 const NO_CONNTRACKD: &str = "conntrackd is not used";
 const NO_METADATA: &str = "no metadata proxy is run";
-const NO_RA: &str = "no router advertisement daemon is run";
+const NO_RA: &str = "the keeper advertises routers itself";
 const NO_IPTABLES: &str = "rules are nftables, one transaction per namespace";
 const NO_FILTER: &str = "ports are not filtered";
 const NO_VLAN: &str = "networks are vxlan, flat or local";
@@ -249,6 +249,9 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "agent_mode", Choice(AGENT_MODES), "legacy", Host, "How routers are realised on the host."),
     opt("DEFAULT", "interface_driver", Choice(INTERFACE_DRIVERS), "linuxbridge", Host, "What plugs interfaces; both drivers mean the kernel bridge."),
     opt("DEFAULT", "ha_confs_path", Path, "$state_path/ha_confs", Host, "Directory of each HA router's keepalived.conf and state-change log."),
+    // RFC 4861 section 6.2.1.
+    opt("DEFAULT", "min_rtr_adv_interval", Int(3, 1350), "30", Host, "Shortest time in seconds between two unsolicited router advertisements; at most three quarters of the longest."),
+    opt("DEFAULT", "max_rtr_adv_interval", Int(4, 1800), "100", Host, "Longest time in seconds between two unsolicited router advertisements; instances believe in the router for three times as long."),
     // The field of VRRP version 2 has eight bits.
     opt("DEFAULT", "ha_vrrp_advert_int", Int(1, 255), "2", Host, "Seconds between two VRRP advertisements."),
     opt("DEFAULT", "ha_vrrp_auth_type", Choice(&["AH", "PASS"]), "PASS", Host, "How advertisements are authenticated when there is a password."),
@@ -391,8 +394,6 @@ pub static OPTIONS: &[Opt] = &[
     inert("DEFAULT", "radvd_user", NO_RA),
     inert("DEFAULT", "ra_confs", NO_RA),
     inert("DEFAULT", "prefix_delegation_driver", NO_RA),
-    inert("DEFAULT", "min_rtr_adv_interval", NO_RA),
-    inert("DEFAULT", "max_rtr_adv_interval", NO_RA),
     inert("DEFAULT", "pd_confs", NO_RA),
     inert("DEFAULT", "vendor_pen", NO_RA),
     inert("DEFAULT", "per_router_log_files", LOGS),

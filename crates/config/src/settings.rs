@@ -67,6 +67,8 @@ pub struct HostSettings {
     pub l2_population: bool,
     /// Where `<router>/keepalived.conf` and the state-change logs are written.
     pub ha_confs_path: PathBuf,
+    /// Shortest and longest time between two unsolicited router advertisements, in seconds.
+    pub rtr_adv_interval: (u16, u16),
     /// Seconds between two advertisements: what fits VRRP version 2's field.
     pub ha_vrrp_advert_int: u8,
     /// How advertisements are authenticated when there is a password.
@@ -132,6 +134,10 @@ impl HostSettings {
             tunnel_types: if vxlan { vec!["vxlan".to_owned()] } else { Vec::new() },
             l2_population: config.bool("agent", "l2_population") || config.bool("vxlan", "l2_population"),
             ha_confs_path: config.path("DEFAULT", "ha_confs_path"),
+            rtr_adv_interval: (
+                config.int("DEFAULT", "min_rtr_adv_interval"),
+                config.int("DEFAULT", "max_rtr_adv_interval"),
+            ),
             ha_vrrp_advert_int: config.int("DEFAULT", "ha_vrrp_advert_int"),
             ha_vrrp_auth_type: VrrpAuthType::Pass,
             ha_vrrp_auth_password: config.non_empty("DEFAULT", "ha_vrrp_auth_password").map(Secret),

@@ -53,6 +53,10 @@ pub const PERIOD: Duration = Duration::from_secs(30);
 /// Time between two questions for the keeper's counters.
 const STATUS_PERIOD: Duration = Duration::from_secs(10);
 
+/// How long a round waits after the keeper was asked to tell instances that a router ends on their network:
+/// afterwards the device that this is said by is gone. The keeper needs a millisecond or two.
+pub const FAREWELL_PATIENCE: Duration = Duration::from_millis(100);
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Output {
@@ -115,6 +119,8 @@ pub enum Timer {
     Describe,
     /// Ask the keeper for its counters.
     Status,
+    /// Instances were told that a router ends; its devices may go.
+    Farewell,
 }
 
 /// A snapshot that was refused because it is older than what this host has.
@@ -372,7 +378,7 @@ impl Core {
             let current: BTreeMap<_, _> =
                 outcome.prepared.iter().filter(|(id, _)| wanted.contains(id)).map(|(id, p)| (*id, p.clone())).collect();
             self.write_confs(&current, &wanted);
-            self.keeper.take_prepared(current, outcome.followed.clone());
+            self.keeper.take_prepared(current, outcome.followed.clone(), outcome.advertised.clone());
         }
         self.rounds.last = Some(LastRound { outcome, why, error: None });
         self.talk_to_keeper();
@@ -411,12 +417,18 @@ impl Core {
             },
         };
         let messages = self.keeper.sync(&settings, config, self.now);
+        if messages.iter().any(|message| matches!(message, ToKeeper::CeaseAdvertising { .. })) {
+            self.rounds.held_until = Some(self.now + FAREWELL_PATIENCE);
+        }
         self.outputs.extend(messages.into_iter().map(|m| Output::SendToKeeper(Box::new(m))));
     }
 
     /// Fires the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
+        if self.rounds.held_until.is_some_and(|at| at <= now) {
+            self.rounds.held_until = None;
+        }
         if self.rounds.retry_at.is_some_and(|at| at <= now) {
             self.rounds.retry_at = None;
             self.wake(Why::Retry);
@@ -447,6 +459,7 @@ impl Core {
         let mut deadlines = vec![(self.reporter.due_at(), Timer::Report)];
         if self.rounds.running.is_none() {
             deadlines.push((self.rounds.period_at, Timer::Period));
+            deadlines.extend(self.rounds.held_until.map(|at| (at, Timer::Farewell)));
             deadlines.extend(self.rounds.retry_at.map(|at| (at, Timer::Retry)));
             deadlines.extend(self.rounds.verify_at.map(|(at, _)| (at, Timer::Verify)));
         }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evergate_keeper::protocol::{FollowSpec, RouterSpec};
+use evergate_keeper::protocol::{AdvertiseSpec, FollowSpec, RouterSpec};
 use evergate_model::host::{ActiveCopy, HostConfig};
 use evergate_model::{FloatingIpId, PortId, RouterId};
 
@@ -138,6 +138,8 @@ pub struct Outcome {
     pub withheld: BTreeSet<RouterId>,
     /// HA router copies as the keeper must know them. One that could not be prepared is missing.
     pub prepared: BTreeMap<RouterId, PreparedCopy>,
+    /// Routers that are advertised to instances from here. One without its devices is missing.
+    pub advertised: BTreeMap<RouterId, AdvertiseSpec>,
     /// Forwarding entries that follow an active copy.
     pub followed: BTreeMap<RouterId, FollowSpec>,
     /// Links of the host's namespace that matter, and whether each is up.

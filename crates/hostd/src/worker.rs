@@ -54,6 +54,7 @@ pub struct Worker<M> {
     machine: M,
     host: evergate_dataplane::HostSettings,
     vrrp: VrrpSettings,
+    rtr_adv_interval: (u16, u16),
     /// What the last round left behind, if all went well.
     known: Option<KernelState>,
 }
@@ -80,7 +81,8 @@ pub struct Planned {
 impl<M: Machine> Worker<M> {
     /// Takes a machine, and what this host's own files say.
     pub fn new(machine: M, settings: &HostSettings) -> Self {
-        Self { machine, host: host_settings(settings), vrrp: vrrp_settings(settings), known: None }
+        let (host, vrrp) = (host_settings(settings), vrrp_settings(settings));
+        Self { machine, host, vrrp, rtr_adv_interval: settings.rtr_adv_interval, known: None }
     }
 
     /// Gives access to the machine.
@@ -132,6 +134,7 @@ impl<M: Machine> Worker<M> {
             unfinished,
             failures: std::mem::take(&mut done.failures),
             prepared,
+            advertised: self.prepare_advertised(&planned.desired),
             followed: self.prepare_followed(&planned.desired),
             floating_ips: floating_ips(&round.config, &planned.observed),
             ..Outcome::default()

@@ -13,7 +13,7 @@ use std::process::Command;
 use common::{PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, many_routers, port, port_id, remove_router};
 use evergate_hostd::view::HostView;
 use evergate_kernel::sys::{self, Signal};
-use evergate_model::host::{HaStateReport, HostConfig, Location};
+use evergate_model::host::{AddressMode, HaStateReport, HostConfig, Location, RouterAdvertisement};
 use evergate_model::{FloatingIpId, HaState, names};
 use host::{Host, on_a_host};
 
@@ -33,6 +33,36 @@ fn start_active(host: &mut Host) {
     host.server.set_config(single_copy(5));
     host.start();
     host.wait("the router is reported active", is_active);
+}
+
+/// The project network has an IPv6 subnet whose instances make their addresses from what the router advertises.
+fn with_slaac(mut config: HostConfig) -> HostConfig {
+    let interface = config.routers.get_mut(&ROUTER).unwrap().interfaces.get_mut(&port_id(0x20)).unwrap();
+    interface.addresses.push("2001:db8:1::1/64".parse().unwrap());
+    interface.advertisement = Some(RouterAdvertisement {
+        prefixes: [("2001:db8:1::/64".parse().unwrap(), AddressMode::Slaac)].into(),
+        dns_servers: Vec::new(),
+    });
+    add_port(
+        &mut config,
+        PROJECT_NETWORK,
+        port_id(0x60),
+        port(0x60, &["2001:db8:1::f816:3eff:fe00:60"], Location::Local),
+    );
+    config
+}
+
+/// An instance behind port 0x60, which believes in router advertisements as any does.
+fn start_instance(host: &Host) {
+    // In this test's own view of the file system, the name is nobody else's.
+    let script = "mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; ip netns add vm; ip link add tap00600000-00 type veth peer name eth0 netns vm; \
+                  ip netns exec vm sysctl -qw net.ipv6.conf.eth0.accept_ra=1 net.ipv6.conf.eth0.forwarding=0; \
+                  ip -n vm link set eth0 address fa:16:3e:00:00:60 up; ip link set tap00600000-00 up";
+    host.run(&["sh", "-ec", script]);
+}
+
+fn instance(host: &Host, words: &str) -> String {
+    host.run(&["sh", "-ec", &format!("ip -n vm -6 {words}")])
 }
 
 fn addresses(host: &Host) -> String {
@@ -92,6 +122,60 @@ fn killing_control_disturbs_nothing_and_its_successor_finds_nothing_to_do() {
         let shown = host.show();
         assert_eq!(shown.last_round.unwrap().ops, 0);
         assert_eq!(host.plan(), "# nothing to do\n");
+    });
+}
+
+#[test]
+fn instances_learn_of_a_router_by_its_advertisements_and_of_its_end() {
+    on_a_host("advertised", |host| {
+        start_instance(host);
+        host.server.set_config(with_slaac(single_copy(5)));
+        host.start();
+        host.wait("the instance has a default route", |host| {
+            instance(host, "route show default").contains("via fe80::f816:3eff:fe00:20 dev eth0 proto ra")
+        });
+        host.wait("it has made an address", |host| {
+            instance(host, "address show eth0").contains("2001:db8:1:0:f816:3eff:fe00:60/64 scope global dynamic")
+                || instance(host, "address show eth0").contains("2001:db8:1::f816:3eff:fe00:60/64 scope global")
+        });
+        host.wait("the router answers", |host| {
+            !host
+                .run(&["sh", "-c", "ip netns exec vm ping -6 -c1 -W1 2001:db8:1::1 || true"])
+                .contains("100% packet loss")
+        });
+        let mtu = host.run(&["ip", "netns", "exec", "vm", "sysctl", "-n", "net.ipv6.conf.eth0.mtu"]);
+        assert_eq!(mtu.trim(), "1450", "the network's MTU");
+        assert_eq!(host.plan(), "# nothing to do\n");
+
+        // A keeper that starts anew advertises what it finds active; nothing was said to have ended.
+        sys::kill(host.keeper_pid(), Signal::Kill).unwrap();
+        host.run(&["ip", "-n", "vm", "-6", "route", "flush", "proto", "ra"]);
+        host.wait("the instance has heard of the router again", |host| {
+            instance(host, "route show default").contains("via fe80::f816:3eff:fe00:20")
+        });
+
+        let mut config = with_slaac(single_copy(6));
+        config.routers.get_mut(&ROUTER).unwrap().interfaces.clear();
+        host.server.set_config(config);
+        host.wait("the instance has no default route any more", |host| instance(host, "route show default").is_empty());
+    });
+}
+
+#[test]
+fn a_legacy_router_advertises_itself_and_answers_who_asks() {
+    on_a_host("asked", |host| {
+        let mut config = with_slaac(single_copy(5));
+        config.routers.get_mut(&ROUTER).unwrap().ha = None;
+        host.server.set_config(config);
+        host.start();
+        host.wait("the configuration is applied", |host| {
+            host.server.last_report().is_some_and(|report| report.applied_revision == Some(5))
+        });
+        // It asks as it starts: the next advertisement to everybody may be most of a minute away.
+        start_instance(host);
+        host.wait("the instance has a default route", |host| {
+            instance(host, "route show default").contains("via fe80::f816:3eff:fe00:20 dev eth0 proto ra")
+        });
     });
 }
 

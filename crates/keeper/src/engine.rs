@@ -151,6 +151,8 @@ impl Engine {
             ToKeeper::RemoveRouter { router } => self.remove_router(router, now),
             ToKeeper::Follow(follow) => self.handle_follow(follow, now),
             ToKeeper::Unfollow { router } => self.unfollow(router),
+            // Of no concern to mastership: `radv` hears them.
+            ToKeeper::Advertise(_) | ToKeeper::CeaseAdvertising { .. } | ToKeeper::Unadvertise { .. } => {}
             ToKeeper::EndOfState => self.handle_end_of_state(now),
         }
         self.attend_liveness(now);

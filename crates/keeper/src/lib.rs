@@ -14,5 +14,6 @@ pub mod cli;
 pub mod engine;
 pub mod hex;
 pub mod protocol;
+mod radv;
 mod replication;
 pub mod shell;

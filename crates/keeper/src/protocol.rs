@@ -8,10 +8,11 @@
 //! The newest connection wins: an older one is closed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use evergate_model::host::AddressMode;
 use evergate_model::{HaState, Mac, NetworkId, RouterId};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. A keeper that is asked for another answers with its own and is replaced
@@ -65,6 +66,21 @@ pub enum ToKeeper {
     /// They need not be followed any more.
     Unfollow {
         /// Which router's.
+        router: RouterId,
+    },
+    /// A router that advertises itself to instances of this host's networks, whole.
+    Advertise(AdvertiseSpec),
+    /// On these devices, by name, the router ends: instances are told, as far as it was advertised from here.
+    /// Sent before the devices go.
+    CeaseAdvertising {
+        /// Which router.
+        router: RouterId,
+        /// Its devices.
+        links: Vec<String>,
+    },
+    /// It is not this host any more that advertises the router; nothing is said of it.
+    Unadvertise {
+        /// Which.
         router: RouterId,
     },
     /// Everything was said: what was not mentioned since `Hello` goes (with a [`FromKeeper::Removed`] each).
@@ -284,6 +300,40 @@ pub struct FollowEntry {
     pub vxlan_ifindex: u32,
     /// Index, in the host's namespace, of the router port's own tap, where a copy is on this host.
     pub tap_ifindex: Option<u32>,
+}
+
+/// A router that advertises itself (RFC 4861).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertiseSpec {
+    /// Which router.
+    pub router: RouterId,
+    /// The namespace with its devices, below `/run/netns`.
+    pub netns: String,
+    /// Only while the copy here is active; otherwise always.
+    pub follows_role: bool,
+    /// `MinRtrAdvInterval` and `MaxRtrAdvInterval` in seconds.
+    pub interval: (u16, u16),
+    /// On which devices.
+    pub links: Vec<AdvertiseLink>,
+}
+
+/// A device that a router is advertised on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertiseLink {
+    /// Its name.
+    pub link: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its link-local address.
+    pub source: Ipv6Addr,
+    /// The network's MTU.
+    pub mtu: u32,
+    /// The advertised prefixes.
+    pub prefixes: BTreeMap<Ipv6Net, AddressMode>,
+    /// Recursive DNS servers.
+    pub dns_servers: Vec<Ipv6Addr>,
 }
 
 /// From keeper to control.

@@ -30,6 +30,7 @@ use crate::claims::wire::MAX_DATAGRAM;
 use crate::engine::effect::Effect;
 use crate::engine::{Engine, Start};
 use crate::protocol::{FromKeeper, LOCK_NAME, ToKeeper};
+use crate::radv::Advertising;
 use crate::replication::Replication;
 use bfd::BfdPort;
 use control::Connection;
@@ -104,6 +105,7 @@ struct Shell {
     scripts: Scripts,
     host_links: LinkWatch,
     replication: Replication,
+    advertising: Advertising,
     routers: BTreeMap<RouterId, Router>,
     router_of: BTreeMap<u64, RouterId>,
     /// Counts openings of sockets. Never repeats, so nothing late is taken for something new.
@@ -148,6 +150,7 @@ impl Shell {
         let replication = Replication::start(options.netns_path.clone())?;
         let scripts = Scripts::start(options.netns_path.clone())?;
         let host_links = NetnsFd::host().and_then(|host| LinkWatch::open(&host)).context("failed to watch links")?;
+        let advertising = Advertising::start(options.netns_path.clone(), start.seed)?;
         let epoll = Epoll::new().context("failed to make the event queue")?;
         epoll.add(&listener, LISTENER)?;
         epoll.add(&signals, SIGNALS)?;
@@ -168,6 +171,7 @@ impl Shell {
             scripts,
             host_links,
             replication,
+            advertising,
             routers: BTreeMap::new(),
             router_of: BTreeMap::new(),
             next_token: FIRST_ROUTER,
@@ -317,6 +321,7 @@ impl Shell {
                 self.stopping_since.get_or_insert(Instant::now());
             }
             self.replication.hear(&message);
+            self.advertising.hear(&message);
             self.engine.handle_message(message, Instant::now());
             self.carry_out()?;
         }
@@ -463,6 +468,7 @@ impl Shell {
                 Effect::SendBfd { to, datagram } => self.bfd.send(&datagram, to),
                 Effect::Emit(mut message) => {
                     self.replication.overhear(&mut message);
+                    self.advertising.overhear(&message);
                     self.mailbox.push(&stamped(message));
                 }
             }

@@ -7,15 +7,15 @@
 mod distributed;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use evergate_model::host::{
-    ActiveCopy, AddressScopes, AllowedAddress, ClusterConfig, ExtraRoute, Gateway, HaCopy, HaPeer, Interface, Location,
-    Network as HostNetwork, NetworkPort, PortForwarding as HostPortForwarding, Router as HostRouter,
-    Segment as HostSegment,
+    ActiveCopy, AddressMode, AddressScopes, AllowedAddress, ClusterConfig, ExtraRoute, Gateway, HaCopy, HaPeer,
+    Interface, Location, Network as HostNetwork, NetworkPort, PortForwarding as HostPortForwarding,
+    Router as HostRouter, RouterAdvertisement, Segment as HostSegment,
 };
 use evergate_model::{AddressScopeId, HostConfig, Mac, NetworkId, PortForwardingId, PortId, RouterId, SubnetId};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use distributed::Parts;
@@ -272,6 +272,8 @@ struct Routers {
     macs: BTreeMap<PortId, Mac>,
     /// HA network and VRID.
     ha: BTreeMap<RouterId, (NetworkId, u8)>,
+    /// Subnets that routers advertise.
+    advertised: BTreeMap<SubnetId, Advertised>,
     /// By network and IP version.
     scopes: BTreeMap<(NetworkId, u8), AddressScopeId>,
     /// Subnets of the external networks.
@@ -283,6 +285,13 @@ struct Address {
     subnet_id: SubnetId,
     net: IpNet,
     gateway: Option<IpAddr>,
+}
+
+/// An IPv6 subnet with an `ipv6_ra_mode`.
+struct Advertised {
+    cidr: Ipv6Net,
+    mode: AddressMode,
+    dns_servers: Vec<Ipv6Addr>,
 }
 
 impl Routers {
@@ -307,6 +316,7 @@ impl Routers {
             bindings: group(router::bindings_of(tx, &ids)?, |binding| binding.router_id),
             addresses: port_addresses(tx, &port_ids)?,
             macs: port_macs(tx, &port_ids)?,
+            advertised: advertised(tx, &ports.iter().map(|p| p.network_id.to_string()).collect::<Vec<_>>())?,
             scopes: subnet_pool::scopes_of(tx, &ports.iter().map(|p| p.network_id.to_string()).collect::<Vec<_>>())?,
             ports: group(ports, |port| port.router_id),
             ha,
@@ -395,11 +405,25 @@ impl Routers {
                     mac: self.mac(port.port_id),
                     addresses,
                     address_scopes: self.address_scopes(port.network_id),
-                    advertisement: None,
+                    advertisement: self.advertisement(port),
                 },
             )
         };
         self.ports(router.id, role).map(interface).collect()
+    }
+
+    /// What the router advertises by one of its interfaces: of the port's own subnets, as Neutron's radvd.
+    fn advertisement(&self, port: &RouterPort) -> Option<RouterAdvertisement> {
+        let subnets = self.addresses.get(&port.port_id).into_iter().flatten().map(|address| address.subnet_id);
+        let mut shown = RouterAdvertisement::default();
+        for subnet in subnets.filter_map(|id| self.advertised.get(&id)).filter(|_| port.role == Role::Interface) {
+            shown.prefixes.insert(subnet.cidr, subnet.mode);
+            // Where there is DHCPv6, it is what tells of name servers.
+            if subnet.mode == AddressMode::Slaac {
+                shown.dns_servers.extend(&subnet.dns_servers);
+            }
+        }
+        (!shown.prefixes.is_empty()).then_some(shown)
     }
 
     fn gateway(&self, router: &Router) -> Option<Gateway> {
@@ -491,6 +515,23 @@ fn port_addresses(tx: &Tx<'_>, ports: &[String]) -> Result<BTreeMap<PortId, Vec<
         addresses.entry(port).or_default().push(address);
     }
     Ok(addresses)
+}
+
+fn advertised(tx: &Tx<'_>, networks: &[String]) -> Result<BTreeMap<SubnetId, Advertised>, StoreError> {
+    let sql = "SELECT id, cidr, ipv6_ra_mode, dns_nameservers FROM subnets \
+               WHERE ipv6_ra_mode IS NOT NULL AND network_id IN ({})";
+    let rows = query_in(tx, sql, networks, |row| {
+        let mode = match row.text(2)?.as_str() {
+            "slaac" => AddressMode::Slaac,
+            "dhcpv6-stateless" => AddressMode::Dhcpv6Stateless,
+            _ => AddressMode::Dhcpv6Stateful,
+        };
+        let servers: Vec<IpAddr> = row.json(3)?;
+        let v6 = |ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None };
+        let dns_servers = servers.into_iter().filter_map(v6).collect();
+        Ok((row.parse(0)?, Advertised { cidr: row.parse(1)?, mode, dns_servers }))
+    })?;
+    Ok(rows.into_iter().collect())
 }
 
 fn port_macs(tx: &Tx<'_>, ports: &[String]) -> Result<BTreeMap<PortId, Mac>, StoreError> {

@@ -6,15 +6,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::wire::{ETHERTYPE_IPV6, ethernet_header, ipv6_header, multicast_mac_v6, pseudo_header};
+use crate::icmpv6;
+use crate::wire::ethernet_header;
 
 const ETHERTYPE_ARP: u16 = 0x0806;
 const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// Every node on the link (RFC 4291 §2.7.1).
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-
-const ICMPV6: u8 = 58;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 const NA_FLAG_ROUTER: u8 = 0x80;
 const NA_FLAG_OVERRIDE: u8 = 0x20;
@@ -54,13 +51,5 @@ pub fn unsolicited_advertisement(mac: [u8; 6], address: Ipv6Addr, router: bool) 
     // Its length counts units of eight bytes (RFC 4861 §4.6.1).
     message.extend([OPTION_TARGET_LINK_LAYER, 1]);
     message.extend(mac);
-    let sum = pseudo_header(address.into(), ALL_NODES.into(), ICMPV6, message.len()).add(&message).finish();
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-
-    let mut frame = Vec::with_capacity(86);
-    frame.extend(ethernet_header(multicast_mac_v6(ALL_NODES), mac, ETHERTYPE_IPV6));
-    // Always 32 bytes.
-    frame.extend(ipv6_header(address, ALL_NODES, 0, ICMPV6, message.len() as u16));
-    frame.extend(message);
-    frame
+    icmpv6::frame((mac, address), (None, icmpv6::ALL_NODES), message)
 }

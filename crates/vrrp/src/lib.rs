@@ -13,6 +13,7 @@
 
 pub mod announce;
 pub mod bfd;
+pub mod icmpv6;
 pub mod reach;
 pub mod router;
 pub mod wire;

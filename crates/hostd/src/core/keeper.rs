@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use evergate_keeper::protocol::{
-    FollowSpec, PROTOCOL_VERSION, RouterSpec, RouterStatus, Settings, Status, ToKeeper, Transition,
+    AdvertiseSpec, FollowSpec, PROTOCOL_VERSION, RouterSpec, RouterStatus, Settings, Status, ToKeeper, Transition,
 };
-use evergate_model::host::{ActiveCopy, HostConfig};
-use evergate_model::{HaState, NetworkId, RouterId};
+use evergate_model::host::{ActiveCopy, HostConfig, Router};
+use evergate_model::{HaState, NetworkId, RouterId, names};
 
 use super::{DESCRIBE_PATIENCE, INTRODUCTION_PATIENCE, REMOVAL_PATIENCE, STATUS_PERIOD};
 use crate::round::{Outcome, PreparedCopy};
@@ -86,9 +86,11 @@ pub struct KeeperSide {
     prepared_once: bool,
     copies: BTreeMap<RouterId, PreparedCopy>,
     followed: BTreeMap<RouterId, FollowSpec>,
+    advertised: BTreeMap<RouterId, AdvertiseSpec>,
     told_settings: Option<Settings>,
     told: BTreeMap<RouterId, RouterSpec>,
     told_followed: BTreeMap<RouterId, FollowSpec>,
+    told_advertised: BTreeMap<RouterId, AdvertiseSpec>,
     told_vrids: BTreeMap<NetworkId, BTreeSet<u8>>,
     /// Routers to be let go of; with a deadline once the keeper was asked.
     leaving: BTreeMap<RouterId, Option<Instant>>,
@@ -106,9 +108,11 @@ impl KeeperSide {
             prepared_once: false,
             copies: BTreeMap::new(),
             followed: BTreeMap::new(),
+            advertised: BTreeMap::new(),
             told_settings: None,
             told: BTreeMap::new(),
             told_followed: BTreeMap::new(),
+            told_advertised: BTreeMap::new(),
             told_vrids: BTreeMap::new(),
             leaving: BTreeMap::new(),
             released: BTreeSet::new(),
@@ -123,6 +127,7 @@ impl KeeperSide {
         self.told_settings = None;
         self.told.clear();
         self.told_followed.clear();
+        self.told_advertised.clear();
         self.told_vrids.clear();
         // What was asked for on the old connection may have got lost with it.
         self.leaving.values_mut().for_each(|deadline| *deadline = None);
@@ -211,10 +216,11 @@ impl KeeperSide {
         &mut self,
         prepared: BTreeMap<RouterId, PreparedCopy>,
         followed: BTreeMap<RouterId, FollowSpec>,
+        advertised: BTreeMap<RouterId, AdvertiseSpec>,
     ) {
         // A copy that could not be prepared this time stays as it was: to leave it out would end it.
         self.copies.extend(prepared);
-        self.followed = followed;
+        (self.followed, self.advertised) = (followed, advertised);
         self.prepared_once = true;
     }
 
@@ -239,6 +245,7 @@ impl KeeperSide {
             self.tell_vrids(config, &mut messages);
             self.tell_copies(config, &mut messages);
             self.tell_followed(config, &mut messages);
+            self.tell_advertised(config, &mut messages);
             let described = super::wanted_copies(config).iter().all(|id| self.told.contains_key(id));
             if !complete && (described || now >= since + DESCRIBE_PATIENCE) {
                 messages.push(ToKeeper::EndOfState);
@@ -310,6 +317,38 @@ impl KeeperSide {
             if self.told_followed.get(id) != Some(&spec) {
                 self.told_followed.insert(*id, spec.clone());
                 messages.push(ToKeeper::Follow(spec));
+            }
+        }
+    }
+
+    fn tell_advertised(&mut self, config: &HostConfig, messages: &mut Vec<ToKeeper>) {
+        for (router, spec) in &mut self.told_advertised {
+            // A router that this host is not told of any more may go on elsewhere: nothing is said of its end.
+            let Some(now) = config.routers.get(router) else { continue };
+            let wanted = advertising_devices(now);
+            let (stay, ended): (Vec<_>, Vec<_>) = spec.links.drain(..).partition(|link| wanted.contains(&link.link));
+            spec.links = stay;
+            if !ended.is_empty() {
+                // Before the round that takes the devices away.
+                let links = ended.into_iter().map(|link| link.link).collect();
+                messages.push(ToKeeper::CeaseAdvertising { router: *router, links });
+            }
+        }
+        for (router, spec) in &mut self.advertised {
+            let wanted = config.routers.get(router).map(advertising_devices).unwrap_or_default();
+            // What was prepared for an earlier configuration.
+            spec.links.retain(|link| wanted.contains(&link.link));
+        }
+        let gone: Vec<RouterId> =
+            self.told_advertised.keys().filter(|router| !self.advertised.contains_key(router)).copied().collect();
+        for router in gone {
+            self.told_advertised.remove(&router);
+            messages.push(ToKeeper::Unadvertise { router });
+        }
+        for (router, spec) in &self.advertised {
+            if self.told_advertised.get(router) != Some(spec) {
+                self.told_advertised.insert(*router, spec.clone());
+                messages.push(ToKeeper::Advertise(spec.clone()));
             }
         }
     }
@@ -450,6 +489,12 @@ impl KeeperSide {
     pub fn claim(&self, router: RouterId) -> Option<ActiveCopy> {
         self.claims.get(&router).copied()
     }
+}
+
+/// Devices on which a router is to be advertised.
+fn advertising_devices(router: &Router) -> BTreeSet<String> {
+    let advertising = router.interfaces.iter().filter(|(_, interface)| interface.advertisement.is_some());
+    advertising.filter(|_| router.admin_state_up).map(|(port, _)| names::internal_device(*port)).collect()
 }
 
 fn found(copy: &RouterStatus) -> Role {

@@ -35,6 +35,8 @@ pub(super) struct Rounds {
     pub(super) why: BTreeSet<Why>,
     pub(super) period_at: Instant,
     pub(super) retry_at: Option<Instant>,
+    /// Until when no round begins.
+    pub(super) held_until: Option<Instant>,
     /// Set after a quick round: when to observe, and when at the latest.
     pub(super) verify_at: Option<(Instant, Instant)>,
     backoff: Backoff,
@@ -55,6 +57,7 @@ impl Rounds {
             why: BTreeSet::new(),
             period_at: now + PERIOD,
             retry_at: None,
+            held_until: None,
             verify_at: None,
             backoff: Backoff::new(Duration::from_millis(200), PERIOD),
             last: None,
@@ -70,7 +73,7 @@ impl Rounds {
     }
 
     pub(super) fn begin(&mut self) -> Option<(u64, BTreeSet<Why>)> {
-        if self.running.is_some() || self.why.is_empty() {
+        if self.running.is_some() || self.held_until.is_some() || self.why.is_empty() {
             return None;
         }
         self.number += 1;

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
-use evergate_dataplane::compile::{Follow, PreparedItem};
+use evergate_dataplane::compile::{Advertising, Follow, PreparedItem};
 use evergate_dataplane::{Desired, Netns, Prepared, keepalived};
 use evergate_keeper::hex;
-use evergate_keeper::protocol::{Announce, FollowEntry, FollowSpec, GatewaySpec, Item, Place, RouterSpec};
+use evergate_keeper::protocol::{
+    AdvertiseLink, AdvertiseSpec, Announce, FollowEntry, FollowSpec, GatewaySpec, Item, Place, RouterSpec,
+};
 use evergate_model::RouterId;
 use evergate_model::host::{HaCopy, Router};
 
@@ -106,6 +108,35 @@ impl<M: Machine> Worker<M> {
 
     fn index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<u32> {
         self.machine.link_index(netns, link)?.with_context(|| format!("there is no link {link} in {netns}"))
+    }
+
+    /// Prepares what is advertised. A device that is not there is left out: the round that makes it brings it.
+    pub(super) fn prepare_advertised(&mut self, desired: &Desired) -> BTreeMap<RouterId, AdvertiseSpec> {
+        desired.advertise.iter().map(|(id, advertising)| (*id, self.advertise_spec(*id, advertising))).collect()
+    }
+
+    fn advertise_spec(&mut self, router: RouterId, advertising: &Advertising) -> AdvertiseSpec {
+        let netns = Netns::Named(advertising.netns.clone());
+        let mut links = Vec::with_capacity(advertising.links.len());
+        for link in &advertising.links {
+            let Ok(ifindex) = self.index(&netns, &link.link) else { continue };
+            links.push(AdvertiseLink {
+                link: link.link.clone(),
+                ifindex,
+                mac: link.mac,
+                source: link.source,
+                mtu: link.mtu,
+                prefixes: link.advertisement.prefixes.clone(),
+                dns_servers: link.advertisement.dns_servers.clone(),
+            });
+        }
+        AdvertiseSpec {
+            router,
+            netns: advertising.netns.clone(),
+            follows_role: advertising.follows_role,
+            interval: self.rtr_adv_interval,
+            links,
+        }
     }
 
     /// Prepares what follows an active copy. An entry whose VXLAN device is not there is left out: the

@@ -92,6 +92,9 @@ impl Replication {
             ToKeeper::Follow(_)
             | ToKeeper::Vrids { .. }
             | ToKeeper::Unfollow { .. }
+            | ToKeeper::Advertise(_)
+            | ToKeeper::CeaseAdvertising { .. }
+            | ToKeeper::Unadvertise { .. }
             | ToKeeper::EndOfState
             | ToKeeper::Status
             | ToKeeper::Shutdown => {}

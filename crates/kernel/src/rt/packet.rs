@@ -19,14 +19,18 @@ const VRRP_GROUP: [u8; 6] = [0x01, 0x00, 0x5e, 0x00, 0x00, 0x12];
 /// 33:33 and the low 32 bits of ff02::12 (RFC 2464 §7).
 const VRRP_GROUP_V6: [u8; 6] = [0x33, 0x33, 0x00, 0x00, 0x00, 0x12];
 
+/// 33:33 and the low 32 bits of ff02::2, all routers.
+const ALL_ROUTERS: [u8; 6] = [0x33, 0x33, 0x00, 0x00, 0x00, 0x02];
+
 /// IP protocol of VRRP (RFC 9568 §5.1.1.4).
 const VRRP_PROTOCOL: u32 = 112;
 
 /// Low byte of the operation (RFC 826).
 const ARP_REPLY: u32 = 2;
 
-/// Next header of ICMPv6, and its type of a Neighbor Advertisement (RFC 4861 §4.4).
+/// Next header of ICMPv6, and its types of a Router Solicitation and a Neighbor Advertisement (RFC 4861 §4.1, §4.4).
 const ICMPV6: u32 = 58;
+const ROUTER_SOLICITATION: u32 = 133;
 const NEIGHBOR_ADVERTISEMENT: u32 = 136;
 
 const ETHERNET_HEADER: usize = 14;
@@ -56,6 +60,8 @@ pub enum Filter {
     ArpReplies,
     /// Neighbor advertisements.
     NeighborAdvertisements,
+    /// Router solicitations, as a router hears them.
+    RouterSolicitations,
     /// Nothing.
     SendOnly,
 }
@@ -97,6 +103,10 @@ impl PacketSocket {
             Filter::NeighborAdvertisements => {
                 let checks = [(ETHERNET_HEADER + 6, ICMPV6), (ETHERNET_HEADER + 40, NEIGHBOR_ADVERTISEMENT)];
                 (libc::ETH_P_IPV6, bytes_filter(&checks), None)
+            }
+            Filter::RouterSolicitations => {
+                let checks = [(ETHERNET_HEADER + 6, ICMPV6), (ETHERNET_HEADER + 40, ROUTER_SOLICITATION)];
+                (libc::ETH_P_IPV6, bytes_filter(&checks), Some(ALL_ROUTERS))
             }
             Filter::SendOnly => return self.bind(0),
         };

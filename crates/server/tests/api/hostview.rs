@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use evergate_model::host::{HaState, Location, Segment};
+use evergate_model::host::{AddressMode, HaState, Location, RouterAdvertisement, Segment};
 use evergate_model::{HostConfig, RouterId};
 use evergate_server::options::Options;
 use serde_json::{Value, json};
@@ -212,4 +212,47 @@ fn a_legacy_router_is_told_to_its_host_alone_and_its_ports_are_there() {
     let interface = *told.interfaces.keys().next().unwrap();
     assert_eq!(network_of(&config, &network).ports[&interface].location, Location::Local);
     assert!(server.told("h2").routers.is_empty());
+}
+
+#[test]
+fn a_router_advertises_the_subnets_that_are_to_be_and_hosts_hear_of_changes() {
+    let w = world();
+    let subnet = |cidr: &str, mode: Option<&str>, servers: &[&str]| {
+        let mut body = json!({
+            "network_id": w.network["id"], "ip_version": 6, "cidr": cidr, "dns_nameservers": servers,
+            "project_id": PROJECT,
+        });
+        if let Some(mode) = mode {
+            body["ipv6_ra_mode"] = json!(mode);
+            body["ipv6_address_mode"] = json!(mode);
+        }
+        let subnet = w.server.make(&member(PROJECT), "subnet", body);
+        let path = format!("/v2.0/routers/{}/add_router_interface", id(&w.router));
+        let answer = w.server.put(&member(PROJECT), &path, json!({"subnet_id": subnet["id"]}));
+        assert_eq!(answer.status, 200, "{}", answer.message());
+        subnet
+    };
+    let advertised = || {
+        let config = w.server.told("h1");
+        let interfaces = &config.routers[&router_id(&w.router)].interfaces;
+        interfaces.values().find_map(|interface| interface.advertisement.clone())
+    };
+    subnet("2001:db8:9::/64", None, &[]);
+    assert_eq!(advertised(), None, "its instances have other means");
+    let slaac = subnet("2001:db8:1::/64", Some("slaac"), &["2001:db8::53"]);
+    subnet("2001:db8:2::/64", Some("dhcpv6-stateful"), &["2001:db8::54"]);
+    let expected = RouterAdvertisement {
+        prefixes: [
+            ("2001:db8:1::/64".parse().unwrap(), AddressMode::Slaac),
+            ("2001:db8:2::/64".parse().unwrap(), AddressMode::Dhcpv6Stateful),
+        ]
+        .into(),
+        dns_servers: vec!["2001:db8::53".parse().unwrap()],
+    };
+    assert_eq!(advertised(), Some(expected));
+    let before = w.server.told("h1").revision;
+    let body = json!({"subnet": {"dns_nameservers": []}});
+    w.server.put(&member(PROJECT), &format!("/v2.0/subnets/{}", id(&slaac)), body);
+    assert!(advertised().unwrap().dns_servers.is_empty());
+    assert!(w.server.told("h1").revision > before);
 }
