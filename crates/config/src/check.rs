@@ -31,6 +31,7 @@ pub(crate) fn all(config: &mut Config) {
             base_macs(config);
             database(config);
             page_limit(config);
+            keystone(config);
             url(config, "public_url", &["http://", "https://"]);
         }
         Role::Host => {
@@ -80,6 +81,41 @@ fn host_name(config: &mut Config) {
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control() || "/?#%".contains(c)) {
         let why = format!("'{name}' cannot be a host's name: it must not be empty, nor hold blanks or any of / ? # %");
         config.complain(Level::Error, "DEFAULT", "host", why);
+    }
+}
+
+/// Where Keystone is to be asked, all must be there that asking takes.
+fn keystone(config: &mut Config) {
+    const SECTION: &str = "keystone_authtoken";
+    for name in ["auth_url", "www_authenticate_uri"] {
+        let value = text(config, SECTION, name);
+        if !value.is_empty() && !value.starts_with("http://") && !value.starts_with("https://") {
+            let why = format!("'{value}' is no URL that can be asked: it must begin with http:// or https://");
+            config.complain(Level::Error, SECTION, name, why);
+        }
+    }
+    if !crate::keystone::is_wanted(config) {
+        return;
+    }
+    let any = |names: &[&str]| names.iter().any(|name| !text(config, SECTION, name).is_empty());
+    let mut missing = Vec::new();
+    if !any(&["auth_url", "www_authenticate_uri"]) {
+        missing.push("auth_url");
+    }
+    if text(config, SECTION, "auth_type") == "v3applicationcredential" || any(&["application_credential_id"]) {
+        missing.extend(["application_credential_id", "application_credential_secret"].iter().filter(|n| !any(&[n])));
+    } else {
+        if !any(&["username", "user_id"]) {
+            missing.push("username");
+        }
+        if !any(&["password"]) {
+            missing.push("password");
+        }
+    }
+    for name in missing {
+        let why =
+            "Keystone cannot be asked without it (identity = embedded in section [evergate] does without Keystone)";
+        config.complain(Level::Error, SECTION, name, why.to_owned());
     }
 }
 

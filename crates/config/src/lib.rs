@@ -20,6 +20,7 @@ mod check;
 pub mod config;
 pub mod document;
 pub mod finding;
+pub mod keystone;
 mod load;
 pub mod options;
 pub mod settings;
@@ -29,5 +30,6 @@ pub mod value;
 
 pub use config::{Config, Sources};
 pub use finding::{Finding, Level, Refused};
+pub use keystone::KeystoneSettings;
 pub use options::Role;
 pub use settings::{Database, HostSettings, Secret, ServerSettings};

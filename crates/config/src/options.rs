@@ -158,7 +158,9 @@ const ONE_MODEL: &str = "the server is one program that has this built in";
 const NO_NOVA: &str = "no notices are sent to Nova";
 const NO_MULTICAST: &str = "flooding is replicated at the sending host";
 const ONE_POLICY: &str = "one policy file is read, and its rules decide";
-const BUILT_IN_AUTH: &str = "identity is built in";
+const CHOSEN_AUTH: &str = "who is asked is chosen by identity in section [evergate]";
+const ONE_KEYSTONE: &str = "Keystone is asked at auth_url, in version 3";
+const OWN_CACHE: &str = "each server keeps the tokens that it has seen in its own memory";
 const NO_OVN: &str = "there is no OVN here";
 const LATER_NDP: &str = "there is no NDP proxy";
 const ONE_DEFAULT_ROUTE: &str = "a router has one default route per IP version";
@@ -187,6 +189,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("evergate", "external_address_per_host", Bool, "true", Server, "Whether every host that translates floating IPs of its own instances has an address of its own on the external network, as in Neutron: the host then answers pings and traces there. Without, no external address is spent per host."),
     unset("evergate", "public_url", Url, Server, "Root URL that clients reach the server at. Unset: the one that each client used."),
     opt("evergate", "identity_file", Path, "$state_path/identity.json", Server, "Users, projects and roles. Made on first start."),
+    opt("evergate", "identity", Choice(&["auto", "embedded", "keystone"]), "auto", Server, "Who says who callers are: the identity that is built in, or the Keystone of section [keystone_authtoken]; auto is Keystone where auth_url is set there."),
     opt("evergate", "token_expiration", Seconds(1), "3600", Server, "Seconds that an API token is good for."),
 
     // neutron.conf: both daemons.
@@ -220,6 +223,28 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "default_availability_zones", List, "", Server, "Availability zone hints of networks and routers, when the request has none."),
     opt("DEFAULT", "pagination_max_limit", Text, "-1", Server, "Largest page of a list; -1 or infinite is no limit."),
     opt("DEFAULT", "dns_domain", Text, "openstacklocal", NotYet("ports have no names in the DNS"), "Domain of the names that ports are given."),
+    // neutron.conf [keystone_authtoken]: the server's way to Keystone.
+    unset("keystone_authtoken", "auth_url", Url, Server, "URL of Keystone that the server asks."),
+    Opt { older: &["auth_uri"], ..unset("keystone_authtoken", "www_authenticate_uri", Url, Server, "URL of Keystone that callers without a token are told. Unset: auth_url.") },
+    Opt { older: &["auth_plugin"], ..opt("keystone_authtoken", "auth_type", Choice(&["password", "v3password", "v3applicationcredential"]), "password", Server, "How the server shows Keystone who it is.") },
+    Opt { older: &["user_name", "admin_user"], ..unset("keystone_authtoken", "username", Text, Server, "The user that the server logs in as.") },
+    unset("keystone_authtoken", "user_id", Text, Server, "The same, by id."),
+    Opt { older: &["admin_password"], ..unset("keystone_authtoken", "password", Secret, Server, "Its password.") },
+    unset("keystone_authtoken", "user_domain_name", Text, Server, "The domain of the user's name. Unset, as user_domain_id: the domain with id default."),
+    unset("keystone_authtoken", "user_domain_id", Text, Server, "The same, by id."),
+    Opt { older: &["tenant_name", "admin_tenant_name"], ..unset("keystone_authtoken", "project_name", Text, Server, "The project that the user has the role service on. Unset, as project_id: the user's roles on the whole system are used.") },
+    Opt { older: &["tenant_id"], ..unset("keystone_authtoken", "project_id", Text, Server, "The same, by id.") },
+    unset("keystone_authtoken", "project_domain_name", Text, Server, "The domain of the project's name. Unset, as project_domain_id: the domain with id default."),
+    unset("keystone_authtoken", "project_domain_id", Text, Server, "The same, by id."),
+    unset("keystone_authtoken", "application_credential_id", Text, Server, "The application credential that the server logs in with, instead of a user and a password."),
+    unset("keystone_authtoken", "application_credential_secret", Secret, Server, "Its secret."),
+    unset("keystone_authtoken", "cafile", Path, Server, "Certificates that Keystone's is signed by, in PEM. Unset: the system's."),
+    opt("keystone_authtoken", "insecure", Bool, "false", Server, "Whether Keystone's certificate is believed unseen."),
+    opt("keystone_authtoken", "token_cache_time", Int(-1, MAX_U32), "300", Server, "Seconds that a token is believed without asking Keystone again; a token that is revoked there works for so long. -1 or 0: every request is asked for."),
+    opt("keystone_authtoken", "http_connect_timeout", Seconds(1), "10", Server, "Seconds that Keystone may take to answer a question."),
+    opt("keystone_authtoken", "http_request_max_retries", Int(0, 10), "3", Server, "How often a question that got no answer is asked again."),
+    opt("keystone_authtoken", "service_token_roles", List, "service", Server, "Roles one of which makes the token of a service that passes a request on count."),
+    opt("keystone_authtoken", "service_token_roles_required", Bool, "false", Server, "Whether such a token without one of these roles is refused, instead of ignored."),
     opt("oslo_policy", "policy_file", Path, "policy.yaml", Server, "File whose rules replace Neutron's default ones; if not absolute, beside the configuration files. It is read again when it changes."),
     opt("database", "connection", Url, "sqlite:///$state_path/evergate.sqlite", Server, "Where the server keeps its state: sqlite:/// and the path of a file, or postgresql://user:password@host/database, which several servers may share."),
     opt("quotas", "default_quota", Int(-1, MAX_U32), "-1", Server, "Objects per project of a kind without an option of its own; -1 is any number."),
@@ -278,6 +303,27 @@ pub static OPTIONS: &[Opt] = &[
     inert("DEFAULT", "service_plugins", ONE_MODEL),
     inert("DEFAULT", "allow_overlapping_ips", "addresses of different projects may always overlap"),
     inert("DEFAULT", "host_dvr_for_dhcp", NO_DHCP),
+    inert("keystone_authtoken", "memcached_servers", OWN_CACHE),
+    inert("keystone_authtoken", "memcache_security_strategy", OWN_CACHE),
+    inert_secret("keystone_authtoken", "memcache_secret_key", OWN_CACHE),
+    inert("keystone_authtoken", "memcache_use_advanced_pool", OWN_CACHE),
+    inert("keystone_authtoken", "memcache_pool_maxsize", OWN_CACHE),
+    inert("keystone_authtoken", "memcache_pool_dead_retry", OWN_CACHE),
+    inert("keystone_authtoken", "memcache_pool_socket_timeout", OWN_CACHE),
+    inert("keystone_authtoken", "cache", OWN_CACHE),
+    inert("keystone_authtoken", "auth_version", ONE_KEYSTONE),
+    inert("keystone_authtoken", "identity_uri", ONE_KEYSTONE),
+    inert("keystone_authtoken", "region_name", ONE_KEYSTONE),
+    inert("keystone_authtoken", "interface", ONE_KEYSTONE),
+    inert("keystone_authtoken", "service_type", ONE_KEYSTONE),
+    inert("keystone_authtoken", "auth_section", ONE_KEYSTONE),
+    inert("keystone_authtoken", "default_domain_id", ONE_KEYSTONE),
+    inert("keystone_authtoken", "default_domain_name", ONE_KEYSTONE),
+    inert("keystone_authtoken", "delay_auth_decision", "no request without a token gets further"),
+    inert("keystone_authtoken", "include_service_catalog", "the catalog is not used"),
+    inert("keystone_authtoken", "enforce_token_bind", "Keystone binds no tokens any more"),
+    inert("keystone_authtoken", "certfile", "no client certificate is shown to Keystone"),
+    inert("keystone_authtoken", "keyfile", "no client certificate is shown to Keystone"),
     inert("oslo_policy", "policy_dirs", ONE_POLICY),
     inert("oslo_policy", "policy_default_rule", ONE_POLICY),
     inert("oslo_policy", "enforce_scope", ONE_POLICY),
@@ -285,7 +331,7 @@ pub static OPTIONS: &[Opt] = &[
     inert("oslo_policy", "remote_content_type", ONE_POLICY),
     inert("oslo_policy", "remote_ssl_verify_server_crt", ONE_POLICY),
     inert("oslo_policy", "remote_ssl_ca_crt_file", ONE_POLICY),
-    inert("DEFAULT", "auth_strategy", BUILT_IN_AUTH),
+    inert("DEFAULT", "auth_strategy", CHOSEN_AUTH),
     inert("DEFAULT", "api_paste_config", ONE_MODEL),
     inert("DEFAULT", "api_extensions_path", ONE_MODEL),
     inert("DEFAULT", "api_workers", NO_WORKERS),
@@ -469,7 +515,6 @@ const SCHEDULERS: &[&str] = &[
 
 /// Sections that other programs and libraries read from the same files, and why they are passed over.
 pub static FOREIGN_SECTIONS: &[(&str, &str)] = &[
-    ("keystone_authtoken", BUILT_IN_AUTH),
     ("nova", NO_NOVA),
     ("placement", NO_NOVA),
     ("ironic", NO_NOVA),

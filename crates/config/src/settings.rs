@@ -18,6 +18,7 @@ use ipnet::Ipv4Net;
 
 use crate::check;
 use crate::config::Config;
+use crate::keystone::KeystoneSettings;
 use crate::value::Value;
 
 /// A value that must not reach a log: it has no `Display`, and its `Debug` hides it.
@@ -307,6 +308,8 @@ pub struct ServerSettings {
     pub identity_file: PathBuf,
     /// How long an API token is good for.
     pub token_expiration: Duration,
+    /// The Keystone that says who callers are; `None`: the identity that is built in.
+    pub keystone: Option<KeystoneSettings>,
     /// Rules that replace Neutron's default ones.
     pub policy_file: PolicyFile,
     /// Whether routers are highly available unless an admin says otherwise.
@@ -473,6 +476,7 @@ impl ServerSettings {
             host_token_file: config.path("evergate", "host_token_file"),
             identity_file: config.path("evergate", "identity_file"),
             token_expiration: config.seconds("evergate", "token_expiration"),
+            keystone: KeystoneSettings::from_config(config),
             policy_file: PolicyFile {
                 path: config.path("oslo_policy", "policy_file"),
                 is_given: config.is_given("oslo_policy", "policy_file"),
@@ -549,7 +553,7 @@ fn carried(mut types: Vec<String>) -> Vec<String> {
 /// Typed access. Asking for an option by another type than the table gives it is our own mistake, which
 /// the tests below would show: they read every field from an empty configuration.
 impl Config {
-    fn bool(&self, section: &str, name: &str) -> bool {
+    pub(crate) fn bool(&self, section: &str, name: &str) -> bool {
         match self.value(section, name) {
             Some(Value::Bool(value)) => *value,
             _ => unreachable!("[{section}] {name} is a boolean with a default"),
@@ -563,25 +567,25 @@ impl Config {
         }
     }
 
-    fn int<T: TryFrom<i64>>(&self, section: &str, name: &str) -> T {
+    pub(crate) fn int<T: TryFrom<i64>>(&self, section: &str, name: &str) -> T {
         self.given_int(section, name).expect("the table's bounds fit the field, and there is a default")
     }
 
-    fn seconds(&self, section: &str, name: &str) -> Duration {
+    pub(crate) fn seconds(&self, section: &str, name: &str) -> Duration {
         match self.value(section, name) {
             Some(Value::Seconds(value)) => *value,
             _ => unreachable!("[{section}] {name} is a time with a default"),
         }
     }
 
-    fn non_empty(&self, section: &str, name: &str) -> Option<String> {
+    pub(crate) fn non_empty(&self, section: &str, name: &str) -> Option<String> {
         match self.value(section, name) {
             Some(Value::Text(value)) if !value.is_empty() => Some(value.clone()),
             _ => None,
         }
     }
 
-    fn text(&self, section: &str, name: &str) -> String {
+    pub(crate) fn text(&self, section: &str, name: &str) -> String {
         self.non_empty(section, name).unwrap_or_default()
     }
 
@@ -589,7 +593,7 @@ impl Config {
         PathBuf::from(self.text(section, name))
     }
 
-    fn list(&self, section: &str, name: &str) -> Vec<String> {
+    pub(crate) fn list(&self, section: &str, name: &str) -> Vec<String> {
         match self.value(section, name) {
             Some(Value::List(items)) => items.iter().filter(|item| !item.is_empty()).cloned().collect(),
             _ => Vec::new(),

@@ -22,6 +22,7 @@ use crate::api::{ApiState, api_router};
 use crate::dvr;
 use crate::hosts::{self, HostToken, Hosts};
 use crate::identity::{self, Identity};
+use crate::keystone::{self, Keystone};
 use crate::listener::Patient;
 use crate::openapi;
 use crate::options::{Limits, Options};
@@ -92,7 +93,7 @@ async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<
         Database::Postgres(_) => None,
     };
     let listener = listen(&settings.bind_host, settings.bind_port).await?;
-    let (store, token, identity) = open_state(settings).await?;
+    let (store, token, authority) = open_state(settings).await?;
     let address = listener.local_addr().context("failed to ask for the address that is listened on")?;
 
     let (stop, stopping) = watch::channel(false);
@@ -102,15 +103,11 @@ async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<
         Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
     let policy = Arc::new(policy);
     tokio::spawn(policy::keep_fresh(Arc::clone(&policy), stopping.clone()));
-    let api = api_router(ApiState::new(Arc::clone(&store), Arc::clone(&options)).under(policy))
-        .layer(from_fn_with_state(Arc::clone(&identity), identity::guard));
-    let app = api
-        .merge(identity::routes(Arc::clone(&identity)))
-        .merge(hosts::routes(Arc::new(hosts)))
-        .merge(openapi::routes());
+    let api = api_router(ApiState::new(Arc::clone(&store), Arc::clone(&options)).under(policy));
+    let app = authority.guarded(api).merge(hosts::routes(Arc::new(hosts))).merge(openapi::routes());
 
-    let has_clouds = identity.announce(&local_url(address))?;
-    announce(settings, address, has_clouds);
+    announce(settings, address);
+    authority.announce(settings, address)?;
     if let Some(path) = address_file {
         write_address(path, address)?;
     }
@@ -133,6 +130,49 @@ async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<
             tracing::warn!(seconds = LAST_REQUESTS.as_secs(), "some requests were cut off");
             Ok(())
         }
+    }
+}
+
+/// Who says who callers are.
+enum Authority {
+    Embedded(Arc<Identity>),
+    Keystone(Arc<Keystone>),
+}
+
+impl Authority {
+    fn of(settings: &ServerSettings, store: &Arc<Store>) -> anyhow::Result<Self> {
+        Ok(match &settings.keystone {
+            Some(keystone) => Self::Keystone(Arc::new(Keystone::new(keystone.clone())?)),
+            None => Self::Embedded(Arc::new(Identity::open(settings, Arc::clone(store))?)),
+        })
+    }
+
+    /// Puts it before the API, and what it serves itself beside it.
+    fn guarded(&self, api: axum::Router) -> axum::Router {
+        match self {
+            Self::Embedded(identity) => api
+                .layer(from_fn_with_state(Arc::clone(identity), identity::guard))
+                .merge(identity::routes(Arc::clone(identity))),
+            Self::Keystone(keystone) => api.layer(from_fn_with_state(Arc::clone(keystone), keystone::guard)),
+        }
+    }
+
+    fn announce(&self, settings: &ServerSettings, address: SocketAddr) -> anyhow::Result<()> {
+        let file = settings.clouds_file();
+        match (self, &settings.keystone) {
+            (Self::Embedded(identity), _) if identity.announce(&local_url(address))? => tracing::info!(
+                "the stock client finds it with OS_CLIENT_CONFIG_FILE={} and OS_CLOUD=evergate-admin or evergate-demo",
+                file.display()
+            ),
+            (Self::Embedded(_), _) => {
+                tracing::info!(file = %file.display(), "there is no such file: clients must have their own passwords");
+            }
+            (Self::Keystone(_), keystone) => {
+                let url = keystone.as_ref().map(|keystone| keystone.auth_url.as_str());
+                tracing::info!(url, "callers are asked of Keystone, and the embedded identity is not served");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -207,14 +247,14 @@ fn lock(database: &Path) -> anyhow::Result<File> {
 }
 
 /// What outlives a restart: the store, and the secrets beside it.
-async fn open_state(settings: &ServerSettings) -> anyhow::Result<(Arc<Store>, HostToken, Arc<Identity>)> {
+async fn open_state(settings: &ServerSettings) -> anyhow::Result<(Arc<Store>, HostToken, Authority)> {
     let settings = settings.clone();
     // The store blocks.
     let open = move || {
         let store = Arc::new(open_store(&settings.database)?);
         let token = HostToken::open(&settings.host_token_file)?;
-        let identity = Arc::new(Identity::open(&settings, Arc::clone(&store))?);
-        Ok((store, token, identity))
+        let authority = Authority::of(&settings, &store)?;
+        Ok((store, token, authority))
     };
     tokio::task::spawn_blocking(open).await.context("failed to open the store")?
 }
@@ -259,18 +299,9 @@ fn local_url(address: SocketAddr) -> String {
     format!("http://{ip}:{}", address.port())
 }
 
-fn announce(settings: &ServerSettings, address: SocketAddr, has_clouds: bool) {
+fn announce(settings: &ServerSettings, address: SocketAddr) {
     let url = settings.public_url.clone().unwrap_or_else(|| local_url(address));
     tracing::info!(%address, url, database = %settings.database, "server listens");
-    let clouds = settings.clouds_file();
-    if has_clouds {
-        tracing::info!(
-            "the stock client finds it with OS_CLIENT_CONFIG_FILE={} and OS_CLOUD=evergate-admin or evergate-demo",
-            clouds.display()
-        );
-    } else {
-        tracing::info!(file = %clouds.display(), "there is no such file: clients must have their own passwords");
-    }
 }
 
 /// Writes the file whole, so that whoever waits for it never reads half of it.

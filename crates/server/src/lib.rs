@@ -15,6 +15,7 @@ pub mod hosts;
 pub mod hostview;
 pub mod identity;
 pub mod ipam;
+pub mod keystone;
 pub mod objects;
 pub mod openapi;
 pub mod options;

@@ -14,41 +14,56 @@ use super::http::Fault;
 use crate::context::Context;
 
 /// Checks `X-Auth-Token` and puts a [`Context`] into the request's extensions; without a token that
-/// holds, answers 401 as keystonemiddleware does. Only the list of versions at `/` is open to all, because
-/// clients ask for it first. To be used with `axum::middleware::from_fn_with_state`.
-pub async fn guard(State(identity): State<Arc<Identity>>, mut request: Request, next: Next) -> Response {
+/// holds, answers 401 as keystonemiddleware does. To be used with `axum::middleware::from_fn_with_state`.
+pub async fn guard(State(identity): State<Arc<Identity>>, request: Request, next: Next) -> Response {
+    let headers = request.headers().clone();
+    let caller = async move |request_id: String| {
+        let token = headers.get("x-auth-token").and_then(|t| t.to_str().ok());
+        let refused = || Fault::unauthorized(&identity.base_url(&headers)).into_response();
+        identity.caller(token.ok_or_else(refused)?, request_id).map_err(|()| refused())
+    };
+    admit(request, next, caller).await
+}
+
+/// Lets a request through with the [`Context`] that is found for its id, or answers why not. Only the list of
+/// versions at `/` is open to all, because clients ask for it first.
+pub(crate) async fn admit(
+    mut request: Request,
+    next: Next,
+    caller: impl AsyncFnOnce(String) -> Result<Context, Response>,
+) -> Response {
     if request.uri().path() == "/" {
         return next.run(request).await;
     }
     let request_id = format!("req-{}", uuid::Uuid::new_v4());
-    let token = request.headers().get("x-auth-token").and_then(|t| t.to_str().ok());
-    let valid = token.and_then(|token| match identity.validate(token, Timestamp::now()) {
-        Ok(valid) => Some(valid),
-        Err(why) => {
-            tracing::debug!(%request_id, ?why, "token refused");
-            None
-        }
-    });
-    let mut response = match valid {
-        Some(valid) => {
-            let context = Context {
-                user_id: valid.user.id.clone(),
-                user_name: valid.user.name.clone(),
-                user_domain_id: Some(DOMAIN_ID.to_owned()),
-                project_id: valid.project.map(|p| p.id.clone()),
-                project_name: valid.project.map(|p| p.name.clone()),
-                project_domain_id: valid.project.map(|_| DOMAIN_ID.to_owned()),
-                roles: valid.roles.keys().map(|r| (*r).to_owned()).collect(),
-                request_id: request_id.clone(),
-                ..Context::default()
-            };
+    let mut response = match caller(request_id.clone()).await {
+        Ok(context) => {
             request.extensions_mut().insert(context);
             next.run(request).await
         }
-        None => Fault::unauthorized(&identity.base_url(request.headers())).into_response(),
+        Err(refusal) => refusal,
     };
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().entry("x-openstack-request-id").or_insert(value);
     }
     response
+}
+
+impl Identity {
+    fn caller(&self, token: &str, request_id: String) -> Result<Context, ()> {
+        let valid = self.validate(token, Timestamp::now()).map_err(|why| {
+            tracing::debug!(%request_id, ?why, "token refused");
+        })?;
+        Ok(Context {
+            user_id: valid.user.id.clone(),
+            user_name: valid.user.name.clone(),
+            user_domain_id: Some(DOMAIN_ID.to_owned()),
+            project_id: valid.project.map(|p| p.id.clone()),
+            project_name: valid.project.map(|p| p.name.clone()),
+            project_domain_id: valid.project.map(|_| DOMAIN_ID.to_owned()),
+            roles: valid.roles.keys().map(|r| (*r).to_owned()).collect(),
+            request_id,
+            ..Context::default()
+        })
+    }
 }

@@ -30,6 +30,7 @@ use evergate_config::ServerSettings;
 use jiff::Timestamp;
 
 pub use directory::DirectoryError;
+pub(crate) use guard::admit;
 pub use guard::guard;
 pub use http::routes;
 
