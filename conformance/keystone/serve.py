@@ -31,7 +31,8 @@ expiration = 3600
 allow_expired_window = 3600
 [identity]
 # Cheap hashes: nothing here is worth guarding.
-password_hash_algorithm = scrypt
+password_hash_algorithm = bcrypt
+password_hash_rounds = 4
 [cache]
 enabled = false
 """)
