@@ -11,5 +11,6 @@ mod connections;
 mod faults;
 mod gateways;
 mod keepalived;
+mod split_brain;
 mod support;
 mod walk_through;

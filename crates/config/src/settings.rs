@@ -100,6 +100,8 @@ pub struct HostSettings {
     pub bfd_interval_ms: u32,
     /// BFD packets that may be missing in a row.
     pub bfd_multiplier: u8,
+    /// Whether a copy that reaches no other host any more serves all the same.
+    pub serve_alone: bool,
     /// Whether routers without an external gateway are served; shown in the API.
     pub handle_internal_only_routers: bool,
     /// Whether a clean stop also removes the namespaces.
@@ -156,6 +158,7 @@ impl HostSettings {
                 .then(|| config.int("evergate", "conntrack_sync_port")),
             bfd_interval_ms: config.int("evergate", "bfd_interval_ms"),
             bfd_multiplier: config.int("evergate", "bfd_multiplier"),
+            serve_alone: config.text("evergate", "isolation_policy") == "serve",
             handle_internal_only_routers: config.bool("DEFAULT", "handle_internal_only_routers"),
             cleanup_on_shutdown: config.bool("DEFAULT", "cleanup_on_shutdown"),
         }

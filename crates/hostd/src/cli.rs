@@ -18,7 +18,7 @@ use crate::shell::{self, Event, work};
 use crate::supervisor::{self, CONTROL_LOCK_NAME, Recipe};
 use crate::view::HostView;
 use crate::worker::Worker;
-use crate::{cache, startup};
+use crate::{cache, history, startup};
 
 /// Configuration files, as Neutron's daemons take them.
 #[derive(Clone, Debug, Default, Args)]
@@ -89,6 +89,9 @@ pub enum ShowWhat {
     Router {
         /// The router's id, or the start of it.
         id: String,
+        /// What happened to it here and why, oldest first; also without a running daemon.
+        #[arg(long)]
+        history: bool,
     },
 }
 
@@ -161,11 +164,14 @@ fn pass_signals(signals: &SignalFd, events: &Sender<Event>) {
 /// Prints the daemon's state.
 pub fn run_show(args: ShowArgs) -> anyhow::Result<()> {
     let settings = args.config.settings()?;
+    if let Some(ShowWhat::Router { id, history: true }) = &args.what {
+        return show_history(&settings, id);
+    }
     let view: HostView = socket::ask(&settings.run_path, Verb::Show)?.with_context(|| nobody(&settings))?;
     let text = match args.what {
         None if args.json => serde_json::to_string_pretty(&view)?,
         None => view.to_string(),
-        Some(ShowWhat::Router { id }) => {
+        Some(ShowWhat::Router { id, history: _ }) => {
             let routers = view.routers_like(&id);
             anyhow::ensure!(!routers.is_empty(), "this host has no copy of a router {id}");
             if args.json {
@@ -176,6 +182,21 @@ pub fn run_show(args: ShowArgs) -> anyhow::Result<()> {
         }
     };
     print(&text)
+}
+
+/// Prints what happened to a router here.
+fn show_history(settings: &HostSettings, id: &str) -> anyhow::Result<()> {
+    let folder = settings.state_path.join(history::FOLDER_NAME);
+    let found =
+        history::read(&settings.state_path, id).with_context(|| format!("failed to read {}", folder.display()))?;
+    anyhow::ensure!(
+        !found.is_empty(),
+        "nothing ever happened here to a router {id} ({} has no file)",
+        folder.display()
+    );
+    let one = found.len() == 1;
+    let text = |(router, text): &(_, String)| if one { text.clone() } else { format!("router {router}\n{text}") };
+    print(&found.iter().map(text).collect::<Vec<_>>().join("\n"))
 }
 
 /// Prints the plan.
@@ -239,6 +260,8 @@ mod tests {
     fn show_takes_a_router_and_files() {
         use clap::Parser;
         let cli = Cli::try_parse_from(["show", "--config-file", "/a", "router", "1f2e", "--json"]).unwrap();
-        assert!(cli.show.json && matches!(cli.show.what, Some(ShowWhat::Router { id }) if id == "1f2e"));
+        assert!(
+            cli.show.json && matches!(cli.show.what, Some(ShowWhat::Router { id, history: false }) if id == "1f2e")
+        );
     }
 }

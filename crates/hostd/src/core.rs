@@ -31,6 +31,7 @@ use evergate_model::host::{ActiveCopy, HostConfig, HostReport};
 use evergate_model::stream::{Change, NetworkChange};
 use evergate_model::{HaState, RouterId};
 
+use crate::history;
 use crate::round::{Outcome, PreparedCopy, Round, Why, reasons};
 use keeper::KeeperSide;
 use report::Reporter;
@@ -86,6 +87,8 @@ pub enum FileJob {
     },
     /// A line in the router's state-change log, and its `state` file.
     Transition(Transition),
+    /// A line in the router's history.
+    History(history::Event),
     /// The router's `state` file alone: found, not changed.
     State {
         /// Which router.
@@ -280,7 +283,14 @@ impl Core {
             FromKeeper::Hello { version, pid, notes } => self.keeper.greeted(version, pid, notes),
             FromKeeper::Transition(transition) => self.take_transition(transition),
             FromKeeper::Claimed { router, epoch, vtep } => {
-                self.keeper.claimed(router, ActiveCopy { epoch, vtep });
+                let claim = ActiveCopy { epoch, vtep };
+                self.keeper.claimed(router, claim);
+                self.remember(history::Event::of_claim(router, claim, self.vtep == Some(vtep)));
+            }
+            FromKeeper::Note { router, at_ms, text } => {
+                self.remember(history::Event { router, at_ms: Some(at_ms), text });
+                // What is wrong, or not any more, is part of its status.
+                self.outputs.push_back(Output::SendToKeeper(Box::new(ToKeeper::Status)));
             }
             FromKeeper::Removed { router } => {
                 if self.keeper.removed(router) {
@@ -303,6 +313,13 @@ impl Core {
         }
     }
 
+    /// Keeps what happened to a router that has a copy here.
+    fn remember(&mut self, event: history::Event) {
+        if self.config.as_deref().is_some_and(|config| is_wanted(config, event.router)) {
+            self.outputs.push_back(Output::Write(FileJob::History(event)));
+        }
+    }
+
     fn take_transition(&mut self, transition: Transition) {
         let router = transition.router;
         if !self.config.as_deref().is_some_and(|c| is_wanted(c, router)) {
@@ -318,6 +335,7 @@ impl Core {
                 "router is {} here now",
                 state_word(transition.state)
             );
+            self.remember(history::Event::of_transition(&transition));
             self.outputs.push_back(Output::Write(FileJob::Transition(transition)));
             self.reporter.wake();
         }
@@ -405,6 +423,7 @@ impl Core {
             claim_port: self.settings.claim_port,
             claim_key: config.cluster.claim_key.clone(),
             replication_port: self.settings.conntrack_sync_port,
+            serve_alone: self.settings.serve_alone,
             bfd: evergate_keeper::protocol::BfdSettings {
                 interval_ms: self.settings.bfd_interval_ms,
                 multiplier: self.settings.bfd_multiplier,

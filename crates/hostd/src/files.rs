@@ -15,6 +15,7 @@ use evergate_model::{HaState, RouterId};
 
 use crate::cache::{self, Durability, write_atomically};
 use crate::core::FileJob;
+use crate::history;
 use crate::timestamp;
 
 /// Neutron's name for the log; operators look for it.
@@ -51,8 +52,12 @@ impl Files {
                 ("keepalived.conf", self.write_conf(*router, text, script.as_ref()))
             }
             FileJob::Transition(transition) => ("state-change log", self.log(transition)),
+            FileJob::History(event) => ("a router's history", history::append(&self.state_path, event)),
             FileJob::State { router, state } => ("state", self.write_state(*router, *state)),
-            FileJob::Prune { keep } => ("folders of routers that are gone", self.prune(keep)),
+            FileJob::Prune { keep } => (
+                "folders of routers that are gone",
+                self.prune(keep).and_then(|()| history::prune(&self.state_path, keep)),
+            ),
             FileJob::Cache(config) => (cache::FILE_NAME, cache::save(&self.state_path, config)),
         };
         match result {
@@ -156,7 +161,7 @@ fn state_file_word(state: HaState) -> &'static str {
 }
 
 /// Reads the last bytes of a file: enough for one line of the log.
-fn end_of(path: &Path) -> io::Result<String> {
+pub(crate) fn end_of(path: &Path) -> io::Result<String> {
     const ENOUGH: u64 = 4096;
     let mut file = match fs::File::open(path) {
         Ok(file) => file,

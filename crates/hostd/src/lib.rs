@@ -15,6 +15,7 @@ pub mod cache;
 pub mod cli;
 pub mod core;
 pub mod files;
+pub mod history;
 pub mod round;
 pub mod shell;
 pub mod startup;

@@ -131,6 +131,9 @@ pub struct RouterView {
     /// What it lacks of what an active copy is for (an uplink, a gateway); empty if nothing is known to be lacking.
     #[serde(default)]
     pub impairment: String,
+    /// What is wrong although it takes part; empty if nothing is.
+    #[serde(default)]
+    pub problem: String,
     /// Devices in its namespace, with their addresses.
     pub devices: BTreeMap<String, Vec<String>>,
     /// Extra routes, `<destination> via <next hop>`.
@@ -248,6 +251,7 @@ fn router_view(core: &Core, router: &Router) -> RouterView {
         connections: core.keeper().words().status.replication.iter().find(|one| one.router == router.id).copied(),
         hindrance: hindrance(core, router.id, status),
         impairment: status.map(|status| status.impairment.clone()).unwrap_or_default(),
+        problem: status.map(|status| status.problem.clone()).unwrap_or_default(),
         devices: devices(router),
         routes: router.routes.iter().map(|r| format!("{} via {}", r.destination, r.nexthop)).collect(),
         floating_ips: router.floating_ips.values().map(|fip| (fip.floating, fip.fixed)).collect(),
@@ -452,6 +456,9 @@ impl fmt::Display for RouterView {
         writeln!(f)?;
         if !self.reason.is_empty() {
             writeln!(f, "because     {} (took {} us)", self.reason, self.took_us)?;
+        }
+        if !self.problem.is_empty() {
+            writeln!(f, "problem     {}", self.problem)?;
         }
         if !self.hindrance.is_empty() {
             writeln!(f, "hindered    {}", self.hindrance)?;

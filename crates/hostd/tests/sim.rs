@@ -611,6 +611,7 @@ fn active(epoch: u64) -> Status {
         received: 2,
         hindrance: String::new(),
         impairment: String::new(),
+        problem: String::new(),
     };
     Status { routers: vec![copy], ..Status::default() }
 }

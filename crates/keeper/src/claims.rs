@@ -4,9 +4,12 @@
 //! has acknowledged it, and repeats it slowly while it stays active. The highest epoch wins. Epochs only
 //! grow, so a datagram that is recorded and played back says nothing that is not known already.
 //!
+//! Before a backup takes over from one that merely fell silent, it asks ([`question`]).
+//!
 //! [`wire`] is the datagram, [`outbox`] decides when which claim is sent to whom, and [`book`] keeps
 //! what is known.
 
 pub mod book;
 pub mod outbox;
+pub mod question;
 pub mod wire;

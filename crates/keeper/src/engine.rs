@@ -12,11 +12,13 @@
 //! an active copy gives the role away.
 
 mod access;
+mod agreement;
 mod copy;
 mod discards;
 pub mod effect;
 mod gateways;
 mod health;
+mod inquiry;
 mod ledger;
 mod liveness;
 mod mastership;
@@ -37,9 +39,11 @@ use evergate_model::{NetworkId, RouterId};
 use tracing::{debug, info};
 
 use crate::claims::book::Learned;
+use crate::claims::question::Question;
 use crate::claims::wire::{Entry, Kind, MAX_ENTRIES, Message};
 use crate::protocol::{ClaimStatus, FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, Settings, Status, ToKeeper};
 use access::How;
+use agreement::{circle, ended};
 use copy::RouterCopy;
 use effect::{Batch, Effect, Opened, Purpose, SocketRequest};
 use shared::Shared;
@@ -70,6 +74,8 @@ pub enum Timer {
     Claims,
     /// A BFD session has something to do.
     Bfd,
+    /// Other hosts are to be asked for a sign of life, or did not give one.
+    Agreement,
     /// What is in the kernel is set again.
     Patrol,
     /// Routers that moved have waited for others to move with them.
@@ -106,6 +112,8 @@ pub struct Engine {
     understood: bool,
     /// Removed routers whose sockets are still being closed.
     closing: BTreeSet<RouterId>,
+    /// Routers that are active here.
+    actives: BTreeSet<RouterId>,
     patrol: Patrol,
     worst_lateness: Duration,
     stopped: bool,
@@ -132,6 +140,7 @@ impl Engine {
             status_owed: false,
             understood: false,
             closing: BTreeSet::new(),
+            actives: BTreeSet::new(),
             patrol: Patrol::default(),
             worst_lateness: Duration::ZERO,
             stopped: false,
@@ -156,6 +165,12 @@ impl Engine {
             ToKeeper::EndOfState => self.handle_end_of_state(now),
         }
         self.attend_liveness(now);
+        self.finish(now);
+    }
+
+    /// Says what is to be said to other hosts after an input.
+    fn finish(&mut self, now: Instant) {
+        self.attend_agreement(now);
         self.shared.flush_claims(now);
     }
 
@@ -205,18 +220,20 @@ impl Engine {
         let (epoch, known) = (spec.epoch, self.copies.contains_key(&router));
         let hosts = spec.peer_hosts.clone();
         let before = self.copies.get(&router).map(|copy| copy.spec.peer_hosts.clone()).unwrap_or_default();
+        let concerned = circle(self.copies.get(&router));
         let taken = if known {
             let mut result = Ok(());
             self.with(router, |copy, shared| result = copy.update(spec, shared, now));
             result
         } else {
-            RouterCopy::new(spec, self.shared.generation).map(|copy| {
+            RouterCopy::new(spec, &self.shared, now).map(|copy| {
                 self.copies.insert(router, copy);
             })
         };
         match taken {
             Ok(()) => {
                 self.shared.liveness.share(before.values(), hosts.values());
+                self.shared.agreement.concern(&concerned, &circle(self.copies.get(&router)));
                 self.start_patrol(now);
                 self.learn(router, epoch, None, now);
                 self.appoint_sentinels();
@@ -243,6 +260,7 @@ impl Engine {
     fn remove_router(&mut self, router: RouterId, now: Instant) {
         if let Some(copy) = self.copies.remove(&router) {
             self.shared.liveness.share(copy.spec.peer_hosts.values(), []);
+            self.shared.agreement.concern(&circle(Some(&copy)), &BTreeSet::new());
             copy.remove(&mut self.shared, now);
             self.closing.insert(router);
             self.reschedule(router);
@@ -341,7 +359,7 @@ impl Engine {
         self.status_owed = false;
         self.understood = false;
         self.end_sync(now);
-        self.shared.flush_claims(now);
+        self.finish(now);
     }
 
     /// Takes the answer to [`Effect::OpenSockets`].
@@ -354,7 +372,7 @@ impl Engine {
     ) {
         self.with(router, |copy, shared| copy.handle_opened(request, opened, shared, now));
         self.pay_status();
-        self.shared.flush_claims(now);
+        self.finish(now);
     }
 
     /// Takes what came of [`Effect::RunBatch`]: result i belongs to message i.
@@ -362,7 +380,7 @@ impl Engine {
         let router = batch.router;
         if batch.purpose == Purpose::Items && self.copies.contains_key(&router) {
             self.with(router, |copy, shared| copy.handle_batch(batch, results, shared, now));
-            return self.shared.flush_claims(now);
+            return self.finish(now);
         }
         // Forwarding entries are set again by the next claim or specification; of a removed router
         // nothing can be tried again.
@@ -377,26 +395,31 @@ impl Engine {
     /// Takes a frame from a router's VRRP socket.
     pub fn handle_frame(&mut self, router: RouterId, frame: &[u8], now: Instant) {
         self.with(router, |copy, shared| copy.handle_frame(frame, shared, now));
-        self.shared.flush_claims(now);
+        self.finish(now);
     }
 
     /// Takes the state of a link in a router's namespace; `None`: it is gone.
     pub fn handle_link(&mut self, router: RouterId, ifindex: u32, up: Option<bool>, now: Instant) {
         self.with(router, |copy, shared| copy.handle_link(ifindex, up, shared, now));
-        self.shared.flush_claims(now);
+        self.finish(now);
     }
 
     /// Takes a datagram from the claim socket.
     pub fn handle_claim(&mut self, datagram: &[u8], from: IpAddr, now: Instant) {
-        let Some(key) = &self.shared.key else { return };
-        match Message::parse(datagram, from, key) {
+        let Some(key) = self.shared.key.clone() else { return };
+        if Question::is_one(datagram) {
+            self.handle_question(datagram, from, &key, now);
+            return self.finish(now);
+        }
+        match Message::parse(datagram, from, &key) {
             Ok(message) => self.handle_claims(&message, now),
             Err(reason) => self.shared.discard(None, &reason.to_string(), &from.to_string()),
         }
-        self.shared.flush_claims(now);
+        self.finish(now);
     }
 
     fn handle_claims(&mut self, message: &Message, now: Instant) {
+        self.hear_host(message.sender, now);
         let mut answers = Vec::new();
         for entry in &message.entries {
             if message.kind == Kind::Ack {
@@ -408,11 +431,14 @@ impl Engine {
             }
             self.learn(entry.router, entry.epoch, entry.vtep, now);
             if message.kind == Kind::Ack {
-                self.with(entry.router, |copy, shared| copy.answered(message.sender, shared, now));
-            } else {
                 self.with(entry.router, |copy, shared| {
-                    copy.rival_heard(message.sender, shared.settings.vtep, now);
+                    copy.answered(message.sender, shared, now);
+                    copy.settled_with(message.sender, shared, now);
                 });
+            } else {
+                if entry.epoch < self.shared.book.known(entry.router).epoch && message.kind == Kind::Repeat {
+                    self.correct(message.sender, entry.router);
+                }
                 let known = self.shared.book.known(entry.router);
                 answers.push(Entry { router: entry.router, epoch: known.epoch, vtep: known.vtep });
             }
@@ -434,7 +460,12 @@ impl Engine {
     /// Learns where a router is, from whomever, and lets an active copy know if it is elsewhere.
     fn learn(&mut self, router: RouterId, epoch: u64, vtep: Option<IpAddr>, now: Instant) {
         let active = self.copies.get(&router).is_some_and(RouterCopy::is_active);
+        let before = self.shared.book.known(router).vtep;
         let learned = self.shared.learn((router, epoch, vtep), active, now);
+        // The one that had it may not hear of it by any other way.
+        if let Some(host) = ended(before, learned, vtep) {
+            self.correct(host, router);
+        }
         if active && learned != Learned::Nothing {
             let mut known = self.shared.book.known(router);
             if learned == Learned::Conflict {
@@ -463,7 +494,7 @@ impl Engine {
         self.patrol_if_due(now);
         self.shared.liveness.handle_timeout(now);
         self.attend_liveness(now);
-        self.shared.flush_claims(now);
+        self.finish(now);
     }
 
     /// Sets again what must be in the kernel, a few routers at a time: what somebody else removed, or a
@@ -500,7 +531,8 @@ impl Engine {
         let patrol = self.patrol.next.map(|at| (at, Timer::Patrol));
         let bfd = self.shared.liveness.poll_timeout().map(|at| (at, Timer::Bfd));
         let paths = self.shared.paths.poll_timeout().map(|at| (at, Timer::Paths));
-        [router, claims, patrol, bfd, paths].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let agreement = self.agreement_timeout().map(|at| (at, Timer::Agreement));
+        [router, claims, patrol, bfd, paths, agreement].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Takes the next thing to do.
@@ -581,6 +613,11 @@ impl Engine {
     }
 
     fn reschedule(&mut self, router: RouterId) {
+        if self.copies.get(&router).is_some_and(RouterCopy::is_active) {
+            self.actives.insert(router);
+        } else {
+            self.actives.remove(&router);
+        }
         let next = self.copies.get(&router).and_then(RouterCopy::deadline);
         let before = match next {
             Some(at) => self.deadline_of.insert(router, at),

@@ -106,6 +106,9 @@ pub struct Settings {
     /// UDP port on which hosts replicate tracked connections; `None`: they do not.
     #[serde(default)]
     pub replication_port: Option<u16>,
+    /// Whether a copy that reaches no other host any more goes on, or takes over, all the same.
+    #[serde(default)]
+    pub serve_alone: bool,
     /// How to notice that a host is gone.
     #[serde(default)]
     pub bfd: BfdSettings,
@@ -145,6 +148,7 @@ impl std::fmt::Debug for Settings {
             .field("claim_port", &self.claim_port)
             .field("claim_key", &"<secret>")
             .field("replication_port", &self.replication_port)
+            .field("serve_alone", &self.serve_alone)
             .field("bfd", &self.bfd)
             .field("health", &self.health)
             .finish()
@@ -369,6 +373,15 @@ pub enum FromKeeper {
     },
     /// Answer to [`ToKeeper::Status`] and [`ToKeeper::EndOfState`].
     Status(Status),
+    /// Something that belongs into a router's history.
+    Note {
+        /// Which router.
+        router: RouterId,
+        /// Milliseconds since the Unix epoch, by this host's clock.
+        at_ms: u64,
+        /// In words.
+        text: String,
+    },
     /// Something an operator should know.
     Warning {
         /// In words.
@@ -492,4 +505,7 @@ pub struct RouterStatus {
     /// lacking. Only the active copy asks its gateways.
     #[serde(default)]
     pub impairment: String,
+    /// What is wrong although it takes part (the active copy is heard by other ways only), in words.
+    #[serde(default)]
+    pub problem: String,
 }

@@ -647,6 +647,10 @@ fn stamped(message: FromKeeper) -> FromKeeper {
             transition.at_ms = now.as_millis() as u64;
             FromKeeper::Transition(transition)
         }
+        FromKeeper::Note { router, text, .. } => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            FromKeeper::Note { router, at_ms: now.as_millis() as u64, text }
+        }
         other @ (FromKeeper::Hello { .. }
         | FromKeeper::Claimed { .. }
         | FromKeeper::Removed { .. }

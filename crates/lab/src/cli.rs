@@ -138,6 +138,11 @@ enum FaultArg {
     Underlay,
     /// Cut its link to the provider network.
     Uplink,
+    /// Cut the underlay between it and one other node.
+    Between {
+        /// The other node.
+        other: String,
+    },
     /// Cut its HA networks, while the underlay works.
     Ha {
         /// Only this HA network.
@@ -171,6 +176,8 @@ enum HealArg {
     Underlay,
     /// Restore its link to the provider network.
     Uplink,
+    /// Restore the underlay between it and other nodes.
+    Between,
     /// Restore its HA networks.
     Ha,
     /// Lose no more packets.
@@ -186,6 +193,7 @@ impl HealArg {
             (Self::Power, Fault::Power)
                 | (Self::Underlay, Fault::Cut(Link::Underlay))
                 | (Self::Uplink, Fault::Cut(Link::Uplink))
+                | (Self::Between, Fault::Between(_))
                 | (Self::Ha, Fault::Ha(_))
                 | (Self::Loss, Fault::Loss(..))
                 | (Self::Process, Fault::Process(..))
@@ -362,6 +370,7 @@ fn fail(lab: &Lab, node: &str, fault: FaultArg) -> Result<()> {
         FaultArg::Power => Fault::Power,
         FaultArg::Underlay => Fault::Cut(Link::Underlay),
         FaultArg::Uplink => Fault::Cut(Link::Uplink),
+        FaultArg::Between { other } => Fault::Between(other),
         FaultArg::Ha { network: None } => Fault::Ha(HaCut::All),
         FaultArg::Ha { network: Some(network) } => Fault::Ha(HaCut::One(network, lab.vni_of(network)?)),
         FaultArg::Loss { percent, link } => Fault::Loss(link, percent),

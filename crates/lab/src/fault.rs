@@ -27,6 +27,8 @@ pub enum Fault {
     Power,
     /// A link is down.
     Cut(Link),
+    /// The underlay is cut between this node and another one, by its name.
+    Between(String),
     /// HA networks are cut while the underlay works: tunnelled frames from and to HA addresses are dropped.
     Ha(HaCut),
     /// A share of the packets on a link is lost, in both directions.
@@ -112,6 +114,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Power => f.write_str("no power"),
             Self::Cut(link) => write!(f, "{link} cut"),
+            Self::Between(other) => write!(f, "underlay cut between it and {other}"),
             Self::Ha(HaCut::All) => f.write_str("HA networks cut"),
             Self::Ha(HaCut::One(network, vni)) => write!(f, "HA network {network} (VNI {vni}) cut"),
             Self::Loss(link, percent) => write!(f, "{percent} % loss on the {link}"),
@@ -165,6 +168,13 @@ impl Faults {
     fn rules(&self, switch: Switch) -> String {
         let mut rules = String::new();
         for (port, fault) in self.0.iter().flat_map(|(port, faults)| faults.iter().map(move |fault| (port, fault))) {
+            if let Fault::Between(other) = fault
+                && switch == Switch::Underlay
+            {
+                for (from, to) in [(port, other), (other, port)] {
+                    rules.push_str(&format!("    iifname \"{from}\" oifname \"{to}\" counter drop\n"));
+                }
+            }
             for condition in drop_conditions(fault, switch) {
                 for direction in ["iifname", "oifname"] {
                     rules.push_str(&format!("    {direction} \"{port}\" {condition} counter drop\n"));
@@ -194,7 +204,9 @@ fn drop_conditions(fault: &Fault, switch: Switch) -> Vec<String> {
         Fault::Ha(HaCut::All) if switch == Switch::Underlay => {
             vec![format!("{VXLAN} @th,224,16 0x800 @th,336,18 {:#x}", 0xa9fe_c000_u32 >> 14)]
         }
-        Fault::Power | Fault::Cut(_) | Fault::Ha(_) | Fault::Loss(..) | Fault::Process(..) => Vec::new(),
+        Fault::Power | Fault::Cut(_) | Fault::Between(_) | Fault::Ha(_) | Fault::Loss(..) | Fault::Process(..) => {
+            Vec::new()
+        }
     }
 }
 
@@ -228,6 +240,9 @@ impl Lab {
             Fault::Power => machine.power_off()?,
             Fault::Process(daemon, signal) => signal_daemon(self, node, *daemon, *signal)?,
             Fault::Cut(link) => self.set_port(&machine, *link, "down")?,
+            Fault::Between(other) => {
+                self.spec().node(other)?;
+            }
             Fault::Ha(_) | Fault::Loss(..) => {}
         }
         if matches!(fault, Fault::Power) {
@@ -264,7 +279,7 @@ impl Lab {
             }
             Fault::Process(daemon, signal) => mend_daemon(&machine, *daemon, *signal)?,
             Fault::Cut(link) => self.set_port(&machine, *link, "up")?,
-            Fault::Ha(_) | Fault::Loss(..) => {}
+            Fault::Between(_) | Fault::Ha(_) | Fault::Loss(..) => {}
         }
         Ok(())
     }
@@ -323,7 +338,10 @@ fn possible(node: Node, fault: &Fault) -> Result<()> {
         Fault::Process(Daemon::Host | Daemon::Control | Daemon::Keeper, _) if !node.is_host() => {
             bail!("{node} does not run 'evergate host'")
         }
-        Fault::Power | Fault::Cut(_) | Fault::Ha(_) | Fault::Loss(..) | Fault::Process(..) => Ok(()),
+        Fault::Between(other) if *other == node.to_string() => bail!("{node} cannot be cut from itself"),
+        Fault::Power | Fault::Cut(_) | Fault::Between(_) | Fault::Ha(_) | Fault::Loss(..) | Fault::Process(..) => {
+            Ok(())
+        }
     }
 }
 
@@ -380,6 +398,14 @@ mod tests {
         let cut = Fault::Ha(HaCut::One(NetworkId::from_u128(1), 42));
         let rules = faults(&[(Node::Network(2), cut)]).rules(Switch::Underlay);
         assert!(rules.contains("@th,96,24 0x2a counter drop"), "{rules}");
+    }
+
+    #[test]
+    fn a_way_between_two_hosts_is_cut_in_both_directions_and_no_other() {
+        let rules = faults(&[(Node::Network(1), Fault::Between("net2".into()))]).rules(Switch::Underlay);
+        assert!(rules.contains("iifname \"net1\" oifname \"net2\" counter drop"), "{rules}");
+        assert!(rules.contains("iifname \"net2\" oifname \"net1\" counter drop"), "{rules}");
+        assert_eq!(rules.matches("drop").count(), 2, "{rules}");
     }
 
     #[test]

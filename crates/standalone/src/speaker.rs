@@ -264,6 +264,8 @@ impl Speaker {
                     self.setup.lease.set(&slot.key, false);
                 }
                 Output::AnnounceAddresses => slot.announce(),
+                // Only copies that agree on other paths say these; a keepalived has no such peers.
+                Output::TakeoverDue { .. } | Output::Contested { .. } | Output::Prevailed { .. } => {}
                 Output::StateChanged { from, to, reason } => {
                     first.get_or_insert((from, reason));
                     info!(instance = slot.spec.name, ?from, ?to, ?reason, "transition");

@@ -11,6 +11,7 @@
 
 #![warn(missing_docs)]
 
+pub mod agreement;
 pub mod announce;
 pub mod bfd;
 pub mod icmpv6;

@@ -3,7 +3,7 @@
 //! Read RFC 9568 §6 beside [`VirtualRouter`]. What a virtual router is told is in [`Config`]; how long
 //! it waits for what is in `timing`. Transitions happen in this file alone.
 //!
-//! Six things go beyond the RFC, each marked where it is decided:
+//! Eight things go beyond the RFC, each marked where it is decided:
 //!
 //! - copies of equal priority that know each other take over in an agreed order (`timing::rank_delay`);
 //! - a process that was not running for a while does not mistake its own absence for its peers'
@@ -13,8 +13,13 @@
 //! - what another path says of the active's host can end the wait (`VirtualRouter::handle_peer_down`);
 //! - a resignation shortens what a backup still waits, and never lengthens it;
 //! - a copy that lacks what the role is for gives it away and waits longer than others
-//!   (`VirtualRouter::handle_resign`, `Config::handicap`).
+//!   (`VirtualRouter::handle_resign`, `Config::handicap`);
+//! - where copies can agree on other paths ([`Config::agreement`]), a backup asks there before it takes
+//!   over from one that only fell silent (`VirtualRouter::expire`);
+//! - and two that are active at once settle it there; addresses decide if that leads to nothing
+//!   (`agreed`).
 
+mod agreed;
 mod config;
 mod status;
 mod timing;
@@ -70,6 +75,12 @@ pub enum Reason {
     Reconfigured,
     /// This active lost what the role is for (its way to the gateway), and asks for a copy that has it.
     Impaired,
+    /// Another copy has taken over since, as was heard on another path.
+    Superseded,
+    /// No other copy and no witness can be reached any more.
+    Isolated,
+    /// The active asked this copy to take over.
+    Handover,
 }
 
 /// What the caller must do.
@@ -84,6 +95,24 @@ pub enum Output {
     /// Send one gratuitous ARP / unsolicited neighbour advertisement per address. Repetitions come as
     /// further outputs, when [`Timer::Announce`] fires.
     AnnounceAddresses,
+    /// Nothing that is heard here speaks against taking over: ask on other paths, and answer with
+    /// [`VirtualRouter::handle_permission`] or [`VirtualRouter::handle_refusal`]. Comes again every
+    /// second without an answer. Only with [`Config::agreement`].
+    TakeoverDue {
+        /// Whose silence it is, if anybody was heard.
+        active: Option<IpAddr>,
+    },
+    /// Another copy is active as well: settle it on other paths, and answer with
+    /// [`VirtualRouter::handle_superseded`] or [`VirtualRouter::handle_settled`].
+    Contested {
+        /// The other one.
+        with: IpAddr,
+    },
+    /// Nobody answered to `Contested`, so the address decided, for this copy.
+    Prevailed {
+        /// The other one, which will hear of it.
+        over: IpAddr,
+    },
     /// Tell whoever listens.
     StateChanged {
         /// Before.
@@ -104,6 +133,8 @@ pub enum Timer {
     ActiveDown,
     /// Gratuitous announcements are sent again (keepalived's garp_master_delay).
     Announce,
+    /// What was to be settled on other paths is not: addresses decide.
+    Contest,
 }
 
 /// What another way of looking at a host (BFD) says of it: nothing was heard for too long.
@@ -138,7 +169,7 @@ const CONTEST_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// Calling order: any `handle_*`, then `poll_output` until `None`, then sleep until `poll_timeout`.
 /// Packets that have arrived are handled before timers: what is in the socket may be the very
-/// advertisement whose absence a timer would report. One `handle_*` call makes at most seven outputs.
+/// advertisement whose absence a timer would report. One `handle_*` call makes at most eight outputs.
 ///
 /// `now` never goes backwards between calls.
 #[derive(Clone, Debug)]
@@ -173,6 +204,8 @@ struct Listening {
     lower_since: Option<Instant>,
     /// The timer was already started again because we were away; that happens once.
     excused: bool,
+    /// Why it would take over, while others are asked whether it may.
+    due: Option<Reason>,
 }
 
 /// What an active knows.
@@ -186,6 +219,10 @@ struct Advertising {
     announced: Instant,
     /// When they are announced again.
     announce: Option<Announcing>,
+    /// Another copy is active as well.
+    contest: Option<agreed::Contest>,
+    /// When such a contest was last settled on other paths.
+    settled: Option<Instant>,
 }
 
 /// Where in its repetitions an announcement is.
@@ -389,6 +426,7 @@ impl VirtualRouter {
                 if advertising.announce.is_some_and(|round| round.at <= now) {
                     self.announce_round(now);
                 }
+                self.decide_contest(now);
             }
         }
     }
@@ -406,7 +444,8 @@ impl VirtualRouter {
             Phase::Active(advertising) => {
                 let adver = (advertising.adver, Timer::Adver);
                 let announce = advertising.announce.map(|round| (round.at, Timer::Announce));
-                Some(announce.map_or(adver, |announce| adver.min(announce)))
+                let contest = advertising.contest.map(|contest| (contest.until, Timer::Contest));
+                [Some(adver), announce, contest].into_iter().flatten().min()
             }
         }
     }
@@ -435,6 +474,9 @@ impl VirtualRouter {
         // RFC 9568 §6.4.3: somebody else resigned, so say at once who is active.
         if adv.priority == 0 {
             self.advertise(now);
+            return;
+        }
+        if self.is_disputed(from, adv, now) {
             return;
         }
         let ours = (self.config.priority, self.config.primary_address);
@@ -476,6 +518,16 @@ impl VirtualRouter {
             Wait::First => Reason::First,
             Wait::PeerDown => Reason::PeerDown,
         };
+        // Deviation: RFC 9568 §6.4.2 takes over from silence alone. Where there are other paths it is only
+        // due. Not so where the active itself said that it goes, where there has never been one, and where
+        // one of lower priority is to be preempted although it lives.
+        let silence = !matches!(reason, Reason::Resigned | Reason::First);
+        if silence && self.config.agreement.is_some() && listening.lower_since.is_none() {
+            listening.due = Some(reason);
+            listening.active_down = now + agreed::ASK_AGAIN;
+            self.outputs.push_back(Output::TakeoverDue { active: listening.active });
+            return;
+        }
         self.become_active(reason, now);
     }
 
@@ -516,6 +568,8 @@ impl VirtualRouter {
             adver: now + self.config.advertise_interval(),
             announced: now,
             announce: Announcing::after_first_round(&self.config.announcements, now),
+            contest: None,
+            settled: None,
         });
     }
 
@@ -540,6 +594,7 @@ impl VirtualRouter {
             active_down: now,
             lower_since: None,
             excused: false,
+            due: None,
         };
         listening.restart(&self.config, now);
         self.phase = Phase::Backup(listening);
@@ -606,12 +661,16 @@ impl Listening {
 
     /// An advertisement reached a backup (RFC 9568 §6.4.2).
     fn hear(&mut self, config: &Config, from: IpAddr, adv: &Advertisement, now: Instant) {
+        if adv.priority == 0 && self.is_stale(config, from, now) {
+            return;
+        }
         if adv.priority == 0 {
             // RFC 9568 §6.4.2: priority 0, so wait only Skew_Time.
             // Deviation: but not longer than we would have waited anyway, or resignations repeated
             // (or forged) faster than Skew_Time would keep everybody from taking over.
             let before = self.active_down;
             self.active = Some(from);
+            self.due = None;
             self.wait = Wait::Resigned;
             self.restart(config, now);
             self.active_down = self.active_down.min(before);
@@ -626,6 +685,7 @@ impl Listening {
             self.active_adver_interval = config.adopted_interval(adv);
             self.wait = Wait::ActiveDown;
             self.excused = false;
+            self.due = None;
             self.restart(config, now);
         }
     }

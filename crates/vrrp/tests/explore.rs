@@ -695,6 +695,9 @@ impl World {
                 Output::AnnounceAddresses => {
                     assert!(self.nodes[node].holds_addresses, "announced before it was configured");
                 }
+                Output::TakeoverDue { .. } | Output::Contested { .. } | Output::Prevailed { .. } => {
+                    unreachable!("nobody agrees here: see agree.rs")
+                }
                 Output::StateChanged { from, to, reason } => {
                     if to == State::Active {
                         self.takeovers += 1;

@@ -451,6 +451,8 @@ impl KeeperSide {
         {
             warnings.push("the keeper does not run: HA routers here neither take over nor give way".to_owned());
         }
+        let routers = self.words.status.routers.iter().filter(|router| !router.problem.is_empty());
+        warnings.extend(routers.map(|router| format!("router {}: {}", router.router, router.problem)));
         if let Some((version, pid)) = self.words.hello
             && version != PROTOCOL_VERSION
         {

@@ -21,8 +21,8 @@ use sha2::Sha256;
 const MAGIC: [u8; 4] = *b"EVGC";
 const VERSION: u8 = 1;
 const HEADER: usize = 24;
-const ENTRY: usize = 40;
-const TAG: usize = 32;
+pub(super) const ENTRY: usize = 40;
+pub(super) const TAG: usize = 32;
 
 /// Most entries that one datagram carries: with headers it stays below 1400 bytes, which every underlay
 /// that carries VXLAN also carries unfragmented.
@@ -109,6 +109,33 @@ impl ClaimKey {
         std::array::from_fn(|at| whole[at])
     }
 
+    /// Appends the signature of what was written.
+    pub(super) fn sign(&self, bytes: &mut Vec<u8>) {
+        let mut hmac = self.hmac();
+        hmac.update(bytes);
+        bytes.extend(hmac.finalize().into_bytes());
+    }
+
+    /// Returns what was signed, if it was, and is of this format. `header` is the shortest that it can be.
+    pub(super) fn verify<'a>(
+        &self,
+        bytes: &'a [u8],
+        header: usize,
+        magic: [u8; 4],
+        version: u8,
+    ) -> Result<&'a [u8], Discard> {
+        let signed = bytes.len().checked_sub(TAG).filter(|&length| length >= header).ok_or(Discard::Length)?;
+        let (content, tag) = bytes.split_at(signed);
+        if content[..4] != magic || content[4] != version {
+            return Err(Discard::Format);
+        }
+        // The signature comes before anything else is believed, and is compared in constant time.
+        let mut hmac = self.hmac();
+        hmac.update(content);
+        hmac.verify_slice(tag).map_err(|_| Discard::Key)?;
+        Ok(content)
+    }
+
     fn hmac(&self) -> Hmac<Sha256> {
         Hmac::new_from_slice(&self.0).expect("HMAC takes a key of any length")
     }
@@ -128,29 +155,14 @@ impl Message {
         });
         bytes.extend((self.entries.len() as u16).to_be_bytes());
         bytes.extend(address_bytes(Some(self.sender)));
-        for entry in &self.entries {
-            bytes.extend(entry.router.0.as_bytes());
-            bytes.extend(entry.epoch.to_be_bytes());
-            bytes.extend(address_bytes(entry.vtep));
-        }
-        let mut hmac = key.hmac();
-        hmac.update(&bytes);
-        bytes.extend(hmac.finalize().into_bytes());
+        emit_entries(&self.entries, &mut bytes);
+        key.sign(&mut bytes);
         bytes
     }
 
     /// Verifies and reads a datagram that came from `from`.
     pub fn parse(bytes: &[u8], from: IpAddr, key: &ClaimKey) -> Result<Self, Discard> {
-        let signed = bytes.len().checked_sub(TAG).filter(|&length| length >= HEADER).ok_or(Discard::Length)?;
-        let (content, tag) = bytes.split_at(signed);
-        if content[..4] != MAGIC || content[4] != VERSION {
-            return Err(Discard::Format);
-        }
-        // The signature comes before anything else is believed, and is compared in constant time.
-        let mut hmac = key.hmac();
-        hmac.update(content);
-        hmac.verify_slice(tag).map_err(|_| Discard::Key)?;
-
+        let content = key.verify(bytes, HEADER, MAGIC, VERSION)?;
         let count = usize::from(u16::from_be_bytes([content[6], content[7]]));
         if count > MAX_ENTRIES || content.len() != HEADER + count * ENTRY {
             return Err(Discard::Length);
@@ -174,7 +186,15 @@ impl Message {
     }
 }
 
-fn read_entry(bytes: &[u8]) -> Entry {
+pub(super) fn emit_entries(entries: &[Entry], bytes: &mut Vec<u8>) {
+    for entry in entries {
+        bytes.extend(entry.router.0.as_bytes());
+        bytes.extend(entry.epoch.to_be_bytes());
+        bytes.extend(address_bytes(entry.vtep));
+    }
+}
+
+pub(super) fn read_entry(bytes: &[u8]) -> Entry {
     Entry {
         router: RouterId::from_u128(u128::from_be_bytes(array(&bytes[..16]))),
         epoch: u64::from_be_bytes(array(&bytes[16..24])),
@@ -186,7 +206,7 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.try_into().expect("the caller cut exactly this many bytes")
 }
 
-fn address_bytes(address: Option<IpAddr>) -> [u8; 16] {
+pub(super) fn address_bytes(address: Option<IpAddr>) -> [u8; 16] {
     match address {
         None => Ipv6Addr::UNSPECIFIED.octets(),
         Some(IpAddr::V4(v4)) => v4.to_ipv6_mapped().octets(),
@@ -194,7 +214,7 @@ fn address_bytes(address: Option<IpAddr>) -> [u8; 16] {
     }
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v6 = Ipv6Addr::from(array::<16>(bytes));
     (!v6.is_unspecified()).then(|| IpAddr::V6(v6).to_canonical())
 }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use evergate_model::{HaState, RouterId};
+use evergate_vrrp::agreement::Inquiry;
 use evergate_vrrp::router::{Config, Output, PeerDown, State, Suspicion, VirtualRouter};
 use evergate_vrrp::wire;
 use tracing::{debug, info};
@@ -17,12 +18,13 @@ use super::access::{Access, How};
 use super::discards::sender_of;
 use super::effect::{Effect, Opened, SocketRequest};
 use super::health::{self, Health};
+use super::inquiry::Kept;
 use super::ledger::Ledger;
-use super::mastership::{Asking, Contest};
+use super::mastership::Asking;
 use super::shared::Shared;
 use super::spec::{self, Prepared, SpecError};
 use super::transition::Waiting;
-use crate::protocol::{Announce, Place, RouterSpec, RouterStatus};
+use crate::protocol::{Announce, FromKeeper, Place, RouterSpec, RouterStatus};
 
 /// How long addresses that were found in the kernel are kept while the copy cannot take part: control
 /// that restarts together with the keeper has said by then that the router is in place.
@@ -51,14 +53,18 @@ pub(super) struct RouterCopy {
     strangers: BTreeMap<u8, Instant>,
     /// The epoch it last became active with.
     pub(super) epoch: u64,
-    /// Another host claims the router while this copy is active.
-    pub(super) contest: Option<Contest>,
+    /// When that was.
+    pub(super) active_since: Instant,
+    /// Other hosts are asked whether this copy may take over.
+    pub(super) inquiry: Option<Inquiry>,
+    /// Why it did not, and was told of.
+    pub(super) kept: Kept,
     /// Other hosts are asked whether this copy may resume.
     pub(super) asking: Option<Asking>,
     /// Its way to the outside.
     pub(super) health: Health,
-    /// When VRRP last decided a contest for this copy.
-    pub(super) prevailed_at: Option<Instant>,
+    /// Over which host's copy, and when, the address last decided for this one.
+    pub(super) prevailed: Option<(IpAddr, Instant)>,
     pub(super) waiting: Waiting,
     /// Generations up to this one were of an earlier copy of the router.
     pub(super) born: u64,
@@ -96,8 +102,8 @@ enum Hindrance {
 }
 
 impl RouterCopy {
-    pub(super) fn new(spec: RouterSpec, born: u64) -> Result<Self, SpecError> {
-        let config = spec::config(&spec)?;
+    pub(super) fn new(spec: RouterSpec, shared: &Shared, now: Instant) -> Result<Self, SpecError> {
+        let config = spec::config(&spec, shared.can_ask())?;
         let items = spec::prepare(&spec.items)?;
         Ok(Self {
             items,
@@ -108,12 +114,14 @@ impl RouterCopy {
             sentinel: false,
             strangers: BTreeMap::new(),
             epoch: 0,
-            contest: None,
+            active_since: now,
+            inquiry: None,
+            kept: None,
             asking: None,
             health: Health::default(),
-            prevailed_at: None,
+            prevailed: None,
             waiting: Waiting::default(),
-            born,
+            born: shared.generation,
             links: BTreeMap::new(),
             repair: None,
             announce_again: None,
@@ -140,7 +148,7 @@ impl RouterCopy {
 
     /// Takes a new specification of the same router.
     pub(super) fn update(&mut self, spec: RouterSpec, shared: &mut Shared, now: Instant) -> Result<(), SpecError> {
-        let config = Config { handicap: self.health.handicap(), ..spec::config(&spec)? };
+        let config = Config { handicap: self.health.handicap(), ..spec::config(&spec, shared.can_ask())? };
         self.items = spec::prepare(&spec.items)?;
         let old = std::mem::replace(&mut self.spec, spec);
         if *self.vrrp.config() != config {
@@ -311,6 +319,9 @@ impl RouterCopy {
                     self.give_up_mastership(shared);
                 }
                 Output::AnnounceAddresses => self.announce_all(shared),
+                Output::TakeoverDue { active } => self.takeover_due(active, shared, now),
+                Output::Contested { with } => self.contested(with, shared),
+                Output::Prevailed { over } => self.prevailed(over, now),
                 Output::StateChanged { from, to, reason } => {
                     info!(router = %self.id(), ?from, ?to, ?reason, "VRRP state changed");
                     if to == State::Active {
@@ -389,11 +400,16 @@ impl RouterCopy {
             self.settle(shared, now);
         }
         self.heard_rival(received.advertisement.priority, shared, now);
+        if received.advertisement.priority > 0 {
+            self.heard_again(shared);
+        }
         self.vrrp.handle_advertisement(received.source, &received.advertisement, now);
         self.drain(shared, now);
-        if self.is_active() {
-            self.prevailed(shared, now);
-        }
+    }
+
+    /// Tells control what belongs into the router's history.
+    pub(super) fn note(&self, text: String, shared: &mut Shared) {
+        shared.emit(FromKeeper::Note { router: self.id(), at_ms: 0, text });
     }
 
     /// The HA address of the copy on a host.
@@ -403,8 +419,20 @@ impl RouterCopy {
     }
 
     /// A host is not heard by BFD any more. If it has the active copy, that one is asked whether it is so.
-    pub(super) fn peer_down(&mut self, down: &PeerDown, shared: &mut Shared, now: Instant) -> Suspicion {
+    ///
+    /// `seen`: it was heard by another way since.
+    pub(super) fn peer_down(
+        &mut self,
+        down: &PeerDown,
+        (host, seen): (IpAddr, bool),
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Suspicion {
         let suspicion = self.vrrp.handle_peer_down(down, now);
+        if suspicion == Suspicion::Listening {
+            self.inquire(Some(host), seen, shared, now);
+            self.decide(shared, now);
+        }
         if suspicion == Suspicion::Listening
             && let (Some(mac), Some(from)) = (self.heard_mac, self.heard_from)
             && IpAddr::V4(from) == down.peer
@@ -466,8 +494,11 @@ impl RouterCopy {
         {
             self.announce(what, shared);
         }
-        self.contest_timeout(shared, now);
         self.attend_health(shared, now);
+        if self.inquiry.as_ref().and_then(Inquiry::poll_timeout).is_some_and(|at| at <= now) {
+            self.decide(shared, now);
+            self.drain(shared, now);
+        }
         if self.asking_deadline().is_some_and(|at| at <= now) {
             self.settle(shared, now);
         }
@@ -508,7 +539,7 @@ impl RouterCopy {
             keep,
             repair,
             again,
-            self.contest_deadline(),
+            self.inquiry.as_ref().and_then(Inquiry::poll_timeout),
             self.asking_deadline(),
             self.health_deadline(),
         ]
@@ -555,6 +586,7 @@ impl RouterCopy {
             heard_from: self.heard_from,
             sent: self.sent,
             received: self.received,
+            problem: self.problem(),
             hindrance: self.hindrance(shared).map(|hindrance| hindrance.to_string()).unwrap_or_default(),
             impairment: self.health.impairment(),
         }

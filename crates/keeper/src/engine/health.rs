@@ -351,7 +351,7 @@ impl Engine {
         for router in concerned {
             self.with(router, |copy, shared| copy.attend_health(shared, now));
         }
-        self.shared.flush_claims(now);
+        self.finish(now);
     }
 
     /// Takes a frame from the socket that gateways answer on.

@@ -21,8 +21,9 @@
 //!   active asks the other hosts for what they know before it resumes (`mastership`).
 //! - **We were not running ourselves**: BFD does not count that time against the peer.
 //! - **Tunnels and HA network are cut at once between hosts that both live**: neither path says anything,
-//!   as with VRRP alone, only sooner. Both serve their side until they hear each other; then one steps
-//!   down. To prevent that takes a third party (witnesses).
+//!   as with VRRP alone, only sooner. So the backup also asks by way of other hosts ([`inquiry`](super::inquiry)).
+//!   The first question goes out when a packet is late (`Engine::doubts`), and so costs no time when the
+//!   host is given up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -173,6 +174,22 @@ impl Liveness {
         Some((session.heard_at()?, session.heard_interval()))
     }
 
+    /// Whether the session with a host is up.
+    pub(super) fn is_up(&self, host: IpAddr) -> bool {
+        let session = self.sessions.as_ref().and_then(|sessions| sessions.session(host));
+        session.is_some_and(|session| session.state() == State::Up)
+    }
+
+    /// The hosts that packets are expected of: when each was last heard, and the silence after which it is
+    /// given up.
+    pub(super) fn waiting_for(&self) -> impl Iterator<Item = (IpAddr, Instant, Duration)> {
+        let up = |host: &IpAddr| {
+            let session = self.sessions.as_ref()?.session(*host).filter(|session| session.state() == State::Up)?;
+            Some((*host, session.heard_at()?, session.detection_time()))
+        };
+        self.shared_with.keys().filter_map(up)
+    }
+
     /// A host fell silent.
     pub(super) fn note_gone(&mut self, host: IpAddr) {
         self.gone.insert(host, false);
@@ -218,8 +235,11 @@ impl Engine {
     /// Takes a datagram from the BFD socket.
     pub fn handle_bfd(&mut self, datagram: &[u8], from: IpAddr, hop_limit: Option<u8>, now: Instant) {
         self.shared.liveness.handle_datagram(datagram, from, hop_limit, now);
+        if let Some((heard, _)) = self.shared.liveness.last_heard(from.to_canonical()) {
+            self.hear_host(from.to_canonical(), heard);
+        }
         self.attend_liveness(now);
-        self.shared.flush_claims(now);
+        self.finish(now);
     }
 
     /// Makes and ends sessions, sends what they say, and acts upon what they found out.
@@ -259,12 +279,14 @@ impl Engine {
         let Some((last_heard, interval)) = self.shared.liveness.last_heard(peer) else { return };
         let listen = interval.min(LISTEN);
         self.shared.liveness.note_gone(peer);
+        let heard_elsewhere = self.shared.agreement.company.last_heard(peer);
+        let seen = heard_elsewhere.is_some_and(|at| at > last_heard + interval);
         let concerned: Vec<_> =
             self.copies.values().filter_map(|copy| Some((copy.id(), copy.address_of(peer)?))).collect();
         let (mut listening, mut contradicted) = (0, 0);
         for (router, address) in concerned {
             let down = PeerDown { peer: address, last_heard, interval, listen };
-            self.with(router, |copy, shared| match copy.peer_down(&down, shared, now) {
+            self.with(router, |copy, shared| match copy.peer_down(&down, (peer, seen), shared, now) {
                 Suspicion::Listening => listening += 1,
                 Suspicion::Contradicted => contradicted += 1,
                 Suspicion::Irrelevant => {}

@@ -1,13 +1,16 @@
 //! Epochs and claims of a copy: what it says when it becomes active, and what it does when another host
 //! says the same.
 //!
-//! VRRP decides who is active; claims tell every host of it. Invariant: whoever stays active ends up
-//! with the highest epoch, so forwarding everywhere ends up pointing at it.
+//! VRRP elects; claims tell every host of it, and the newest claim wins: an older active steps down as
+//! soon as it hears of one, by whatever way. Invariant: whoever stays active ends up with the highest
+//! epoch, so forwarding everywhere ends up pointing at it. What happens before a takeover is in
+//! [`inquiry`](super::inquiry).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use evergate_vrrp::agreement::{Claim, Standing, standing};
 use evergate_vrrp::router::Reason;
 
 use super::copy::RouterCopy;
@@ -16,17 +19,6 @@ use super::shared::Shared;
 use crate::claims::book::Known;
 use crate::claims::wire::{Entry, Kind, Message};
 use crate::protocol::FromKeeper;
-
-/// An active that claims repeats itself every four to six seconds: one that was not heard for this long
-/// is gone, or has stepped down.
-const RIVAL_GONE: Duration = Duration::from_secs(15);
-
-/// Another host claims the router that is active here.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Contest {
-    /// When its claim was last heard.
-    heard: Instant,
-}
 
 /// Longest wait for the other hosts' word before a copy resumes. The kernel goes on forwarding meanwhile; a
 /// host that is asked answers within milliseconds, so one that has not by then is dead or cut off.
@@ -62,15 +54,16 @@ impl RouterCopy {
         }
         if asking.again <= now {
             asking.again = now + ASK_AGAIN;
-            self.ask(&asking.unanswered, shared);
+            self.tell_claim(&asking.unanswered, shared.book.known(self.id()).epoch, shared);
         }
         self.asking = Some(asking);
         true
     }
 
-    fn ask(&self, hosts: &BTreeSet<IpAddr>, shared: &mut Shared) {
+    /// Claims an epoch of this copy to some hosts, once: each answers with what it knows.
+    fn tell_claim(&self, hosts: &BTreeSet<IpAddr>, epoch: u64, shared: &mut Shared) {
         let (Some(key), Some(vtep)) = (&shared.key, shared.settings.vtep) else { return };
-        let entry = Entry { router: self.id(), epoch: shared.book.known(self.id()).epoch, vtep: Some(vtep) };
+        let entry = Entry { router: self.id(), epoch, vtep: Some(vtep) };
         let datagram = Message { kind: Kind::Claim, sender: vtep, entries: vec![entry] }.emit(key);
         for &host in hosts {
             let to = SocketAddr::new(host, shared.settings.claim_port);
@@ -107,7 +100,7 @@ impl RouterCopy {
         let still_ours = known.vtep.is_some() && known.vtep == shared.settings.vtep;
         // An adopted router never left this host, so its epoch has not ended.
         let resumes = reason == Reason::Adopted && still_ours;
-        self.contest = None;
+        (self.active_since, self.kept, self.prevailed) = (now, None, None);
         self.epoch = if resumes { known.epoch } else { known.epoch.saturating_add(1) };
         shared.book.learn(self.id(), self.epoch, shared.settings.vtep);
         if reason == Reason::PeerDown {
@@ -121,71 +114,61 @@ impl RouterCopy {
 
     /// Is no longer active: claims no more, and follows whoever is known to have the router.
     pub(super) fn give_up_mastership(&mut self, shared: &mut Shared) {
-        self.contest = None;
         shared.outbox.withdraw(self.id());
         shared.book.vacate(self.id(), shared.settings.vtep);
         shared.apply_follow(self.id());
     }
 
     /// **The place where a claim of another host meets an active copy.**
-    ///
-    /// For now it is recorded and told, and VRRP decides: where the two copies hear each other, one of
-    /// them steps down at once, and the other claims anew ([`Self::prevailed`]). Where they do not, both
-    /// stay, and the operator has been told. Stepping down because of a claim belongs here.
     pub(super) fn superseded(&mut self, known: Known, shared: &mut Shared, now: Instant) {
-        if known.vtep.is_some() && known.vtep == shared.settings.vtep {
-            // Somebody remembers an epoch of ours that we have forgotten in a restart.
-            self.claim_anew(shared, now);
-            return;
-        }
+        let Some(own) = shared.settings.vtep else { return };
+        // Somebody remembers an epoch of ours that we have forgotten in a restart; or an epoch is over,
+        // and nobody has the router but this copy.
+        let Some(rival) = known.vtep.filter(|vtep| *vtep != own) else {
+            return self.claim_anew(shared, now);
+        };
+        // VRRP was faster than the claim: that rival hears us, and has already been told to step down.
         let interval = Duration::from_millis(u64::from(self.spec.advertise_interval_cs) * 10);
-        if self.prevailed_at.is_some_and(|at| now.saturating_duration_since(at) < interval) {
-            // VRRP was faster than the claim: the rival has already been told to step down.
-            self.claim_anew(shared, now);
-            return;
-        }
-        if self.contest.is_none() {
-            let rival = known.vtep.map_or("another host".to_owned(), |vtep| vtep.to_string());
-            let (router, epoch) = (self.id(), self.epoch);
-            shared.warn(format!(
-                "router {router} is active here with epoch {epoch}, and {rival} claims it with epoch {}; \
-                 can the copies hear each other on the HA network?",
-                known.epoch
-            ));
-        }
-        self.contest = Some(Contest { heard: now });
-    }
-
-    /// The rival repeats its claim.
-    pub(super) fn rival_heard(&mut self, vtep: IpAddr, own: Option<IpAddr>, now: Instant) {
-        if let Some(contest) = self.contest.as_mut().filter(|_| Some(vtep) != own) {
-            contest.heard = now;
+        let told = |(host, at): (IpAddr, Instant)| host == rival && now.saturating_duration_since(at) < interval;
+        let claim = Claim { epoch: known.epoch, host: rival };
+        match standing(Claim { epoch: self.epoch, host: own }, claim) {
+            Standing::Newer if !self.prevailed.is_some_and(told) => {
+                self.note(format!("{rival} claims it with epoch {}, after ours ({})", known.epoch, self.epoch), shared);
+                self.vrrp.handle_superseded(self.address_of(rival), now);
+                self.drain(shared, now);
+                // Of two that claimed the same epoch, the first was remembered.
+                shared.learn((self.id(), known.epoch, known.vtep), false, now);
+            }
+            Standing::Newer | Standing::Tie => self.claim_anew(shared, now),
+            Standing::Older => {}
         }
     }
 
-    /// An advertisement was received and this copy is still active: VRRP has decided for it. If another
-    /// host claimed the router meanwhile, everybody must learn that it is here.
-    pub(super) fn prevailed(&mut self, shared: &mut Shared, now: Instant) {
-        self.prevailed_at = Some(now);
-        if self.contest.is_some() {
-            self.claim_anew(shared, now);
+    /// Another copy is active as well: its host is told of our claim, and says what it knows.
+    pub(super) fn contested(&self, with: IpAddr, shared: &mut Shared) {
+        if let Some(host) = self.host_of(with) {
+            self.tell_claim(&[host].into(), self.epoch, shared);
         }
     }
 
-    pub(super) fn contest_deadline(&self) -> Option<Instant> {
-        self.contest.map(|contest| contest.heard + RIVAL_GONE)
+    /// A host knows of our claim, and of none that is newer: if its copy was active, it is not any more.
+    pub(super) fn settled_with(&mut self, host: IpAddr, shared: &mut Shared, now: Instant) {
+        if self.is_active()
+            && let Some(address) = self.address_of(host)
+        {
+            self.vrrp.handle_settled(address, now);
+            self.drain(shared, now);
+        }
     }
 
-    /// The rival is gone, but hosts still send to it.
-    pub(super) fn contest_timeout(&mut self, shared: &mut Shared, now: Instant) {
-        if self.contest_deadline().is_some_and(|at| at <= now) {
-            self.claim_anew(shared, now);
-        }
+    /// The address decided between two active copies, for this one. If the other one's claim arrives late,
+    /// it is answered by a newer one.
+    pub(super) fn prevailed(&mut self, over: IpAddr, now: Instant) {
+        self.prevailed = self.host_of(over).map(|host| (host, now));
     }
 
     /// Claims with an epoch above all that are known.
     pub(super) fn claim_anew(&mut self, shared: &mut Shared, now: Instant) {
-        self.contest = None;
         self.epoch = shared.book.known(self.id()).epoch.saturating_add(1);
         shared.book.learn(self.id(), self.epoch, shared.settings.vtep);
         self.claim(shared, now);

@@ -8,6 +8,7 @@ use evergate_kernel::rt::FoundPaths;
 use evergate_model::{NetworkId, RouterId};
 use tracing::warn;
 
+use super::agreement::Agreement;
 use super::discards::Discards;
 use super::effect::Effect;
 use super::ledger::Wanted;
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) liveness: Liveness,
     /// Whether each link of the host's own namespace can carry something, by index.
     pub(super) host_links: BTreeMap<u32, bool>,
+    pub(super) agreement: Agreement,
     pub(super) effects: VecDeque<Effect>,
     /// Counts what was ever wanted of any copy's items.
     pub(super) generation: u64,
@@ -58,6 +60,7 @@ impl Shared {
             discards: Discards::default(),
             liveness: Liveness::new(seed),
             host_links: BTreeMap::new(),
+            agreement: Agreement::new(seed),
             effects: VecDeque::new(),
             generation: 0,
             away_since: None,
@@ -109,6 +112,7 @@ impl Shared {
             settings.vtep.filter(|_| self.key.is_some()).map(|vtep| SocketAddr::new(vtep, settings.claim_port));
         let bfd = self.liveness.configure(settings.bfd, settings.vtep, self.key.as_ref(), now);
         self.settings = settings;
+        self.agreement.reconfigure();
         self.effects.push_back(Effect::BindClaims(address));
         self.effects.extend(bfd.map(Effect::BindBfd));
         moved

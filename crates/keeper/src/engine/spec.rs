@@ -56,8 +56,8 @@ pub(super) enum SpecError {
     Netns(String),
 }
 
-/// What the VRRP engine is told.
-pub(super) fn config(spec: &RouterSpec) -> Result<Config, SpecError> {
+/// What the VRRP engine is told. `agrees`: there are other paths on which copies can agree.
+pub(super) fn config(spec: &RouterSpec, agrees: bool) -> Result<Config, SpecError> {
     // Neutron's range; the engine's own check would name neither unit nor reason.
     if !(100..=25_500).contains(&spec.advertise_interval_cs) || !spec.advertise_interval_cs.is_multiple_of(100) {
         return Err(SpecError::Interval(spec.advertise_interval_cs));
@@ -78,6 +78,7 @@ pub(super) fn config(spec: &RouterSpec) -> Result<Config, SpecError> {
         password: spec.password.as_deref().filter(|password| !password.is_empty()).map(wire::password),
         addresses: vec![IpAddr::V4(spec.virtual_address.addr())],
         peers: spec.peers.iter().map(|&peer| IpAddr::V4(peer)).collect(),
+        agreement: agrees.then(|| spec.peer_hosts.keys().map(|&peer| IpAddr::V4(peer)).collect()),
         // Control lists all copies, so nobody's turn is taken by not waiting 0.8 s for it.
         interop: Interop { hasten_resignation: true, ..Interop::default() },
         ..Config::neutron(vrid, spec.ha_address.addr())

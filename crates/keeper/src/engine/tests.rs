@@ -17,9 +17,12 @@ use evergate_vrrp::wire::{self, Advertisement, Ipv4Checksum};
 
 use super::effect::{Action, Batch, Effect, Opened, Purpose};
 use super::{Engine, Start};
+use crate::claims::question::Question;
 use crate::claims::wire::{ClaimKey, Entry, Kind, MAX_ENTRIES, Message};
 use crate::hex;
 use crate::protocol::*;
+
+mod agreement;
 
 const R: RouterId = RouterId::from_u128(1);
 const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -27,8 +30,9 @@ const THEIRS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 const THIRD: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 3));
 const HA_LINK: u32 = 10;
 const QR_LINK: u32 = 11;
-/// Silence after which a lone backup of priority 50 takes over at a 2 s interval.
-const ACTIVE_DOWN: Duration = Duration::from_millis(6000 + 805);
+/// Silence after which a lone backup of priority 50 takes over at a 2 s interval, and the time in which others
+/// may object.
+const ACTIVE_DOWN: Duration = Duration::from_millis(6000 + 805 + 20);
 
 #[test]
 fn a_takeover_advertises_then_adds_in_order_then_announces_reports_and_claims() {
@@ -352,6 +356,9 @@ fn the_highest_epoch_wins_whatever_the_order_of_arrival() {
     let follows: Vec<_> = host.log.iter().filter(|line| line.starts_with("follow +")).collect();
     assert_eq!(follows, ["follow + 192.0.2.2"]);
     assert!(host.log.contains(&"claim 192.0.2.3 ack 5".to_owned()), "the loser hears of the higher epoch");
+    // Both fall silent at once, as if this host were cut off.
+    host.say(ToKeeper::Settings { settings: Settings { serve_alone: true, ..settings() } });
+    host.advance(Duration::from_millis(300));
     host.advance(ACTIVE_DOWN);
     assert!(host.log.contains(&"transition active 6".to_owned()), "the next epoch is above all that are known");
 }
@@ -389,47 +396,10 @@ fn a_claim_is_repeated_until_it_is_acknowledged() {
     host.log.clear();
     host.advance(Duration::from_millis(100));
     assert_eq!(host.sent_to(THEIRS), 2, "after 20 and 60 ms: {:?}", host.log);
-    host.claim_from(THEIRS, Kind::Ack, 1);
+    host.say_known(THEIRS, 1, Some(OURS));
     host.log.clear();
     host.advance(Duration::from_millis(500));
     assert_eq!((host.sent_to(THEIRS), host.sent_to(THIRD) > 0), (0, true));
-}
-
-#[test]
-fn a_higher_claim_against_an_active_copy_is_told_and_answered_once_vrrp_has_decided() {
-    let mut host = Host::active();
-    host.log.clear();
-    host.claim_from(THEIRS, Kind::Claim, 2);
-    host.claim_from(THEIRS, Kind::Claim, 2);
-    let warnings = host.log.iter().filter(|line| line.starts_with("warning")).count();
-    assert_eq!((warnings, host.state()), (1, "active".to_owned()));
-    assert_eq!(host.kernel.len(), 4, "the local copy's forwarding stays");
-    host.log.clear();
-    host.hear(advertisement(5, 50)); // a lower address: it will step down
-    assert!(host.log.contains(&"claimed 3 192.0.2.1".to_owned()), "{:?}", host.log);
-    assert!(host.log.contains(&"claim 192.0.2.2 claim 3".to_owned()));
-}
-
-#[test]
-fn a_rival_that_fell_silent_does_not_keep_the_router() {
-    let mut host = Host::active();
-    host.claim_from(THEIRS, Kind::Claim, 2);
-    for _ in 0..5 {
-        host.advance(Duration::from_secs(5));
-        host.claim_from(THEIRS, Kind::Repeat, 2);
-    }
-    assert!(!host.log.contains(&"claimed 3 192.0.2.1".to_owned()), "it still says that it is active");
-    host.advance(Duration::from_secs(16));
-    assert!(host.log.contains(&"claimed 3 192.0.2.1".to_owned()));
-}
-
-#[test]
-fn vrrp_may_decide_before_the_claim_arrives() {
-    let mut host = Host::active();
-    host.hear(advertisement(5, 50));
-    host.log.clear();
-    host.claim_from(THEIRS, Kind::Claim, 1); // both took the same epoch at the same moment
-    assert!(host.log.contains(&"claimed 2 192.0.2.1".to_owned()), "{:?}", host.log);
 }
 
 #[test]
@@ -868,6 +838,8 @@ struct Host {
     refuses: Option<String>,
     /// BFD packets that were sent, by receiver.
     bfd_out: Vec<(IpAddr, Vec<u8>)>,
+    /// Questions, answers and handovers that were sent, with the receiver.
+    asked: Vec<(IpAddr, Question)>,
 }
 
 impl Host {
@@ -893,6 +865,7 @@ impl Host {
             stalled: Vec::new(),
             refuses: None,
             bfd_out: Vec::new(),
+            asked: Vec::new(),
         };
         host.connect();
         host.say(ToKeeper::EndOfState);
@@ -1020,6 +993,10 @@ impl Host {
             }
             Effect::BindBfd(address) => assert!(address.is_none_or(|address| address == SocketAddr::new(OURS, 4784))),
             Effect::SendBfd { to, datagram } => self.bfd_out.push((to.ip(), datagram)),
+            Effect::SendClaim { to, datagram } if Question::is_one(&datagram) => {
+                // Some tests give it another key.
+                self.asked.extend(Question::parse(&datagram, OURS, &key()).ok().map(|question| (to.ip(), question)));
+            }
             Effect::SendClaim { to, datagram } => {
                 let message = Message::parse(&datagram, OURS, &key()).unwrap();
                 let kind = format!("{:?}", message.kind).to_lowercase();
@@ -1073,6 +1050,7 @@ impl Host {
             FromKeeper::Claimed { epoch, vtep, .. } => format!("claimed {epoch} {vtep}"),
             FromKeeper::Removed { .. } => "removed".to_owned(),
             FromKeeper::Status(_) => return,
+            FromKeeper::Note { text, .. } => format!("note {text}"),
             FromKeeper::Warning { text } => format!("warning {text}"),
         };
         self.log.push(line);
@@ -1104,6 +1082,7 @@ fn settings() -> Settings {
         claim_port: 3796,
         claim_key: hex::encode(b"cluster"),
         replication_port: None,
+        serve_alone: false,
         bfd: BfdSettings::default(),
         health: HealthSettings::default(),
     }

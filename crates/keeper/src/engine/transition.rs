@@ -148,5 +148,8 @@ fn in_words(reason: Reason) -> &'static str {
         Reason::Absence => "was away for longer than three intervals",
         Reason::Reconfigured => "became another virtual router",
         Reason::Impaired => "lost its way to the gateway",
+        Reason::Superseded => "another copy became active since",
+        Reason::Isolated => "no other host can be reached any more",
+        Reason::Handover => "the active copy handed over",
     }
 }

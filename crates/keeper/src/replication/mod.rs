@@ -121,7 +121,7 @@ impl Replication {
             }
             FromKeeper::Removed { router } => self.forget(*router),
             FromKeeper::Status(status) => self.add_to(status),
-            FromKeeper::Hello { .. } | FromKeeper::Warning { .. } => {}
+            FromKeeper::Hello { .. } | FromKeeper::Note { .. } | FromKeeper::Warning { .. } => {}
         }
     }
 

@@ -66,7 +66,10 @@ impl Mailbox {
             FromKeeper::Hello { .. } => Class::Greeting,
             FromKeeper::Transition(transition) => Class::Transition(transition.router),
             FromKeeper::Removed { .. } => Class::Answer,
-            FromKeeper::Claimed { .. } | FromKeeper::Status(_) | FromKeeper::Warning { .. } => Class::Droppable,
+            FromKeeper::Claimed { .. }
+            | FromKeeper::Note { .. }
+            | FromKeeper::Status(_)
+            | FromKeeper::Warning { .. } => Class::Droppable,
         };
         let Ok(mut bytes) = serde_json::to_vec(message) else { return };
         bytes.push(b'\n');

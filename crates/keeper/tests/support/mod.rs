@@ -318,6 +318,7 @@ pub fn settings(n: u8) -> Settings {
         claim_port: 3796,
         claim_key: "00112233".to_owned(),
         replication_port: None,
+        serve_alone: false,
         bfd: Default::default(),
         health: Default::default(),
     }

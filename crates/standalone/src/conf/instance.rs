@@ -430,6 +430,7 @@ impl Instance {
             primary_address,
             addresses: self.addresses.iter().map(|address| address.net.addr()).collect(),
             peers: BTreeSet::new(),
+            agreement: None,
             announcements: self.announcements,
             handicap: 0,
             interop: evergate_vrrp::router::Interop { ipv4_checksum, ..Default::default() },

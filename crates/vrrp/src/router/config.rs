@@ -78,6 +78,10 @@ pub struct Config {
     /// Addresses of the other copies *of the same priority*, if known: lets copies of equal priority
     /// agree beforehand who is next. Empty: as the RFC says, and as keepalived does.
     pub peers: BTreeSet<IpAddr>,
+    /// Addresses of the other copies that this one can agree with on other paths, and that it therefore
+    /// asks before it takes over ([`Output::TakeoverDue`](super::Output::TakeoverDue)). `None`: silence here
+    /// decides alone, as the RFC says.
+    pub agreement: Option<BTreeSet<IpAddr>>,
     /// How often addresses are announced.
     pub announcements: Announcements,
     /// How to get on with other implementations.
@@ -186,6 +190,7 @@ impl fmt::Debug for Config {
             .field("primary_address", &self.primary_address)
             .field("addresses", &self.addresses)
             .field("peers", &self.peers)
+            .field("agreement", &self.agreement)
             .field("announcements", &self.announcements)
             .field("interop", &self.interop)
             .field("handicap", &self.handicap)
@@ -208,6 +213,7 @@ impl Config {
             primary_address: primary_address.into(),
             addresses: vec![Ipv4Addr::new(169, 254, 0, vrid.get()).into()],
             peers: BTreeSet::new(),
+            agreement: None,
             announcements: Announcements::neutron(),
             interop: Interop::default(),
             handicap: 0,
@@ -288,6 +294,11 @@ impl Config {
     pub(super) fn preempts(&self, priority: u8) -> bool {
         // RFC 9568 §6.1, Preempt_Mode: the address owner always preempts.
         (self.preempt || self.is_owner()) && priority < self.priority
+    }
+
+    /// Whether this router and the copy at that address agree on other paths.
+    pub(super) fn agrees_with(&self, address: IpAddr) -> bool {
+        self.agreement.as_ref().is_some_and(|others| others.contains(&address))
     }
 
     /// Whether `other` configures the same virtual router (RFC 9568 §1.4: VRID and address family on

@@ -28,6 +28,10 @@ pub struct Status {
     pub absent: bool,
     /// Backup: listens whether the active answers, whose host is not heard any more on another path.
     pub suspects: bool,
+    /// Backup: would take over, and asks whether it may.
+    pub asks: bool,
+    /// Active: another copy is active as well, or was until that was settled so long ago.
+    pub contest: (Option<IpAddr>, Option<Duration>),
     /// Backup: has used its one excuse for being late.
     pub excused: bool,
     /// Backup: time left until it may preempt the active of lower priority that it hears.
@@ -47,6 +51,8 @@ pub(super) fn of(router: &VirtualRouter, now: Instant) -> Status {
         resigned: false,
         absent: false,
         suspects: false,
+        asks: false,
+        contest: (None, None),
         excused: false,
         preempt_in: None,
         announcing: None,
@@ -61,6 +67,7 @@ pub(super) fn of(router: &VirtualRouter, now: Instant) -> Status {
             status.resigned = listening.wait == Wait::Resigned;
             status.absent = matches!(listening.wait, Wait::Absence | Wait::Relinquished);
             status.suspects = listening.wait == Wait::PeerDown;
+            status.asks = listening.due.is_some();
             status.excused = listening.excused;
             let waited = |since| now.saturating_duration_since(since);
             status.preempt_in =
@@ -69,6 +76,11 @@ pub(super) fn of(router: &VirtualRouter, now: Instant) -> Status {
         Phase::Active(advertising) => {
             status.since = now.saturating_duration_since(advertising.sent);
             status.timers = vec![(Timer::Adver, left(advertising.adver))];
+            if let Some(contest) = advertising.contest {
+                status.timers.push((Timer::Contest, left(contest.until)));
+            }
+            let settled = advertising.settled.map(|at| now.saturating_duration_since(at));
+            status.contest = (advertising.contest.map(|contest| contest.with), settled);
             if let Some(round) = advertising.announce {
                 status.timers.push((Timer::Announce, left(round.at)));
                 status.announcing = Some((round.rounds, round.first));

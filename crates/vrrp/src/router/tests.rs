@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::wire::Ipv4Checksum;
 
+mod agreed;
+
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -926,7 +928,7 @@ proptest! {
         for input in &inputs {
             apply(&mut bench, input);
             let outputs = bench.drain();
-            prop_assert!(outputs.len() <= 7, "{:?}", outputs);
+            prop_assert!(outputs.len() <= 8, "{:?}", outputs);
             for output in outputs {
                 match output {
                     Output::Activate => prop_assert!(!std::mem::replace(&mut holds, true)),
@@ -938,6 +940,9 @@ proptest! {
                     }
                     Output::Transmit(adv) => {
                         prop_assert!(adv.message(addr(OURS), Ipv4Checksum::default()).is_ok());
+                    }
+                    Output::TakeoverDue { .. } | Output::Contested { .. } | Output::Prevailed { .. } => {
+                        prop_assert!(false, "there is nobody to agree with");
                     }
                 }
             }

@@ -1,0 +1,335 @@
+//! What this host asks others before its copies take over, what it answers, and whether it is cut off.
+//!
+//! The rules are in [`evergate_vrrp::agreement`], with their reasons; here they meet routers, datagrams
+//! and BFD. A copy's own part is in [`inquiry`](super::inquiry).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use evergate_model::RouterId;
+use evergate_vrrp::agreement::{Answer, Company, News, Rules};
+use tracing::info;
+
+use super::Engine;
+use super::copy::RouterCopy;
+use super::effect::Effect;
+use super::liveness::LISTEN;
+use super::shared::Shared;
+use crate::claims::book::Learned;
+use crate::claims::question::{Kind, MAX_ENTRIES, Question};
+use crate::claims::wire::{ClaimKey, Entry};
+
+/// Hosts of a router's networks that are asked besides those of the other copies: enough that one of them is
+/// on the same side as the active, wherever the cut is that both sides survive.
+pub(super) const WITNESSES: usize = 3;
+/// Silence of everybody after which an active wonders whether it is cut off, where BFD does not say.
+const QUIET: Duration = Duration::from_secs(3);
+/// Bounds of how long it asks then. Shorter, and a host that is short of processor time is taken for cut
+/// off; longer, and a host that is cut off serves for too long beside its successor.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(300));
+/// How long an answer to a question is believed.
+const QUESTION_IS_OVER: Duration = Duration::from_secs(2);
+/// Questions remembered at most.
+const QUESTIONS_KEPT: usize = 64;
+
+/// The host's part in agreements.
+#[derive(Debug)]
+pub(super) struct Agreement {
+    pub(super) company: Company,
+    /// How many routers concern each host.
+    concerned: BTreeMap<IpAddr, usize>,
+    changed: bool,
+    /// Questions to send: to whom, whose word is wanted, about what.
+    pending: BTreeMap<(IpAddr, IpAddr), BTreeSet<RouterId>>,
+    /// Numbers of questions, and when they were asked.
+    asked: VecDeque<(u64, Instant)>,
+    number: u64,
+    /// For which sign of life of a host it was already asked whether it lives.
+    doubted: BTreeMap<IpAddr, Instant>,
+}
+
+impl Agreement {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            company: Company::default(),
+            concerned: BTreeMap::new(),
+            changed: true,
+            pending: BTreeMap::new(),
+            asked: VecDeque::new(),
+            number: seed,
+            doubted: BTreeMap::new(),
+        }
+    }
+
+    /// The settings have changed.
+    pub(super) fn reconfigure(&mut self) {
+        self.changed = true;
+    }
+
+    /// A router concerns other hosts than before.
+    pub(super) fn concern(&mut self, before: &BTreeSet<IpAddr>, after: &BTreeSet<IpAddr>) {
+        self.changed |= before != after;
+        for host in after {
+            *self.concerned.entry(*host).or_default() += 1;
+        }
+        for host in before {
+            if let Some(count) = self.concerned.get_mut(host) {
+                *count -= 1;
+                if *count == 0 {
+                    self.concerned.remove(host);
+                }
+            }
+        }
+    }
+
+    /// Draws the number of a question that is asked now.
+    fn next_number(&mut self, now: Instant) -> u64 {
+        self.number = self.number.wrapping_add(1);
+        self.asked.push_back((self.number, now));
+        if self.asked.len() > QUESTIONS_KEPT {
+            self.asked.pop_front();
+        }
+        self.number
+    }
+
+    fn is_asked(&self, number: u64, now: Instant) -> bool {
+        let lately = |at: Instant| now.saturating_duration_since(at) < QUESTION_IS_OVER;
+        self.asked.iter().any(|&(asked, at)| asked == number && lately(at))
+    }
+}
+
+impl Shared {
+    /// How long is waited for what.
+    pub(super) fn rules(&self) -> Rules {
+        let bfd = self.settings.bfd;
+        let interval = Duration::from_millis(bfd.interval_ms.into());
+        let listen = if self.liveness.is_on() { interval.min(LISTEN) } else { LISTEN };
+        Rules { listen, patience: self.quiet_and_patience().1, serve_alone: self.settings.serve_alone }
+    }
+
+    /// The silence of everybody that is worth asking about, and for how long.
+    pub(super) fn quiet_and_patience(&self) -> (Duration, Duration) {
+        let bfd = self.settings.bfd;
+        let detection = Duration::from_millis(bfd.interval_ms.into()) * u32::from(bfd.multiplier);
+        let quiet = if self.liveness.is_on() { detection } else { QUIET };
+        (quiet, (quiet / 3).clamp(PATIENCE.0, PATIENCE.1))
+    }
+
+    /// Whether there is anybody who could be asked, and who could believe us.
+    pub(super) fn can_ask(&self) -> bool {
+        self.key.is_some() && self.settings.vtep.is_some()
+    }
+
+    /// Asks these hosts for the word of `subject`; without one, each for its own.
+    pub(super) fn ask(
+        &mut self,
+        to: impl IntoIterator<Item = IpAddr>,
+        subject: Option<IpAddr>,
+        router: Option<RouterId>,
+    ) {
+        let own = self.settings.vtep;
+        for host in to.into_iter().filter(|host| Some(*host) != own) {
+            self.agreement.pending.entry((host, subject.unwrap_or(host))).or_default().extend(router);
+        }
+    }
+
+    /// Sends the questions that are to be asked: routers that ask at once share datagrams.
+    pub(super) fn flush_questions(&mut self, now: Instant) {
+        let pending = std::mem::take(&mut self.agreement.pending);
+        let Some(own) = self.settings.vtep.filter(|_| !pending.is_empty()) else { return };
+        let number = self.agreement.next_number(now);
+        for ((to, subject), routers) in pending {
+            let entry = |router| Entry { router, epoch: self.book.known(router).epoch, vtep: None };
+            let entries: Vec<Entry> = routers.into_iter().map(entry).collect();
+            let question = |entries: &[Entry]| Question {
+                kind: Kind::Question,
+                sender: own,
+                origin: own,
+                subject,
+                number,
+                entries: entries.to_vec(),
+            };
+            if entries.is_empty() {
+                self.send_question(to, &question(&[]));
+            }
+            for chunk in entries.chunks(MAX_ENTRIES) {
+                self.send_question(to, &question(chunk));
+            }
+        }
+    }
+
+    pub(super) fn send_question(&mut self, to: IpAddr, question: &Question) {
+        let Some(key) = &self.key else { return };
+        let to = SocketAddr::new(to, self.settings.claim_port);
+        self.effects.push_back(Effect::SendClaim { to, datagram: question.emit(key) });
+    }
+}
+
+impl Engine {
+    /// Takes a question or an answer from the claim socket.
+    pub(super) fn handle_question(&mut self, datagram: &[u8], from: IpAddr, key: &ClaimKey, now: Instant) {
+        match Question::parse(datagram, from, key) {
+            Ok(question) => {
+                self.hear_host(question.sender, now);
+                match question.kind {
+                    Kind::Question => self.answer(question),
+                    Kind::Answer => self.take_answer(question, now),
+                    Kind::Handover => self.take_over(&question, now),
+                }
+            }
+            Err(reason) => self.shared.discard(None, &reason.to_string(), &from.to_string()),
+        }
+    }
+
+    /// Says what is known here, and passes the question on to whose word is wanted.
+    fn answer(&mut self, mut question: Question) {
+        let Some(own) = self.shared.settings.vtep else { return };
+        let known = |entry: &Entry| self.is_relevant(entry.router).then(|| self.word_of(entry.router, own));
+        let entries = question.entries.iter().filter_map(known).collect();
+        let answer = Question { kind: Kind::Answer, sender: own, subject: own, entries, ..question.clone() };
+        self.shared.send_question(question.sender, &answer);
+        if question.subject != own && question.sender == question.origin {
+            question.sender = own;
+            self.shared.send_question(question.subject, &question);
+        }
+    }
+
+    /// What this host knows of a router, with its own address where its copy is active.
+    fn word_of(&self, router: RouterId, own: IpAddr) -> Entry {
+        match self.copies.get(&router).filter(|copy| copy.is_active()) {
+            Some(copy) => Entry { router, epoch: copy.epoch, vtep: Some(own) },
+            None => {
+                let known = self.shared.book.known(router);
+                Entry { router, epoch: known.epoch, vtep: known.vtep.filter(|vtep| *vtep != own) }
+            }
+        }
+    }
+
+    fn take_answer(&mut self, mut answer: Question, now: Instant) {
+        let Some(own) = self.shared.settings.vtep else { return };
+        if answer.origin != own {
+            // It was asked through us.
+            if answer.sender == answer.subject {
+                let to = answer.origin;
+                answer.sender = own;
+                self.shared.send_question(to, &answer);
+            }
+            return;
+        }
+        if !self.shared.agreement.is_asked(answer.number, now) {
+            return self.shared.discards.bump("answer_unasked");
+        }
+        let speaker = answer.subject;
+        self.hear_host(speaker, now);
+        for entry in answer.entries {
+            if !self.is_relevant(entry.router) {
+                continue;
+            }
+            self.learn(entry.router, entry.epoch, entry.vtep, now);
+            let known = self.shared.book.known(entry.router);
+            // Whoever is active in an epoch that is over does not know it yet, and will step down.
+            let active = entry.vtep == Some(speaker) && entry.epoch >= known.epoch;
+            self.with(entry.router, |copy, shared| copy.handle_answer(Answer { speaker, active }, shared, now));
+        }
+    }
+
+    /// A host that has the active copies of these routers wants this one to take over.
+    fn take_over(&mut self, question: &Question, now: Instant) {
+        for entry in &question.entries {
+            let epoch = self.shared.book.known(entry.router).epoch;
+            // A recorded request is of an epoch that is over.
+            if entry.epoch >= epoch && entry.vtep == Some(question.sender) {
+                self.learn(entry.router, entry.epoch, entry.vtep, now);
+                self.with(entry.router, |copy, shared| copy.take_over(shared, now));
+            }
+        }
+    }
+
+    /// Any authentic word of a host says that there is a way to it.
+    pub(super) fn hear_host(&mut self, host: IpAddr, at: Instant) {
+        if self.shared.agreement.company.heard(host, at) == Some(News::Accompanied) {
+            info!(%host, "this host is not alone any more");
+        }
+    }
+
+    /// Sees to the company of other hosts, and sends what is to be asked.
+    pub(super) fn attend_agreement(&mut self, now: Instant) {
+        let own = self.shared.settings.vtep;
+        if std::mem::take(&mut self.shared.agreement.changed) {
+            let (quiet, patience) = self.shared.quiet_and_patience();
+            let agreement = &mut self.shared.agreement;
+            let members = agreement.concerned.keys().copied().filter(|host| Some(*host) != own).collect();
+            agreement.company.configure(members, quiet, patience);
+        }
+        if self.shared.can_ask() {
+            self.shared.agreement.company.set_serving(!self.actives.is_empty());
+            self.doubt_hosts(now);
+            match self.shared.agreement.company.handle_timeout(now) {
+                Some(News::Ask(hosts)) => self.shared.ask(hosts, None, None),
+                Some(News::Alone) => self.handle_isolation(now),
+                Some(News::Accompanied) | None => {}
+            }
+        }
+        self.shared.flush_questions(now);
+    }
+
+    pub(super) fn agreement_timeout(&self) -> Option<Instant> {
+        let company = self.shared.agreement.company.poll_timeout();
+        company.into_iter().chain(self.doubts().map(|(.., at)| at)).min().filter(|_| self.shared.can_ask())
+    }
+
+    /// Hosts whose BFD packets are late, with their last sign of life, and when to ask whether they live: early
+    /// enough that their answer, should they live, is there when BFD gives them up.
+    fn doubts(&self) -> impl Iterator<Item = (IpAddr, Instant, Instant)> {
+        self.shared.liveness.waiting_for().filter_map(|(host, heard, detection)| {
+            let asked = self.shared.agreement.doubted.get(&host) == Some(&heard);
+            (!asked).then(|| (host, heard, heard + detection * 2 / 3))
+        })
+    }
+
+    fn doubt_hosts(&mut self, now: Instant) {
+        let late: Vec<_> = self.doubts().filter(|(.., at)| *at <= now).collect();
+        for (host, heard, _) in late {
+            self.shared.agreement.doubted.insert(host, heard);
+            let mut asked = self.shared.agreement.company.choose(WITNESSES);
+            asked.insert(host);
+            self.shared.ask(asked, Some(host), None);
+        }
+    }
+
+    /// Nobody answers any more: what was active here in company gives up.
+    fn handle_isolation(&mut self, now: Instant) {
+        let serve = self.shared.settings.serve_alone;
+        let what = if serve {
+            "its routers go on, as isolation_policy says"
+        } else {
+            "what is active here steps down, so that the connected side serves (isolation_policy)"
+        };
+        self.shared.warn(format!("no other host answers any more, so it is this host that is cut off: {what}"));
+        let last = self.shared.agreement.company.last();
+        for router in self.actives.clone() {
+            self.with(router, |copy, shared| copy.handle_isolation(last, shared, now));
+        }
+    }
+
+    /// Tells a host that claims less than is known what is known: if another has the router, it steps down; if
+    /// nobody has it in the newer epoch any more, it claims anew.
+    pub(super) fn correct(&mut self, host: IpAddr, router: RouterId) {
+        let known = self.shared.book.known(router);
+        if known.vtep != Some(host) && Some(host) != self.shared.settings.vtep {
+            self.acknowledge(host, vec![Entry { router, epoch: known.epoch, vtep: known.vtep }]);
+        }
+    }
+}
+
+/// The hosts that a copy concerns.
+pub(super) fn circle(copy: Option<&RouterCopy>) -> BTreeSet<IpAddr> {
+    let spec = copy.map(|copy| &copy.spec);
+    spec.into_iter().flat_map(|spec| spec.claim_to.iter().chain(spec.peer_hosts.values())).copied().collect()
+}
+
+/// Whether a claim that was just learned ends somebody's role: whose, if so.
+pub(super) fn ended(before: Option<IpAddr>, learned: Learned, now: Option<IpAddr>) -> Option<IpAddr> {
+    before.filter(|_| learned == Learned::Newer && now.is_some() && before != now)
+}

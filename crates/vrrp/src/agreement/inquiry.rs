@@ -1,0 +1,149 @@
+//! One question of a backup: does the active that is not heard here still serve?
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How long is waited for what, and what silence means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rules {
+    /// What a question and its answer take, by way of a witness as well. All that a takeover from a dead
+    /// host waits for; it runs while the backup listens on the HA network.
+    pub listen: Duration,
+    /// How long an answer may take where there is reason to expect one: the silent one was heard on another
+    /// path since, or nobody at all has answered.
+    pub patience: Duration,
+    /// Whether a copy that is cut off from everybody takes over.
+    pub serve_alone: bool,
+}
+
+/// What a host said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Which host.
+    pub speaker: IpAddr,
+    /// Whether its copy is active, in an epoch that is not known to be over.
+    pub active: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Take over.
+    TakeOver,
+    /// Stay standby.
+    Stay(Stay),
+}
+
+/// Why not to take over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stay {
+    /// This host has the active copy, and answers on another path.
+    Lives(IpAddr),
+    /// Nobody answers, although others used to: it is this host that is cut off.
+    Isolated,
+}
+
+/// A question that is being asked.
+///
+/// Calling order: [`ask`](Self::ask) when the silence is noticed, `handle_*` as things happen, then
+/// [`verdict`](Self::verdict), again at [`poll_timeout`](Self::poll_timeout).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Inquiry {
+    rules: Rules,
+    /// The host whose silence it is, if it is known.
+    suspect: Option<IpAddr>,
+    /// Others than the suspect were in reach lately.
+    company: bool,
+    /// The suspect was heard on another path after it fell silent on this one.
+    seen: bool,
+    since: Instant,
+    again: Instant,
+    /// The wait on the HA network is over.
+    due: bool,
+    reached: BTreeSet<IpAddr>,
+    lives: Option<IpAddr>,
+    gave_up: bool,
+}
+
+impl Inquiry {
+    /// Begins to ask. `company`: others than the suspect were in reach lately. `seen`: the suspect was
+    /// heard on another path after it fell silent on this one.
+    pub fn ask(rules: Rules, suspect: Option<IpAddr>, company: bool, seen: bool, now: Instant) -> Self {
+        Self {
+            rules,
+            suspect,
+            company,
+            seen,
+            since: now,
+            again: now,
+            due: false,
+            reached: BTreeSet::new(),
+            lives: None,
+            gave_up: false,
+        }
+    }
+
+    /// The host whose silence it is.
+    pub fn suspect(&self) -> Option<IpAddr> {
+        self.suspect
+    }
+
+    /// The wait on the HA network is over, too.
+    pub fn handle_due(&mut self) {
+        self.due = true;
+    }
+
+    /// Takes an answer.
+    pub fn handle_answer(&mut self, answer: Answer) {
+        if Some(answer.speaker) != self.suspect {
+            self.reached.insert(answer.speaker);
+        }
+        if answer.active {
+            self.lives = Some(answer.speaker);
+        } else if Some(answer.speaker) == self.suspect {
+            self.gave_up = true;
+        }
+    }
+
+    /// Tells whether the question is to be sent (again), and counts that as done.
+    pub fn take_question(&mut self, now: Instant) -> bool {
+        let due = self.again <= now;
+        if due {
+            self.again = now + self.rules.listen;
+        }
+        due
+    }
+
+    /// What is known by now; `None`: wait.
+    pub fn verdict(&self, now: Instant) -> Option<Verdict> {
+        if let Some(host) = self.lives {
+            return Some(Verdict::Stay(Stay::Lives(host)));
+        }
+        if !self.due {
+            return None;
+        }
+        if self.gave_up {
+            return Some(Verdict::TakeOver);
+        }
+        if now < self.until() {
+            return None;
+        }
+        let cut_off = self.reached.is_empty() && self.company && !self.rules.serve_alone;
+        Some(if cut_off { Verdict::Stay(Stay::Isolated) } else { Verdict::TakeOver })
+    }
+
+    fn until(&self) -> Instant {
+        // Without anybody else to expect an answer from, waiting longer tells nothing.
+        let nobody = self.reached.is_empty() && self.company;
+        self.since + if nobody || self.seen { self.rules.patience.max(self.rules.listen) } else { self.rules.listen }
+    }
+
+    /// When to look again.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let until = if self.due { Some(self.until()) } else { None };
+        // Beyond its patience nothing is asked again: the verdict is waited for.
+        let again = Some(self.again).filter(|again| *again < self.since + self.rules.patience);
+        until.into_iter().chain(again).min()
+    }
+}

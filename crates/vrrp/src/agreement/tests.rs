@@ -1,0 +1,154 @@
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn host(n: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, n))
+}
+
+fn rules() -> Rules {
+    Rules { listen: 20 * MS, patience: 300 * MS, serve_alone: false }
+}
+
+#[expect(clippy::disallowed_methods, reason = "some instant has to be the first")]
+fn start() -> Instant {
+    Instant::now()
+}
+
+#[test]
+fn of_two_claims_each_side_thinks_the_same() {
+    let claims = [(3, 1), (3, 2), (4, 1)].map(|(epoch, n)| Claim { epoch, host: host(n) });
+    for a in claims {
+        for b in claims.into_iter().filter(|b| b.host != a.host) {
+            let stays = |own, other| standing(own, other) != Standing::Newer;
+            assert_ne!(stays(a, b), stays(b, a), "{a:?} and {b:?}");
+        }
+    }
+}
+
+#[test]
+fn the_silence_of_one_host_among_others_is_believed_after_a_moment() {
+    let now = start();
+    let mut inquiry = Inquiry::ask(rules(), Some(host(1)), true, false, now);
+    assert!(inquiry.take_question(now) && !inquiry.take_question(now + MS));
+    inquiry.handle_answer(Answer { speaker: host(3), active: false });
+    assert_eq!(inquiry.verdict(now + 20 * MS), None, "the wait on the HA network is not over");
+    inquiry.handle_due();
+    assert_eq!(inquiry.verdict(now + 19 * MS), None);
+    assert_eq!(inquiry.verdict(now + 20 * MS), Some(Verdict::TakeOver));
+}
+
+#[test]
+fn whoever_says_that_it_is_active_is_left_alone_by_whatever_way_it_says_so() {
+    let now = start();
+    for speaker in [1, 3] {
+        let mut inquiry = Inquiry::ask(rules(), Some(host(1)), true, false, now);
+        inquiry.handle_answer(Answer { speaker: host(speaker), active: true });
+        assert_eq!(inquiry.verdict(now), Some(Verdict::Stay(Stay::Lives(host(speaker)))));
+    }
+}
+
+#[test]
+fn a_host_that_lives_but_gave_up_is_not_waited_for() {
+    let now = start();
+    let mut inquiry = Inquiry::ask(rules(), Some(host(1)), true, true, now);
+    inquiry.handle_due();
+    assert_eq!(inquiry.verdict(now + 100 * MS), None, "it was seen: its answer is on its way");
+    inquiry.handle_answer(Answer { speaker: host(1), active: false });
+    assert_eq!(inquiry.verdict(now + 100 * MS), Some(Verdict::TakeOver));
+}
+
+#[test]
+fn a_copy_that_nobody_answers_stays_unless_the_setting_says_otherwise_or_there_is_nobody() {
+    let now = start();
+    let isolated = Verdict::Stay(Stay::Isolated);
+    for (company, serve_alone, after, verdict) in
+        [(true, false, 300, isolated), (true, true, 300, Verdict::TakeOver), (false, false, 20, Verdict::TakeOver)]
+    {
+        let mut inquiry = Inquiry::ask(Rules { serve_alone, ..rules() }, Some(host(1)), company, false, now);
+        inquiry.handle_due();
+        assert_eq!(inquiry.verdict(now + (after - 1) * MS), None);
+        assert_eq!(inquiry.verdict(now + after * MS), Some(verdict));
+    }
+}
+
+/// Runs until something is said or `until` is over; returns what, and whom were asked.
+fn run(company: &mut Company, now: &mut Instant, until: Instant) -> (Option<News>, Vec<usize>) {
+    let mut asked = Vec::new();
+    while let Some(at) = company.poll_timeout().filter(|at| *at <= until) {
+        *now = (*now).max(at);
+        match company.handle_timeout(*now) {
+            Some(News::Ask(hosts)) => asked.push(hosts.len()),
+            Some(news) => return (Some(news), asked),
+            None => {}
+        }
+    }
+    (None, asked)
+}
+
+#[test]
+fn an_active_that_loses_all_company_asks_and_is_then_alone() {
+    let mut now = start();
+    let mut company = Company::default();
+    company.configure((1..=8).map(host).collect(), 900 * MS, 300 * MS);
+    company.set_serving(true);
+    assert_eq!(run(&mut company, &mut now, start() + 5 * UPKEEP).0, None, "whoever never had any, cannot lose it");
+
+    let mut company = Company::default();
+    company.configure((1..=8).map(host).collect(), 900 * MS, 300 * MS);
+    company.set_serving(true);
+    let heard = now;
+    for n in [1, 2] {
+        assert_eq!(company.heard(host(n), heard), None);
+    }
+    company.handle_timeout(heard);
+    let (news, asked) = run(&mut company, &mut now, heard + 5000 * MS);
+    assert_eq!((news, asked), (Some(News::Alone), vec![5; 5]));
+    assert_eq!(now, heard + 1200 * MS);
+    assert_eq!(company.heard(host(9), now), None, "a host that does not count");
+    assert_eq!(company.heard(host(2), now), Some(News::Accompanied));
+}
+
+#[test]
+fn of_two_hosts_none_knows_that_it_is_cut_off() {
+    let mut now = start();
+    let mut company = Company::default();
+    company.configure((1..=8).map(host).collect(), 900 * MS, 300 * MS);
+    company.set_serving(true);
+    company.heard(host(1), now);
+    company.handle_timeout(now);
+    assert_eq!(run(&mut company, &mut now, start() + 5000 * MS), (None, vec![5; 5]));
+}
+
+#[test]
+fn an_answer_ends_the_doubt() {
+    let mut now = start();
+    let mut company = Company::default();
+    company.configure([host(1), host(2)].into(), 900 * MS, 300 * MS);
+    company.set_serving(true);
+    company.heard(host(1), now);
+    company.handle_timeout(now);
+    now += 1000 * MS;
+    assert!(matches!(company.handle_timeout(now), Some(News::Ask(_))));
+    company.heard(host(2), now);
+    let (news, asked) = run(&mut company, &mut now, start() + 1800 * MS);
+    assert_eq!((news, asked), (None, vec![]));
+    assert!(company.has_others(Some(host(1)), now) && !company.is_alone());
+    assert!(!company.has_others(None, now + 61_000 * MS), "long ago");
+}
+
+#[test]
+fn a_standby_only_keeps_in_touch() {
+    let mut now = start();
+    let mut company = Company::default();
+    company.configure((1..=3).map(host).collect::<BTreeSet<_>>(), 900 * MS, 300 * MS);
+    company.handle_timeout(now);
+    let (news, asked) = run(&mut company, &mut now, start() + 35_000 * MS);
+    assert_eq!((news, asked), (None, vec![2; 3]));
+}
+
+const UPKEEP: Duration = Duration::from_secs(10);

@@ -1,0 +1,170 @@
+//! Paths are cut one by one and all at once, healed in either order, and never are two copies active for longer
+//! than it takes to notice.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+
+use evergate_lab::fault::{Fault, HaCut};
+use evergate_lab::probe::Running;
+use evergate_lab::spec::Link;
+use evergate_lab::{Node, wait_for};
+use evergate_model::RouterId;
+
+use crate::support::{Cloud, PATIENCE};
+
+const ARP: &str = include_str!("arp.py");
+
+/// The detection time is 0.9 s. A machine that is short of processor time gets as much again.
+const LONGEST_DOUBLE: u64 = 1_800;
+
+/// Asks for an address from the provider's router, see `arp.py`.
+struct Watch {
+    process: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Watch {
+    fn start(cloud: &Cloud, address: &str) -> Self {
+        let mut command = cloud.lab.machine(Node::Outside).command("python3").unwrap();
+        command.args(["-c", ARP, "eth0", "203.0.113.254", address]);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "ready");
+        Self { process, output }
+    }
+
+    /// The longest time, in milliseconds, in which question after question was answered more than once. One
+    /// answer that is lost or late does not end it.
+    fn longest_double(mut self) -> u64 {
+        drop(self.process.stdin.take());
+        let mut text = String::new();
+        self.output.read_to_string(&mut text).unwrap();
+        self.process.wait().unwrap();
+        let seen: Vec<(u64, u64)> = serde_json::from_str(&text).unwrap();
+        assert!(seen.iter().filter(|(_, answers)| *answers == 1).count() > seen.len() / 2, "{text}");
+        let (mut longest, mut since, mut single) = (0, None, 0);
+        for (at, answers) in seen {
+            single = if answers > 1 { 0 } else { single + 1 };
+            if answers > 1 {
+                longest = longest.max(at - *since.get_or_insert(at));
+            } else if single > 2 {
+                since = None;
+            }
+        }
+        longest
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What `evergate show router` says on a host.
+fn shown(cloud: &Cloud, node: Node, router: RouterId, what: &str) -> anyhow::Result<String> {
+    cloud.lab.machine(node).shell(&format!("evergate show router {router} {what}"))
+}
+
+fn wait_told(cloud: &Cloud, node: Node, router: RouterId, text: &str) {
+    wait_for(&format!("the operator of {node} is told '{text}'"), PATIENCE, || {
+        Ok(shown(cloud, node, router, "")?.contains(text).then_some(()))
+    })
+    .unwrap();
+}
+
+fn wait_well(cloud: &Cloud, router: RouterId) {
+    wait_for("no copy has a problem any more", PATIENCE, || {
+        for node in cloud.lab.hosts_of(router) {
+            let text = shown(cloud, node, router, "")?;
+            anyhow::ensure!(!text.contains("problem "), "{node}: {text}");
+        }
+        Ok(Some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn whatever_way_is_cut_there_is_one_active_and_the_operator_can_read_why() {
+    let mut cloud = Cloud::up("split", Some(1));
+    let router = cloud.with_router();
+    cloud.with_instance();
+    let id = "router show router1 -f json -c external_gateway_info";
+    let gateway = cloud.admin.json(id).unwrap()["external_gateway_info"]["external_fixed_ips"][0]["ip_address"].clone();
+    let watch = Watch::start(&cloud, gateway.as_str().unwrap());
+    let active = cloud.lab.wait_copies(router, 3, &["ha-", "qr-", "qg-"]).unwrap();
+    let others: Vec<Node> = cloud.lab.hosts_of(router).into_iter().filter(|node| *node != active).collect();
+
+    // The HA network alone, then the underlay to each of the others: other hosts still see the active.
+    let probe = Running::start(&cloud.lab, "vm1", Duration::from_millis(5)).unwrap();
+    let ha = Fault::Ha(HaCut::All);
+    cloud.lab.fail(active, ha.clone()).unwrap();
+    for node in &others {
+        wait_told(&cloud, *node, router, "says by another way that it serves");
+    }
+    cloud.lab.heal(active, &ha).unwrap();
+    wait_well(&cloud, router);
+    for node in &others {
+        cloud.lab.fail(active, Fault::Between(node.to_string())).unwrap();
+        wait_told(&cloud, *node, router, "says by another way that it serves");
+    }
+    for node in &others {
+        cloud.lab.heal(active, &Fault::Between(node.to_string())).unwrap();
+    }
+    wait_well(&cloud, router);
+    cloud.wait_instance_reaches_the_world();
+    let report = probe.finish().unwrap();
+    assert_eq!(report.lost(), 0, "{report}");
+    assert_eq!(cloud.lab.active_hosts(router).unwrap(), [active]);
+
+    // The active is cut off from everybody: it gives up, another serves, and goes on doing so.
+    let underlay = Fault::Cut(Link::Underlay);
+    cloud.lab.fail(active, underlay.clone()).unwrap();
+    let next = cloud.wait_moved(router, active);
+    cloud.wait_instance_reaches_the_world();
+    wait_told(&cloud, active, router, "this host is cut off");
+    cloud.lab.heal(active, &underlay).unwrap();
+    wait_well(&cloud, router);
+    assert_eq!(cloud.lab.wait_active(router).unwrap(), next);
+
+    // Both kinds at once, in one order and the other.
+    for [first, second] in [[&ha, &underlay], [&underlay, &ha]] {
+        let before = cloud.lab.wait_active(router).unwrap();
+        cloud.lab.fail(before, first.clone()).unwrap();
+        cloud.lab.fail(before, second.clone()).unwrap();
+        let next = cloud.wait_moved(router, before);
+        cloud.lab.heal(before, first).unwrap();
+        cloud.wait_instance_reaches_the_world();
+        cloud.lab.heal(before, second).unwrap();
+        wait_well(&cloud, router);
+        assert_eq!(cloud.lab.wait_active(router).unwrap(), next);
+    }
+
+    let double = watch.longest_double();
+    eprintln!("two hosts answered for {double} ms at most");
+    assert!(double < LONGEST_DOUBLE, "two hosts answered for {double} ms");
+    let history = shown(&cloud, active, router, "--history").unwrap();
+    for text in ["ACTIVE here: ", "standby here: no other host can be reached any more", "active on 10.60."] {
+        assert!(history.contains(text), "{text} is not in\n{history}");
+    }
+    let one = cloud.lab.wait_active(router).unwrap();
+    cloud.wait_shown_active("router1", one);
+    eprintln!("{history}");
+}
+
+impl Cloud {
+    /// Waits until one other host than `from` acts as active, and `from` does not.
+    fn wait_moved(&self, router: RouterId, from: Node) -> Node {
+        wait_for(&format!("{from} has given the router up, and one other serves"), PATIENCE, || {
+            match self.lab.active_hosts(router)?[..] {
+                [one] if one != from => Ok(Some(one)),
+                _ => Ok(None),
+            }
+        })
+        .unwrap()
+    }
+}
