@@ -225,14 +225,25 @@ fn page_limit(config: &mut Config) {
     }
 }
 
+/// Takes a list of URLs apart.
+pub(crate) fn urls(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(|url| url.trim().trim_end_matches('/')).filter(|url| !url.is_empty())
+}
+
 fn url(config: &mut Config, name: &str, schemes: &[&str]) {
-    let Some(Value::Text(url)) = config.value("evergate", name) else { return };
-    if url.is_empty() && name == "public_url" {
+    let Some(Value::Text(given)) = config.value("evergate", name) else { return };
+    if given.is_empty() && name == "public_url" {
         return;
     }
-    let host = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)).unwrap_or_default();
-    if host.is_empty() || host.starts_with('/') || url.contains(char::is_whitespace) {
-        let why = format!("it must be {} and a host", schemes.join(" or "));
+    let is_list = name == "server_url";
+    let is_url = |url: &str| {
+        let host = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)).unwrap_or_default();
+        !(host.is_empty() || host.starts_with('/') || url.contains(char::is_whitespace))
+    };
+    let fine = if is_list { urls(given).count() > 0 && urls(given).all(is_url) } else { is_url(given) };
+    if !fine {
+        let which = if is_list { ", or several, separated by commas" } else { "" };
+        let why = format!("it must be {} and a host{which}", schemes.join(" or "));
         config.complain(Level::Error, "evergate", name, why);
     }
 }

@@ -170,7 +170,7 @@ const ONE_DEFAULT_ROUTE: &str = "a router has one default route per IP version";
 #[rustfmt::skip]
 pub static OPTIONS: &[Opt] = &[
     // Evergate's own.
-    opt("evergate", "server_url", Url, "http://127.0.0.1:9696", Host, "Root URL of the server."),
+    opt("evergate", "server_url", Url, "http://127.0.0.1:9696", Host, "Root URL of the server; of several beside one database, separated by commas: the host uses one, and goes to the next when it loses it."),
     opt("evergate", "host_token_file", Path, "$state_path/host-token", Both, "File with the token that opens the hosts' streams. The server makes it on first start; copy it to every host."),
     opt("evergate", "roles", ListOf(&["l2", "l3"]), "l2,l3", Host, "What the host does: l2 plugs instances and carries networks, l3 holds copies of routers."),
     opt("evergate", "run_path", Path, "/run/evergate", Host, "Directory for sockets, locks and pid files."),

@@ -42,8 +42,8 @@ pub struct HostSettings {
     pub run_path: PathBuf,
     /// Where named network namespaces are mounted, as `ip netns` does.
     pub netns_path: PathBuf,
-    /// Root URL of the server, without a trailing slash.
-    pub server_url: String,
+    /// Root URLs of the servers, without trailing slashes; at least one.
+    pub server_urls: Vec<String>,
     /// File with the token that opens the server's host stream.
     pub host_token_file: PathBuf,
     /// What this host does.
@@ -122,7 +122,7 @@ impl HostSettings {
             state_path: config.path("DEFAULT", "state_path"),
             run_path: config.path("evergate", "run_path"),
             netns_path: config.path("evergate", "netns_path"),
-            server_url: config.text("evergate", "server_url").trim_end_matches('/').to_owned(),
+            server_urls: check::urls(&config.text("evergate", "server_url")).map(str::to_owned).collect(),
             host_token_file: config.path("evergate", "host_token_file"),
             roles: Roles { l2: roles.iter().any(|r| r == "l2"), l3: roles.iter().any(|r| r == "l3") },
             agent_mode: AgentMode::from_word(&of_agent("agent_mode")),

@@ -140,7 +140,7 @@ pub fn run_control(args: ControlArgs) -> anyhow::Result<()> {
         .name("signals".into())
         .spawn(move || pass_signals(&signals, &for_signals))
         .context("failed to start the signals' thread")?;
-    tracing::info!(host = settings.host, server = settings.server_url, "control starts");
+    tracing::info!(host = settings.host, servers = settings.server_urls.join(","), "control starts");
     shell::run(settings, sender, &events)
 }
 
@@ -218,7 +218,7 @@ fn plan_alone(settings: &HostSettings) -> anyhow::Result<PlanText> {
     eprintln!("control does not run; this is the plan for revision {}, which it knew last", config.revision);
     let machine = RealMachine::open(&settings.netns_path).context("failed to open the kernel")?;
     let mut round = Round::towards(config);
-    round.vtep = settings.local_ip.or_else(|| startup::address_towards(&settings.server_url).ok());
+    round.vtep = settings.local_ip.or_else(|| startup::address_towards(settings.server_urls.first()?).ok());
     let planned = Worker::new(machine, settings).plan(&round)?;
     Ok(work::plan_text(&planned))
 }

@@ -125,7 +125,7 @@ pub fn run(settings: HostSettings, sender: Sender<Event>, events: &Receiver<Even
     socket::listen(&settings.run_path, sender.clone())?;
     let incarnation = timestamp::now_ms();
     let seed = incarnation ^ (u64::from(std::process::id()) << 32);
-    let access = http::Access::new(&settings);
+    let access = http::Access::new(&settings, seed);
     let poster = Poster::start(access.clone(), sender.clone(), seed)?;
     let closer = stream::start(access.clone(), poster.clone(), sender, seed ^ 1)?;
     let now = Instant::now();

@@ -122,6 +122,7 @@ fn what_cannot_work_here_is_refused_where_it_stands() {
     assert!(host("[linux_bridge]\nphysical_interface_mappings = p:a-name-far-too-long\n").contains("interface's name"));
     assert!(host("[DEFAULT]\nhost = a/b\n").contains("cannot be a host's name"));
     assert!(host("[evergate]\nserver_url = controller:9696\n").contains("http://"));
+    assert!(host("[evergate]\nserver_url = http://a:9696, b:9696\n").contains("separated by commas"));
     assert!(host("[DEFAULT]\nha_vrrp_advert_int = 0\n").contains("at least 1"));
     // The other daemon does not mind.
     assert!(read(Role::Host, &[("x.conf", "[database]\nconnection = mysql://db/neutron\n")]).is_ok());

@@ -1,6 +1,8 @@
 //! How this host speaks HTTP with its server.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,32 +18,44 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The server sends a ping every few seconds: nothing for this long means that it, or the way to it, is gone.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// Where the server is, and how to be let in.
+/// Where the servers are, and how to be let in. Clones share which one is used: a host that loses its server
+/// goes to the next, with its stream and its reports.
 #[derive(Clone, Debug)]
 pub struct Access {
-    url: String,
+    urls: Arc<[String]>,
+    current: Arc<AtomicUsize>,
     host: String,
     token_file: PathBuf,
 }
 
 impl Access {
-    /// Takes it from the settings.
-    pub fn new(settings: &HostSettings) -> Self {
+    /// Takes it from the settings. `seed` spreads hosts over the servers.
+    pub fn new(settings: &HostSettings, seed: u64) -> Self {
+        let urls: Arc<[String]> = settings.server_urls.clone().into();
+        let first = usize::try_from(seed % urls.len().max(1) as u64).unwrap_or(0);
         Self {
-            url: settings.server_url.trim_end_matches('/').to_owned(),
+            urls,
+            current: Arc::new(AtomicUsize::new(first)),
             host: settings.host.clone(),
             token_file: settings.host_token_file.clone(),
         }
     }
 
-    /// The URL of something below this host's own.
-    pub fn url(&self, what: &str) -> String {
-        format!("{}/evergate/v1/hosts/{}/{what}", self.url, escape(&self.host))
+    /// The URL of something below this host's own, on a server.
+    pub fn url(&self, server: &str, what: &str) -> String {
+        format!("{server}/evergate/v1/hosts/{}/{what}", escape(&self.host))
     }
 
-    /// The server's own.
+    /// The server that is used now, by its URL.
     pub fn server(&self) -> &str {
-        &self.url
+        self.urls.get(self.current.load(Ordering::Relaxed)).map_or("", String::as_str)
+    }
+
+    /// Goes on to the next server, unless that was done since `failed` was used.
+    pub fn give_up(&self, failed: &str) {
+        let Some(failed) = self.urls.iter().position(|url| url == failed) else { return };
+        let next = (failed + 1) % self.urls.len();
+        let _ = self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Reads the token, each time anew: the server may have made it since.
@@ -118,10 +132,30 @@ mod tests {
     use super::*;
     use crate::files::tests::Folder;
 
+    fn access(urls: &[&str]) -> Access {
+        Access {
+            urls: urls.iter().map(|url| (*url).to_owned()).collect(),
+            current: Arc::default(),
+            host: "a/b c".into(),
+            token_file: PathBuf::new(),
+        }
+    }
+
     #[test]
     fn a_hosts_name_is_escaped_in_its_url() {
-        let access = Access { url: "http://s:1".into(), host: "a/b c".into(), token_file: PathBuf::new() };
-        assert_eq!(access.url("stream"), "http://s:1/evergate/v1/hosts/a%2Fb%20c/stream");
+        let access = access(&["http://s:1"]);
+        assert_eq!(access.url(access.server(), "stream"), "http://s:1/evergate/v1/hosts/a%2Fb%20c/stream");
+    }
+
+    #[test]
+    fn a_lost_server_is_left_once_for_the_next() {
+        let access = access(&["http://a", "http://b"]);
+        // Stream and report both notice.
+        access.give_up("http://a");
+        access.give_up("http://a");
+        assert_eq!(access.server(), "http://b");
+        access.clone().give_up("http://b");
+        assert_eq!(access.server(), "http://a");
     }
 
     #[test]

@@ -109,11 +109,13 @@ impl Poster {
         loop {
             let report = self.take();
             let sequence = report.sequence;
-            let result = post(&agent, access, &report);
+            let server = access.server();
+            let result = post(&agent, access, server, &report);
             self.settle(report, result.is_ok());
             match result {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
+                    access.give_up(server);
                     // The stream's thread says to the operator that the server is away.
                     tracing::debug!(sequence, "failed to post a report: {error:#}");
                     seed = seed.wrapping_add(1);
@@ -124,13 +126,13 @@ impl Poster {
     }
 }
 
-fn post(agent: &Agent, access: &Access, report: &HostReport) -> anyhow::Result<()> {
+fn post(agent: &Agent, access: &Access, server: &str, report: &HostReport) -> anyhow::Result<()> {
     let body = serde_json::to_vec(report).context("failed to write the report")?;
     let request = agent
-        .post(access.url("report"))
+        .post(access.url(server, "report"))
         .header("Authorization", access.authorization()?)
         .header("Content-Type", "application/json");
-    let mut response = request.send(&body[..]).with_context(|| format!("failed to reach {}", access.server()))?;
+    let mut response = request.send(&body[..]).with_context(|| format!("failed to reach {server}"))?;
     let status = response.status().as_u16();
     // Read whatever there is: the connection is used again only then.
     let text = response.body_mut().read_to_string().unwrap_or_default();

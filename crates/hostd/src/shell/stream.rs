@@ -58,10 +58,12 @@ fn run(access: &Access, poster: &Poster, events: &Sender<Event>, closer: &Closer
         let start = Instant::now();
         let agent = http::stream_agent();
         closer.set(&agent);
-        let error = match read(access, &agent, events) {
+        let server = access.server();
+        let error = match read(access, server, &agent, events) {
             Ok(()) => return,
             Err(error) => error,
         };
+        access.give_up(server);
         if events.send(Event::Stream(StreamEvent::Lost(format!("{error:#}")))).is_err() {
             return;
         }
@@ -75,14 +77,14 @@ fn run(access: &Access, poster: &Poster, events: &Sender<Event>, closer: &Closer
 }
 
 /// Reads until the stream breaks; `Ok` when nobody listens any more.
-fn read(access: &Access, agent: &Agent, events: &Sender<Event>) -> anyhow::Result<()> {
-    let request = agent.get(access.url("stream")).header("Authorization", access.authorization()?);
-    let mut response = request.call().with_context(|| format!("failed to reach the server {}", access.server()))?;
+fn read(access: &Access, server: &str, agent: &Agent, events: &Sender<Event>) -> anyhow::Result<()> {
+    let request = agent.get(access.url(server, "stream")).header("Authorization", access.authorization()?);
+    let mut response = request.call().with_context(|| format!("failed to reach the server {server}"))?;
     let status = response.status().as_u16();
     if status != 200 {
         let body = response.body_mut().read_to_string().unwrap_or_default();
         return Err(http::status_error(status, &body))
-            .with_context(|| format!("the server {} refuses its stream", access.server()));
+            .with_context(|| format!("the server {server} refuses its stream"));
     }
     let mut lines = BufReader::new(response.into_body().into_reader());
     let mut line = Vec::new();

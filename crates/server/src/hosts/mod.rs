@@ -27,8 +27,9 @@ use tokio::sync::{Semaphore, watch};
 
 pub use token::{HostToken, TokenError};
 
+use crate::error::ApiError;
 use crate::options::Options;
-use crate::store::Store;
+use crate::store::{Store, StoreError, TxError as _};
 
 /// Largest report: one of a host with a hundred thousand ports has some 4 MiB.
 const LARGEST_REPORT: usize = 32 << 20;
@@ -135,6 +136,15 @@ async fn admit(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) ->
 /// An answer other than success: a sentence, for the host's log.
 fn refusal(status: StatusCode, text: impl Into<String>) -> Response {
     (status, text.into()).into_response()
+}
+
+/// What a host is told when the store fails: an outage is worth another try soon, here or elsewhere.
+fn store_refusal(error: &ApiError) -> Response {
+    let outage = error.store_error().and_then(StoreError::outage);
+    match outage {
+        Some(outage) => refusal(StatusCode::SERVICE_UNAVAILABLE, format!("the server's database: {outage}")),
+        None => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the server cannot use its store"),
+    }
 }
 
 #[cfg(test)]

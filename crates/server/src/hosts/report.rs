@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use evergate_model::HostReport;
 use evergate_model::host::AgentKind;
 
-use super::{Hosts, Seen, refusal};
+use super::{Hosts, Seen, refusal, store_refusal};
 use crate::dvr;
 use crate::error::ApiError;
 use crate::ha;
@@ -34,7 +34,7 @@ pub(super) async fn report(State(hosts): State<Arc<Hosts>>, Path(host): Path<Str
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => {
             tracing::error!(host, error = &error as &dyn std::error::Error, "failed to take a host's report");
-            refusal(StatusCode::INTERNAL_SERVER_ERROR, "the server cannot write its store")
+            store_refusal(&error)
         }
         Err(error) => {
             tracing::error!(host, %error, "failed to take a host's report");
@@ -61,8 +61,10 @@ fn take(hosts: &Hosts, report: HostReport) -> Result<(), ApiError> {
         tracing::debug!(host = report.host, sequence = report.sequence, "late report ignored");
         return Ok(());
     }
-    if last == Last::Same {
-        return Ok(hosts.store.write(|tx| beat(tx, &report))?);
+    if let Last::Same { before } = last
+        && hosts.store.write(|tx| beat(tx, &report, before))?
+    {
+        return Ok(());
     }
     let revision = hosts.store.write(|tx| {
         // Read first: what this very report changes must be looked at once more.
@@ -83,7 +85,10 @@ enum Last {
     /// There is none, or it said something else, or something else was written since.
     Different,
     /// It said the same, and nothing was written since.
-    Same,
+    Same {
+        /// The sequence number of the one before.
+        before: u64,
+    },
     /// It came so long ago that the host counted as dead.
     LongAgo,
     /// It was sent later than this one.
@@ -105,20 +110,33 @@ fn last_report(hosts: &Hosts, report: &HostReport, now: Instant) -> Last {
     if !(unwritten && same) {
         return Last::Different;
     }
-    last.report.sequence = report.sequence;
+    let before = std::mem::replace(&mut last.report.sequence, report.sequence);
     last.at = now;
-    Last::Same
+    Last::Same { before }
 }
 
-/// Writes that the host lives, and nothing that followers would have to look at.
-fn beat(tx: &Tx<'_>, report: &HostReport) -> Result<(), StoreError> {
+/// Writes that the host lives, and nothing that followers would have to look at. Answers false, and writes
+/// nothing, when the host told another server something in between.
+fn beat(tx: &Tx<'_>, report: &HostReport, before: u64) -> Result<bool, StoreError> {
     let now = tx.now_text();
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let sql = "UPDATE hosts SET sequence = ?1, reported_at = ?2 WHERE name = ?3 AND incarnation = ?4 AND sequence = ?5";
+    let params = values![
+        number(report.sequence),
+        now.as_str(),
+        report.host.as_str(),
+        report.incarnation.to_string(),
+        number(before)
+    ];
+    if tx.execute(sql, &params)? == 0 {
+        return Ok(false);
+    }
     for agent in &report.agents {
         let (kind, _, _) = agent::words(agent.kind);
         let sql = "UPDATE agents SET heartbeat_at = ?3 WHERE host = ?1 AND agent_type = ?2";
         tx.execute(sql, &values![report.host.as_str(), kind, now.as_str()])?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Writes everything a report says.

@@ -9,10 +9,11 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use evergate_model::HostConfig;
 use evergate_model::stream::{Change, Downstream};
@@ -21,15 +22,19 @@ use tokio::sync::mpsc::{Permit, Receiver, Sender, channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::relevance::concerns;
-use super::{Hosts, refusal};
+use super::{Hosts, store_refusal};
 use crate::error::ApiError;
 use crate::hostview::host_config;
+use crate::store::{StoreError, TxError as _};
+
+/// Pause between looks at a database that cannot be used.
+const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) async fn stream(State(hosts): State<Arc<Hosts>>, Path(host): Path<String>) -> Response {
     // The first read tells whether there is anything to stream, while a status can still be answered.
     let first = match read(&hosts, &host).await {
         Ok(config) => config,
-        Err(why) => return refusal(StatusCode::INTERNAL_SERVER_ERROR, why),
+        Err(error) => return store_refusal(&error),
     };
     let (sender, receiver) = channel(1);
     tokio::spawn(follow(hosts, host, first, sender));
@@ -59,8 +64,8 @@ enum End {
     Stalled,
     #[error("the server stops")]
     Stopping,
-    #[error("{0}")]
-    Unreadable(String),
+    #[error("the server cannot read its store")]
+    Unreadable,
 }
 
 async fn follow(hosts: Arc<Hosts>, host: String, first: HostConfig, sender: Sender<Bytes>) {
@@ -96,8 +101,19 @@ async fn follow_until_end(hosts: &Arc<Hosts>, host: &str, first: HostConfig, sen
             if newer {
                 newer = false;
                 revisions.mark_unchanged();
-                let (now, looked_at) = look(hosts, host, &sent, seen).await.map_err(End::Unreadable)?;
-                seen = looked_at;
+                let now = match look(hosts, host, &sent, seen).await {
+                    Ok((now, looked_at)) => {
+                        seen = looked_at;
+                        now
+                    }
+                    // The host goes on with what it has, and the stream when the database is back.
+                    Err(error) if is_outage(&error) => {
+                        newer = true;
+                        sleep(OUTAGE_PAUSE).await;
+                        None
+                    }
+                    Err(_) => return Err(End::Unreadable),
+                };
                 if let Some((change, now)) = now.and_then(|now| Some((Change::between(&sent, &now)?, now))) {
                     tracing::debug!(host, revision = now.revision, "host is told of a change");
                     room.send(line(&Downstream::Change(change)));
@@ -135,7 +151,7 @@ fn line(said: &Downstream) -> Bytes {
     line.into()
 }
 
-async fn read(hosts: &Arc<Hosts>, host: &str) -> Result<HostConfig, String> {
+async fn read(hosts: &Arc<Hosts>, host: &str) -> Result<HostConfig, ApiError> {
     let (hosts_, host_) = (Arc::clone(hosts), host.to_owned());
     in_store(hosts, host, move || hosts_.store.read(|tx| host_config(tx, &hosts_.options, &host_))).await
 }
@@ -147,7 +163,7 @@ async fn look(
     host: &str,
     sent: &Arc<HostConfig>,
     seen: u64,
-) -> Result<(Option<HostConfig>, u64), String> {
+) -> Result<(Option<HostConfig>, u64), ApiError> {
     let (hosts_, host_, sent) = (Arc::clone(hosts), host.to_owned(), Arc::clone(sent));
     let look = move || {
         hosts_.store.read(|tx| {
@@ -168,12 +184,23 @@ async fn in_store<T: Send + 'static>(
     hosts: &Hosts,
     host: &str,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, String> {
+) -> Result<T, ApiError> {
     // Closed it never is; and while a host waits for its turn, more changes come together.
     let _turn = hosts.turns.acquire().await;
     let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|panic| Err(ApiError::internal(panic.to_string()))).map_err(|error| {
-        tracing::error!(host, error = &error as &dyn std::error::Error, "failed to read what a host must know");
-        "the server cannot read its store".to_owned()
-    })
+    let result = result.unwrap_or_else(|panic| Err(ApiError::internal(panic.to_string())));
+    match &result {
+        // Every host meets it, and the API tells.
+        Err(error) if is_outage(error) => tracing::debug!(host, "the database cannot be used"),
+        Err(error) => {
+            let error = error as &dyn std::error::Error;
+            tracing::error!(host, error, "failed to read what a host must know");
+        }
+        Ok(_) => {}
+    }
+    result
+}
+
+fn is_outage(error: &ApiError) -> bool {
+    error.store_error().and_then(StoreError::outage).is_some()
 }

@@ -100,10 +100,7 @@ impl Server {
 
     /// Starts one with settings and a policy.
     pub(crate) fn under(options: Options, policy: Arc<Watched>) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("evergate-api-{}-{n}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let (n, dir) = Self::directory();
         let database = match std::env::var(POSTGRES) {
             Ok(cluster) => {
                 let name = format!("api_{}_{n}", std::process::id());
@@ -112,7 +109,25 @@ impl Server {
             }
             Err(_) => Database::Sqlite(dir.join("evergate.sqlite")),
         };
-        let store = Arc::new(Store::connect(&database).unwrap());
+        Self::over(&database, options, policy, dir)
+    }
+
+    /// Starts one beside a database that others may use, too.
+    pub(crate) fn on(database: &Database, options: Options) -> Self {
+        Self::over(database, options, Arc::default(), Self::directory().1)
+    }
+
+    /// Makes a directory of the server's own; answers also its number.
+    fn directory() -> (u32, PathBuf) {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("evergate-api-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        (n, dir)
+    }
+
+    fn over(database: &Database, options: Options, policy: Arc<Watched>, dir: PathBuf) -> Self {
+        let store = Arc::new(Store::connect(database).unwrap());
         let options = Arc::new(options);
         let state = ApiState::new(Arc::clone(&store), Arc::clone(&options)).under(policy);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();

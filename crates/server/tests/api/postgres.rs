@@ -1,9 +1,28 @@
-//! The same API on PostgreSQL: every test of this program once more, beside a cluster of its own.
+//! PostgreSQL: the same API on it, several servers beside it, and what becomes of it.
+//!
+//! Tests that need other processes run this program once more as a child.
 
-use std::process::Command;
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::harness::POSTGRES;
+use evergate_config::Database;
+use evergate_server::options::{Limits, Options};
+use evergate_server::store::{Store, StoreError};
+use serde_json::{Value, json};
+
+use crate::harness::{POSTGRES, PROJECT, Server, admin, id, member, pick};
 use crate::support::Cluster;
+
+/// Tells a child which database to race for.
+const RACE: &str = "EVERGATE_TEST_RACE";
+/// Networks that the racing project may have.
+const NETWORK_LIMIT: i64 = 12;
+/// Rounds of each of a racer's threads.
+const ROUNDS: usize = 6;
+const THREADS: usize = 3;
 
 #[test]
 fn everything_behaves_the_same_on_postgresql() {
@@ -19,4 +38,229 @@ fn everything_behaves_the_same_on_postgresql() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn race_options() -> Options {
+    let limits = Limits { network: NETWORK_LIMIT, router: -1, floatingip: -1, port: -1, ..Limits::default() };
+    Options { l3_ha: true, limits, ..Options::default() }
+}
+
+/// What a racer is to fight for, as JSON.
+fn race_for(database: &str) -> ! {
+    let server = Server::on(&Database::Postgres(database.to_owned()), race_options());
+    let mut line = String::new();
+    println!("racer ready");
+    std::io::stdin().read_line(&mut line).unwrap();
+    let prizes: Value = serde_json::from_str(&line).unwrap();
+    let ours = member(PROJECT);
+    let round = |n: usize| {
+        let tries = [
+            ("port", server.post(&admin(), "/v2.0/ports", json!({"port": {"network_id": prizes["small"]}}))),
+            ("router", server.post(&ours, "/v2.0/routers", json!({"router": {"name": format!("r{n}")}}))),
+            ("network", server.post(&ours, "/v2.0/networks", json!({"network": {"name": format!("n{n}")}}))),
+            ("interface", {
+                let path = format!("/v2.0/routers/{}/add_router_interface", prizes["router"].as_str().unwrap());
+                server.put(&admin(), &path, json!({"subnet_id": prizes["subnet"]}))
+            }),
+            ("floatingip", {
+                let body = json!({"floatingip": {"floating_network_id": prizes["external"]}});
+                server.post(&ours, "/v2.0/floatingips", body)
+            }),
+        ];
+        for (what, answer) in tries {
+            println!("racer {what} {} {}", answer.status, answer.message());
+        }
+    };
+    thread::scope(|scope| {
+        (0..THREADS).for_each(|n| drop(scope.spawn(move || (0..ROUNDS).for_each(|_| round(n)))));
+    });
+    println!("racer done");
+    // What the harness would say now nobody reads.
+    std::process::exit(0);
+}
+
+fn racer(test: &str, database: &str) -> (Child, impl Iterator<Item = String>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(RACE, database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = lines.filter_map(|line| line.strip_prefix("racer ").map(str::to_owned));
+    assert_eq!(lines.next().as_deref(), Some("ready"));
+    (child, lines.take_while(|line| line != "done"))
+}
+
+#[test]
+fn two_servers_that_race_break_nothing() {
+    if let Ok(database) = std::env::var(RACE) {
+        race_for(&database);
+    }
+    if std::env::var(POSTGRES).is_ok() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let url = cluster.make_database();
+    let server = Server::on(&Database::Postgres(url.clone()), race_options());
+    server.hosts();
+    let (small, _) = server.make_network(&admin(), "small", "10.0.0.0/27");
+    let (external, _) = server.make_external();
+    // Somebody else's, so that the racers' project has no HA network yet.
+    let other = member("other");
+    let router = server.make(&other, "router", json!({"name": "first"}));
+    let (_, subnet) = server.make_network(&other, "inside", "10.1.0.0/24");
+    let prizes = json!({
+        "small": small["id"], "external": external["id"], "router": router["id"], "subnet": subnet["id"],
+    });
+    let test = "postgres::two_servers_that_race_break_nothing";
+    let mut racers = [racer(test, &url), racer(test, &url)];
+    for (child, _) in &mut racers {
+        writeln!(child.stdin.as_mut().unwrap(), "{prizes}").unwrap();
+    }
+    let mut lines = Vec::new();
+    for (mut child, said) in racers {
+        lines.extend(said);
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(lines.len(), 2 * THREADS * ROUNDS * 5, "every request was answered");
+    let with = |prefix: &str| lines.iter().filter(|line| line.starts_with(prefix)).count();
+    assert!(
+        lines.iter().all(|line| ["200", "201", "400", "409"].iter().any(|s| line.split(' ').nth(1) == Some(s))),
+        "{lines:?}"
+    );
+
+    // 32 addresses but for network, broadcast and gateway.
+    let ports = server.list(&admin(), "ports", &format!("?network_id={}", id(&small)));
+    let addresses: BTreeSet<String> = ports.iter().map(|port| port["fixed_ips"][0]["ip_address"].to_string()).collect();
+    assert_eq!((ports.len(), addresses.len(), with("port 201")), (29, 29, 29));
+    // The first routers of a project, all at once: one HA network, and each VRID once.
+    let routers = server.list(&member(PROJECT), "routers", "");
+    assert_eq!((routers.len(), with("router 201")), (2 * THREADS * ROUNDS, 2 * THREADS * ROUNDS));
+    let vrids = "SELECT h.vrid FROM ha_routers h JOIN routers r ON r.id = h.router_id WHERE r.project_id = ?1";
+    let vrids = server.write(|tx| Ok(tx.query(vrids, &evergate_server::values![PROJECT], |row| row.int(0))?));
+    assert_eq!((vrids.len(), vrids.into_iter().collect::<BTreeSet<_>>().len()), (routers.len(), routers.len()));
+    let ha_networks = "SELECT count(*) FROM ha_networks WHERE project_id = ?1";
+    assert_eq!(server.write(|tx| Ok(tx.count(ha_networks, &evergate_server::values![PROJECT])?)), 1);
+    // The limit, and not one more.
+    let networks = server.list(&member(PROJECT), "networks", &format!("?project_id={PROJECT}")).len();
+    assert_eq!(
+        (networks as i64, with("network 201") as i64),
+        (NETWORK_LIMIT, NETWORK_LIMIT - 2),
+        "two were there before"
+    );
+    assert_eq!(with("interface 200"), 1);
+    let floating = server.list(&member(PROJECT), "floatingips", "");
+    assert_eq!(floating.len(), with("floatingip 201"));
+    assert_eq!(pick(&floating, "floating_ip_address").into_iter().collect::<BTreeSet<_>>().len(), floating.len());
+    // Every revision is in the log once, in the order in which it became visible.
+    let count = "SELECT count(DISTINCT revision) FROM changes";
+    let (logged, newest) = server.write(|tx| Ok((tx.count(count, &[])?, tx.revision()?)));
+    assert_eq!(logged as u64, newest);
+}
+
+fn store(url: &str) -> Store {
+    Store::connect(&Database::Postgres(url.to_owned())).unwrap()
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come in time");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_server_hears_of_another_servers_writes_also_after_the_database_was_away() {
+    if std::env::var(POSTGRES).is_ok() {
+        return;
+    }
+    let mut cluster = Cluster::start();
+    let url = cluster.make_database();
+    let (here, there) = (store(&url), store(&url));
+    let heard = there.subscribe();
+    let write = || {
+        here.write(|tx| {
+            tx.changed(evergate_server::store::Kind::Agent, "a");
+            tx.revision()
+        })
+    };
+    for _ in 0..3 {
+        let revision = write().unwrap() + 1;
+        wait_for("the news", || (*heard.borrow() == revision).then_some(()));
+    }
+    cluster.stop();
+    let error = write().unwrap_err();
+    assert!(error.outage().is_some(), "{error}");
+    cluster.start_again();
+    let revision = write().unwrap() + 1;
+    wait_for("the news after the outage", || (*heard.borrow() == revision).then_some(()));
+}
+
+#[test]
+fn what_ails_the_database_is_told_and_ends_by_itself() {
+    if std::env::var(POSTGRES).is_ok() {
+        return;
+    }
+    let mut cluster = Cluster::start();
+    let url = cluster.make_database();
+    let server = Server::on(&Database::Postgres(url), Options::default());
+    let write = |name: &str| server.post(&admin(), "/v2.0/networks", json!({"network": {"name": name}}));
+    let read = || server.get(&admin(), "/v2.0/networks");
+    let refused = |answer: crate::harness::Answer, why: &str| {
+        assert_eq!((answer.status, answer.error()), (503, "HTTPServiceUnavailable"), "{answer:?}");
+        assert!(answer.message().contains(why), "{answer:?}");
+    };
+    let works_again = |name: &str| {
+        wait_for("the end of the outage", || (read().status == 200).then_some(()));
+        wait_for("the end of the outage", || (write(name).status == 201).then_some(()));
+    };
+    assert_eq!((write("before").status, read().status), (201, 200));
+
+    cluster.stop();
+    refused(write("while-gone"), "does not answer");
+    refused(read(), "does not answer");
+    cluster.start_again();
+    works_again("after-gone");
+
+    let set = |mode: &str| {
+        cluster.sql("postgres", &format!("ALTER SYSTEM SET default_transaction_read_only = {mode}"));
+        cluster.sql("postgres", "SELECT pg_reload_conf()");
+    };
+    set("on");
+    wait_for("the refusal", || (write("while-read-only").status == 503).then_some(()));
+    refused(write("while-read-only"), "is read-only");
+    assert_eq!(read().status, 200);
+    set("off");
+    works_again("after-read-only");
+
+    cluster.freeze(true);
+    refused(write("while-frozen"), "takes too long");
+    refused(read(), "takes too long");
+    cluster.freeze(false);
+    works_again("after-frozen");
+
+    let names: BTreeSet<String> = pick(&server.list(&admin(), "networks", ""), "name").into_iter().collect();
+    for acknowledged in ["before", "after-gone", "after-read-only", "after-frozen"] {
+        assert!(names.contains(acknowledged), "{names:?}");
+    }
+    assert!(!names.contains("while-gone") && !names.contains("while-read-only"), "{names:?}");
+}
+
+#[test]
+fn a_server_of_a_later_version_is_not_overrun() {
+    if std::env::var(POSTGRES).is_ok() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let url = cluster.make_database();
+    drop(store(&url));
+    crate::support::psql(&url, "UPDATE schema_version SET version = 9999");
+    let error = Store::connect(&Database::Postgres(url)).unwrap_err();
+    assert!(matches!(error, StoreError::NewerSchema { found: 9999, .. }), "{error}");
 }

@@ -44,7 +44,7 @@ while read -r command; do
     esac
 done
 # Not one that was frozen is left.
-for pid in $(cat "$1/data/postmaster.pid" 2>/dev/null | head -1); do kill -CONT "$pid" $(pgrep -P "$pid"); done
+for pid in $(cat "$1/data/postmaster.pid" 2>/dev/null | head -1); do kill -CONT "$pid" $(pgrep -P "$pid") 2>/dev/null; done
 stop "$1" "$2" "$3" immediate >/dev/null
 umount "$1/data" 2>/dev/null
 rm -rf "$1"
