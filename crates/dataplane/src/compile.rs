@@ -17,6 +17,7 @@ mod l3;
 mod namespace;
 mod nat;
 mod routes;
+mod scopes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -20,7 +20,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::l3::InnerPorts;
 use super::namespace::{Leg, Part, RouterNamespace, port_addresses};
-use super::{Compiler, routes};
+use super::{Compiler, routes, scopes};
 use crate::state::{FdbEntry, FdbTable, NeighbourKey, Route, Rule, TABLE_MAIN};
 
 /// Priority of the rules that take instances with a floating IP to the `fip-` namespace: behind the main table
@@ -57,6 +57,7 @@ impl<'a> Compiler<'a> {
         parts.state.routes.extend(self.inner_routes(&parts));
         to_source_nat(&mut parts, distributed);
         self.floating_ips_here(&mut parts, distributed);
+        scopes::keep_apart(&mut parts);
         self.out.kernel.netns.insert(parts.netns, parts.state);
     }
 

@@ -27,8 +27,7 @@ impl<'a> Compiler<'a> {
         };
         let virtual_address = namespace::address(&leg.link, copy.virtual_address);
         if parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg)).any(Leg::has_ipv6) {
-            let table = ipv6::table();
-            parts.state.nft.insert(table.family, table);
+            ipv6::keep_quiet(&mut parts.state);
         }
         // Without its HA interface a copy must not have addresses: they stay the keeper's all the same.
         let plugged = self.plug(parts, &leg);

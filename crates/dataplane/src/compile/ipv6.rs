@@ -8,7 +8,7 @@
 //! every switch that hears it. So the kernel makes no address by itself ([`settings`]), which leaves it
 //! without anything to solicit, to detect duplicates of or to answer for; and what it still reports to
 //! multicast routers (a router's device listens to all-routers; an address that goes, goes with its
-//! solicited-node group) has the unspecified address as its source, and is dropped ([`table`]). The active
+//! solicited-node group) has the unspecified address as its source, and is dropped ([`keep_quiet`]). The active
 //! copy has a link-local address, so its reports go out.
 //!
 //! IPv6 is not translated. Where no address scopes are at stake nothing tracks connections either, so a
@@ -22,6 +22,7 @@ use evergate_model::host::Router;
 use ipnet::{IpNet, Ipv6Net};
 
 use crate::nft::{NftChain, NftChainKind, NftFamily, NftHook, NftRule, NftStatement, NftTable};
+use crate::state::NetnsState;
 
 /// RFC 4291 §2.5.6: the prefix length of link-local addresses.
 const LINK_LOCAL_LEN: u8 = 64;
@@ -47,8 +48,8 @@ pub(super) fn settings(link: &str) -> [(String, String); 2] {
     [quiet, (format!("ipv6/conf/{link}/disable_ipv6"), "0".to_owned())]
 }
 
-/// The rules of a copy that may have to stand by: nothing is sent from the unspecified address.
-pub(super) fn table() -> NftTable {
+/// Adds the rule of a copy that may have to stand by: nothing is sent from the unspecified address.
+pub(super) fn keep_quiet(state: &mut NetnsState) {
     let unspecified = IpNet::V6(Ipv6Net::from(Ipv6Addr::UNSPECIFIED));
     let from_nobody = NftStatement::Source { net: unspecified, negated: false };
     let statements = vec![from_nobody, NftStatement::Counter, NftStatement::Drop];
@@ -60,8 +61,9 @@ pub(super) fn table() -> NftTable {
         drop_by_default: false,
         rules: vec![NftRule { statements }],
     };
-    let chains = BTreeMap::from([("no_speech_without_address".to_owned(), chain)]);
-    NftTable { family: NftFamily::Ip6, maps: BTreeMap::new(), chains }
+    let nothing = NftTable { family: NftFamily::Ip6, maps: BTreeMap::new(), chains: BTreeMap::new() };
+    let table = state.nft.entry(NftFamily::Ip6).or_insert(nothing);
+    table.chains.insert("no_speech_without_address".to_owned(), chain);
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use evergate_model::{PortId, names};
 use ipnet::IpNet;
 
 use super::namespace::{Leg, Part, RouterNamespace, floating_addresses, port_addresses, track_connections};
-use super::{Advertising, AdvertisingLink, Compiler, ipv6, nat};
+use super::{Advertising, AdvertisingLink, Compiler, ipv6, nat, scopes};
 use crate::state::Address;
 
 /// Ports of a router on project networks, and how their devices are named.
@@ -48,6 +48,7 @@ impl<'a> Compiler<'a> {
         if let Some(gateway) = &router.gateway {
             self.gateway(&mut parts, gateway);
         }
+        scopes::keep_apart(&mut parts);
         parts.routes = self.routes(&parts);
         match &router.ha {
             Some(copy) => self.ha_copy(&mut parts, copy),
@@ -119,7 +120,8 @@ impl<'a> Compiler<'a> {
         }
         let first = leg.addresses.iter().find_map(|net| if let IpNet::V4(net) = net { Some(net.addr()) } else { None });
         let snat = first.filter(|_| gateway.enable_snat);
-        let table = nat::table(&leg.link, snat, parts.floating_ips());
+        let mut table = nat::table(&leg.link, snat, parts.floating_ips());
+        self.out.problems.extend(nat::forward_ports(&mut table, &parts.router.port_forwardings));
         parts.state.nft.insert(table.family, table);
         track_connections(&mut parts.state);
         parts.gateway = Some((leg, gateway));

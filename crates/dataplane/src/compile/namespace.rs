@@ -29,7 +29,7 @@ impl Leg {
     }
 
     /// Every address of the device. The link-local one comes last, so that a copy that stands back gives it
-    /// up first: what the kernel then has to say without it is not said ([`ipv6::table`]).
+    /// up first: what the kernel then has to say without it is not said ([`ipv6::keep_quiet`]).
     pub(super) fn all_addresses(&self) -> impl Iterator<Item = IpNet> + '_ {
         let link_local = self.has_ipv6().then(|| ipv6::link_local(self.mac));
         self.addresses.iter().copied().chain(link_local.map(IpNet::V6))
@@ -252,10 +252,11 @@ pub(super) fn port_addresses(parts: &RouterNamespace<'_>) -> Vec<(Address, Mac)>
     legs.flat_map(|leg| leg.all_addresses().map(|net| (address(&leg.link, net), leg.mac))).collect()
 }
 
-/// Floating IPs, as addresses of the external device, so that the router answers for them there.
+/// Floating IPs, and those whose ports are forwarded, as addresses of the external device, so that the router answers for them there.
 pub(super) fn floating_addresses(parts: &RouterNamespace<'_>) -> Vec<(Address, Mac)> {
     let Some((leg, _)) = &parts.gateway else { return Vec::new() };
-    let floating: BTreeSet<Ipv4Addr> = parts.floating_ips().map(|fip| fip.floating).collect();
+    let forwarded = parts.router.port_forwardings.values().map(|forwarding| forwarding.floating);
+    let floating: BTreeSet<Ipv4Addr> = parts.floating_ips().map(|fip| fip.floating).chain(forwarded).collect();
     floating.into_iter().map(|ip| (address(&leg.link, Ipv4Net::from(ip)), leg.mac)).collect()
 }
 

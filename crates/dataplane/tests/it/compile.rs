@@ -6,8 +6,8 @@ use evergate_dataplane::nft::{NftFamily, NftMap, NftStatement};
 use evergate_dataplane::op::Op;
 use evergate_dataplane::state::{BridgePort, FdbEntry, FdbTable, LinkKind, NeighbourKey, Netns};
 use evergate_dataplane::{Desired, HostSettings, NetnsState, View, compile, diff};
-use evergate_model::host::{ActiveCopy, ExtraRoute, Location, Segment};
-use evergate_model::{HostConfig, Mac, NetworkId, names};
+use evergate_model::host::{ActiveCopy, AddressScopes, ExtraRoute, Location, PortForwarding, Segment};
+use evergate_model::{AddressScopeId, HostConfig, Mac, NetworkId, PortForwardingId, names};
 
 use crate::cloud::{
     self, COMPUTE, EXTERNAL_NET, HA_NET, HA_PORT, INSTANCE_PORT, NETWORK_1, NETWORK_2, PROJECT_NET, QG_PORT, QR_PORT,
@@ -517,6 +517,108 @@ fn source_nat_is_left_out_when_it_is_off_and_floating_ips_stay() {
     let maps = &router(&desired).nft[&NftFamily::Ip].maps;
     let size = |map: &NftMap| if let NftMap::Addresses(elements) = map { elements.len() } else { 0 };
     assert_eq!((size(&maps["floating_to_fixed"]), size(&maps["fixed_to_floating"])), (1, 1));
+}
+
+fn forwarding(external_ports: (u16, u16), internal_ports: (u16, u16)) -> PortForwarding {
+    let (floating, fixed) = ("203.0.113.60".parse().unwrap(), "10.0.0.9".parse().unwrap());
+    PortForwarding { floating, protocol: 6, external_ports, fixed, internal_ports }
+}
+
+#[test]
+fn forwarded_ports_are_a_map_per_protocol_and_ranges_that_keep_their_numbers_a_rule() {
+    let mut config = cloud::legacy_host();
+    let forwardings = &mut config.routers.get_mut(&ROUTER).unwrap().port_forwardings;
+    let mut add = |n, forwarding| forwardings.insert(PortForwardingId::from_u128(n), forwarding);
+    add(1, forwarding((80, 80), (8080, 8080)));
+    add(2, PortForwarding { protocol: 17, ..forwarding((53, 53), (53, 53)) });
+    add(3, forwarding((6000, 6999), (6000, 6999)));
+    add(4, forwarding((7000, 7002), (17000, 17002)));
+    add(5, forwarding((9000, 9001), (443, 443)));
+    let desired = cloud::network_host(&config);
+    let table = &router(&desired).nft[&NftFamily::Ip];
+    let service = |ip: &str, port| (ip.parse().unwrap(), port);
+    let expected = [(80, 8080), (7000, 17000), (7001, 17001), (7002, 17002), (9000, 443), (9001, 443)]
+        .map(|(outside, inside)| (service("203.0.113.60", outside), service("10.0.0.9", inside)));
+    assert_eq!(table.maps["forwarded_tcp"], NftMap::Services(expected.into()));
+    let dns = [(service("203.0.113.60", 53), service("10.0.0.9", 53))];
+    assert_eq!(table.maps["forwarded_udp"], NftMap::Services(dns.into()));
+    for chain in ["nat_prerouting", "nat_output"] {
+        let rules: Vec<String> = table.chains[chain].rules.iter().map(ToString::to_string).collect();
+        assert!(rules[0].starts_with("dnat to ip daddr map @floating_to_fixed"), "{rules:?}");
+        assert!(rules[1].starts_with("meta l4proto 6 dnat ip to ip daddr . th dport map @forwarded_tcp"), "{rules:?}");
+        let range = "ip daddr 203.0.113.60/32 meta l4proto 6 th dport 6000-6999 dnat to 10.0.0.9";
+        assert!(rules[3].starts_with(range), "{rules:?}");
+    }
+    let qg = names::external_device(QG_PORT);
+    assert!(addresses(router(&desired)).contains(&format!("{qg} 203.0.113.60/32")));
+}
+
+#[test]
+fn a_range_of_too_many_new_numbers_is_left_out_and_explained() {
+    let mut config = cloud::legacy_host();
+    let forwardings = &mut config.routers.get_mut(&ROUTER).unwrap().port_forwardings;
+    forwardings.insert(PortForwardingId::from_u128(1), forwarding((1, 60_000), (2, 60_001)));
+    let desired = compile(&config, &cloud::settings(NETWORK_1), &cloud::view(&[]));
+    assert!(problems(&desired)[0].contains("60000 ports other numbers"), "{:?}", desired.problems);
+    assert!(!router(&desired).nft[&NftFamily::Ip].maps.contains_key("forwarded_tcp"));
+}
+
+/// The inner network and the external one in these scopes.
+fn in_scopes(inner: Option<u128>, outer: Option<u128>) -> HostConfig {
+    let mut config = cloud::with_ipv6(cloud::ha_host());
+    let scopes = |scope: Option<u128>| {
+        let scope = scope.map(AddressScopeId::from_u128);
+        AddressScopes { v4: scope, v6: scope }
+    };
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    router.interfaces.get_mut(&QR_PORT).unwrap().address_scopes = scopes(inner);
+    router.gateway.as_mut().unwrap().address_scopes = scopes(outer);
+    config
+}
+
+fn rules(config: &HostConfig, family: NftFamily, chain: &str) -> Vec<String> {
+    let desired = cloud::network_host(config);
+    let chain = router(&desired).nft[&family].chains.get(chain).cloned();
+    chain.into_iter().flat_map(|chain| chain.rules).map(|rule| rule.to_string()).collect()
+}
+
+#[test]
+fn without_scopes_nothing_is_kept_apart() {
+    for family in [NftFamily::Ip, NftFamily::Ip6] {
+        assert!(rules(&in_scopes(None, None), family, "keep_scopes_apart").is_empty());
+    }
+}
+
+#[test]
+fn networks_of_other_scopes_are_dropped_but_for_what_is_translated() {
+    let (qr, qg) = (names::internal_device(QR_PORT), names::external_device(QG_PORT));
+    let config = in_scopes(Some(1), None);
+    let v4 = rules(&config, NftFamily::Ip, "keep_scopes_apart");
+    assert!(v4[0].starts_with("ct direction reply accept") && v4[1].starts_with("ct status dnat accept"), "{v4:?}");
+    let drops = format!("oifname \"{qr}\" meta mark & 0xffff0000 != 0x00020000 counter drop");
+    assert!(v4[2].starts_with(&drops), "{v4:?}");
+    assert_eq!(v4.len(), 3, "what leaves for the outside is translated");
+    let v6 = rules(&config, NftFamily::Ip6, "keep_scopes_apart");
+    assert_eq!(v6.len(), 2, "{v6:?}");
+    let drops = format!("oifname \"{qg}\" meta mark & 0xffff0000 != 0x00010000 counter drop");
+    assert!(v6[1].starts_with(&drops), "{v6:?}");
+    assert!(!rules(&config, NftFamily::Ip6, "no_speech_without_address").is_empty());
+    let mut plain = config;
+    plain.routers.get_mut(&ROUTER).unwrap().gateway.as_mut().unwrap().enable_snat = false;
+    assert_eq!(rules(&plain, NftFamily::Ip, "keep_scopes_apart").len(), 4);
+}
+
+#[test]
+fn towards_an_external_network_of_the_same_scope_nothing_is_translated() {
+    let qg = names::external_device(QG_PORT);
+    let spared = format!("oifname \"{qg}\" meta mark & 0xffff0000 == 0x00010000 accept");
+    for (inner, spares) in [(Some(1), true), (None, true)] {
+        let rules = rules(&in_scopes(inner, Some(1)), NftFamily::Ip, "nat_postrouting");
+        let spared = if inner.is_none() { spared.replace("0x00010000", "0x00020000") } else { spared.clone() };
+        assert_eq!(rules.iter().position(|rule| rule.starts_with(&spared)) == Some(2), spares, "{rules:?}");
+        assert!(rules[3].contains("snat to"), "{rules:?}");
+    }
+    assert!(!rules(&in_scopes(Some(1), None), NftFamily::Ip, "nat_postrouting").iter().any(|rule| rule.contains("==")));
 }
 
 #[test]

@@ -3,12 +3,14 @@
 //! `EVERGATE_BLESS=1 cargo test -p evergate-dataplane` writes the files anew; read the difference before
 //! committing it.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use evergate_dataplane::fake::FakeKernel;
 use evergate_dataplane::state::{Link, LinkKind, Netns};
 use evergate_dataplane::{KernelState, Plan, Refusal, compile, diff};
-use evergate_model::HostConfig;
+use evergate_model::host::PortForwarding;
+use evergate_model::{AddressScopeId, HostConfig, PortForwardingId};
 
 use crate::cloud::{self, COMPUTE, INSTANCE_PORT, PROJECT_NET, ROUTER};
 
@@ -104,6 +106,28 @@ fn a_floating_ip_is_added() {
         "A floating IP is associated with an instance behind a legacy router: first the rules, then the \
          address, so that no packet to it is taken for the router's.",
         plan,
+    );
+}
+
+#[test]
+fn ports_are_forwarded_and_scopes_kept_apart() {
+    let mut config = cloud::legacy_host();
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    router.interfaces.get_mut(&cloud::QR_PORT).unwrap().address_scopes.v4 = Some(AddressScopeId::from_u128(1));
+    let forwarding = |external_ports, internal_ports| PortForwarding {
+        floating: Ipv4Addr::new(203, 0, 113, 60),
+        protocol: 6,
+        external_ports,
+        fixed: Ipv4Addr::new(10, 0, 0, 9),
+        internal_ports,
+    };
+    let forwardings = [forwarding((80, 80), (8080, 8080)), forwarding((6000, 6999), (6000, 6999))];
+    router.port_forwardings = (1_u128..).map(PortForwardingId::from_u128).zip(forwardings).collect();
+    check(
+        "ports-forwarded-and-scopes",
+        "Ports of a floating IP are forwarded to an instance, and the project network gets an address scope that the \
+         external network is not of: what is translated passes, and what is not is dropped.",
+        between(&cloud::legacy_host(), &config),
     );
 }
 

@@ -8,11 +8,11 @@
 mod conntrack;
 mod differential;
 mod dvr;
-mod ipv6;
 mod keeper;
 mod links;
 mod namespaces;
 mod nft;
 mod objects;
+mod routers;
 mod sandbox;
 mod watch;

@@ -1,16 +1,19 @@
-//! Routers with IPv6, as compiled: an instance, a router and a host outside, on one machine.
+//! Routers as compiled: an instance, a router and a host outside, on one machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::{Child, Command};
 
 use evergate_dataplane::state::Netns;
 use evergate_dataplane::{Desired, HostSettings, Op, View, compile, diff};
 use evergate_kernel::Kernel;
 use evergate_kernel::rt::{BatchSocket, NetnsFd};
 use evergate_model::host::{
-    AddressScopes, Gateway, HaCopy, Interface, Location, Network, NetworkPort, Router, Segment,
+    AddressScopes, ExtraRoute, Gateway, HaCopy, Interface, Location, Network, NetworkPort, PortForwarding, Router,
+    Segment,
 };
-use evergate_model::{HostConfig, NetworkId, PortId, RouterId, names};
+use evergate_model::{AddressScopeId, HostConfig, NetworkId, PortForwardingId, PortId, RouterId, names};
+use ipnet::IpNet;
 
 use crate::sandbox::*;
 
@@ -79,6 +82,130 @@ fn a_router_that_is_given_ipv6_later_turns_it_on_where_it_is_needed() {
     assert!(!addresses.contains("inet6 fe80"), "the kernel made an address: {addresses}");
 }
 
+#[test]
+fn ports_are_forwarded_from_outside_and_from_inside_beside_source_nat() {
+    let mut kernel = around();
+    let mut config = config(false);
+    let forwarding = |external_ports, internal_ports| PortForwarding {
+        floating: "203.0.113.60".parse().unwrap(),
+        protocol: 6,
+        external_ports,
+        fixed: "10.0.0.9".parse().unwrap(),
+        internal_ports,
+    };
+    let forwardings = [
+        forwarding((80, 80), (8080, 8080)),
+        forwarding((6000, 6999), (6000, 6999)),
+        forwarding((90, 91), (8079, 8080)),
+    ];
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    router.port_forwardings = (1..).map(PortForwardingId::from_u128).zip(forwardings).collect();
+    converge(&mut kernel, &desired(&config));
+    let _servers = [serve("vm", 8080), serve("vm", 6500), serve("web", 7000)];
+    // Who the instance sees: from outside the caller itself, from inside the router.
+    for (netns, port, seen) in [
+        ("web", 80, "203.0.113.1"),
+        ("web", 6500, "203.0.113.1"),
+        ("web", 91, "203.0.113.1"),
+        ("vm", 80, "203.0.113.10"),
+    ] {
+        wait_for("an answer of the forwarded port", || caller(netns, "203.0.113.60", port) == seen);
+    }
+    assert_eq!(caller("web", "203.0.113.60", 81), "", "other ports lead nowhere");
+    wait_for("an answer from outside", || caller("vm", "203.0.113.1", 7000) == "203.0.113.10");
+}
+
+#[test]
+fn networks_of_different_address_scopes_meet_only_where_there_is_translation() {
+    let mut kernel = around();
+    let in_scopes = |inner: Option<u128>, outer: Option<u128>, enable_snat| {
+        let mut config = config(false);
+        let scopes = |scope: Option<u128>| {
+            let scope = scope.map(AddressScopeId::from_u128);
+            AddressScopes { v4: scope, v6: scope }
+        };
+        let router = config.routers.get_mut(&ROUTER).unwrap();
+        router.interfaces.get_mut(&QR).unwrap().address_scopes = scopes(inner);
+        let gateway = router.gateway.as_mut().unwrap();
+        (gateway.address_scopes, gateway.enable_snat) = (scopes(outer), enable_snat);
+        desired(&config)
+    };
+    let _servers = [serve("vm", 8080), serve("web", 7000)];
+    let call_out = || caller("vm", "203.0.113.1", 7000);
+    let call_in = || caller("web", "10.0.0.9", 8080);
+
+    converge(&mut kernel, &in_scopes(None, None, true));
+    wait_for("translation on the way out", || call_out() == "203.0.113.10");
+    wait_for("a way in without scopes", || call_in() == "203.0.113.1");
+    wait_for("IPv6 without scopes", || reaches("vm", "2001:db8:ee::1"));
+
+    converge(&mut kernel, &in_scopes(Some(1), None, true));
+    wait_for("translation on the way out", || call_out() == "203.0.113.10");
+    assert_eq!(call_in(), "", "what is not translated stays out");
+    assert!(!reaches("vm", "2001:db8:ee::1") && !reaches("web", "2001:db8:1::9"));
+
+    converge(&mut kernel, &in_scopes(Some(1), Some(1), true));
+    wait_for("plain routing in one scope", || call_out() == "10.0.0.9" && call_in() == "203.0.113.1");
+    wait_for("IPv6 in one scope", || reaches("vm", "2001:db8:ee::1"));
+
+    converge(&mut kernel, &in_scopes(Some(1), None, false));
+    assert_eq!((call_out(), call_in()), (String::new(), String::new()), "nothing is translated, so nothing passes");
+    converge(&mut kernel, &in_scopes(None, None, false));
+    wait_for("plain routing without source NAT", || call_out() == "10.0.0.9");
+}
+
+#[test]
+fn a_second_subnet_and_a_second_gateway_address_work_on_the_same_devices() {
+    let mut kernel = around();
+    let mut config = config(false);
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    let interface = router.interfaces.get_mut(&QR).unwrap();
+    let nets = |nets: [&str; 2]| nets.map(|net| net.parse::<IpNet>().unwrap());
+    interface.addresses.extend(nets(["10.0.7.1/24", "2001:db8:7::1/64"]));
+    let gateway = router.gateway.as_mut().unwrap();
+    gateway.addresses.extend(nets(["198.51.100.10/24", "2001:db8:ef::10/64"]));
+    let hop = "2001:db8:7::9".parse().unwrap();
+    router.routes.insert(ExtraRoute { destination: "2001:db8:99::/64".parse().unwrap(), nexthop: hop });
+    converge(&mut kernel, &desired(&config));
+    run("ip -n vm address add 10.0.7.9/24 dev eth0; ip -n vm address add 2001:db8:7::9/64 dev eth0 nodad
+         ip -n vm address add 2001:db8:99::9/64 dev lo nodad
+         ip -n web address add 198.51.100.1/24 dev eth0; ip -n web -6 route add default via 2001:db8:ee::10");
+    let _server = serve("web", 7000);
+    // All instances have one source outside, wherever they call.
+    wait_for("translation to the first address", || caller("vm", "198.51.100.1", 7000) == "203.0.113.10");
+    for ip in ["2001:db8:7::9", "2001:db8:ef::10", "2001:db8:99::9"] {
+        wait_for("an answer over IPv6", || reaches("web", ip));
+    }
+}
+
+/// A server that tells callers who they are; it ends with the value.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn serve(netns: &str, port: u16) -> Server {
+    let script = "import socketserver, sys\n\
+                  class Teller(socketserver.BaseRequestHandler):\n\
+                  \x20   def handle(self): self.request.sendall(self.client_address[0].encode())\n\
+                  socketserver.ThreadingTCPServer(('0.0.0.0', int(sys.argv[1])), Teller).serve_forever()";
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns, "python3", "-c", script, &port.to_string()]);
+    let server = Server(command.spawn().unwrap());
+    wait_for("the server", || run(&format!("ip netns exec {netns} ss -Hltn sport = :{port}")).contains("LISTEN"));
+    server
+}
+
+/// As whom a server sees a caller from this namespace; empty where there is no answer.
+fn caller(netns: &str, ip: &str, port: u16) -> String {
+    let call = format!("exec 3<>/dev/tcp/{ip}/{port} && cat <&3");
+    run(&format!("ip netns exec {netns} timeout 1 bash -c '{call}' 2>/dev/null || true"))
+}
+
 /// An instance's namespace `vm` behind its tap, and a host `web` on the operator's br-ex.
 fn around() -> Kernel {
     let kernel = host();
@@ -92,6 +219,8 @@ fn around() -> Kernel {
              ip netns exec $n sysctl -qw net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.eth0.accept_ra=0; done
          ip -n vm link set eth0 up address fa:16:3e:00:00:09; ip -n web link set eth0 up
          ip -n vm address add 2001:db8:1::9/64 dev eth0 nodad; ip -n vm -6 route add default via {GATEWAY} dev eth0
+         ip -n vm address add 10.0.0.9/24 dev eth0; ip -n vm route add default via 10.0.0.1
+         ip -n web address add 203.0.113.1/24 dev eth0; ip -n web route add 10.0.0.0/24 via 203.0.113.10
          ip -n web address add 2001:db8:ee::1/64 dev eth0 nodad
          ip -n web -6 route add 2001:db8:1::/64 via 2001:db8:ee::10",
         tap = names::tap(INSTANCE)
