@@ -205,6 +205,30 @@ fn requested(
     Ok(chosen)
 }
 
+/// Addresses that the port's host makes for itself on SLAAC subnets beside those that it has, whatever was asked for.
+/// Routers choose theirs.
+///
+/// # Errors
+///
+/// When the store cannot be read.
+pub fn automatic(tx: &Tx<'_>, wanted: Wanted<'_>, have: &[FixedIp]) -> Result<Vec<FixedIp>, ApiError> {
+    let mut added = Vec::new();
+    if wanted.device_owner.starts_with("network:") {
+        return Ok(added);
+    }
+    let subnets = Subnet::of_network(tx, wanted.network_id)?;
+    for subnet in offered_to(&subnets, wanted.device_owner) {
+        let is_new = !have.iter().any(|fixed| fixed.subnet_id == subnet.id);
+        if subnet.is_auto_address() && is_new {
+            let ip = eui64(subnet.cidr, wanted.mac);
+            if !is_taken(tx, subnet, ip)? {
+                added.push(FixedIp { subnet_id: subnet.id, ip_address: ip });
+            }
+        }
+    }
+    Ok(added)
+}
+
 /// As Neutron: one IPv4 address, one stateful IPv6 address, and one from every SLAAC subnet.
 fn one_of_each_family(tx: &Tx<'_>, wanted: Wanted<'_>, subnets: &[Subnet]) -> Result<Vec<FixedIp>, ApiError> {
     let offered = offered_to(subnets, wanted.device_owner);

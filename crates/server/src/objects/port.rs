@@ -176,7 +176,10 @@ impl Port {
         };
         let wanted =
             Wanted { network_id: new.network_id, mac, device_owner: new.device_owner, requests: new.fixed_ips };
-        let fixed_ips = ipam::allocate(tx, wanted)?;
+        let mut fixed_ips = ipam::allocate(tx, wanted)?;
+        if new.fixed_ips.is_some_and(|requests| !requests.is_empty()) {
+            fixed_ips.extend(ipam::automatic(tx, wanted, &fixed_ips)?);
+        }
         let id = PortId(random::id());
         let sql = format!(
             "INSERT INTO ports ({COLUMNS}) \
@@ -225,10 +228,24 @@ impl Port {
         };
         let added = ipam::allocate(tx, wanted)?;
         self.fixed_ips = kept.into_iter().chain(added).collect();
+        if !requests.is_empty() {
+            self.fixed_ips.extend(ipam::automatic(tx, wanted, &self.fixed_ips)?);
+        }
         tx.execute(sql, &values![self.id])?;
         write_fixed_ips(tx, self.id, self.network_id, &self.fixed_ips)?;
         self.note(tx)?;
         Ok(())
+    }
+
+    /// Takes the port's addresses of a subnet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::execute`].
+    pub fn leave_subnet(&mut self, tx: &Tx<'_>, subnet: evergate_model::SubnetId) -> Result<(), StoreError> {
+        tx.execute("DELETE FROM fixed_ips WHERE port_id = ?1 AND subnet_id = ?2", &values![self.id, subnet])?;
+        self.fixed_ips.retain(|fixed| fixed.subnet_id != subnet);
+        self.note(tx)
     }
 
     /// Removes a port and frees its addresses.

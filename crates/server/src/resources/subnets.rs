@@ -10,7 +10,7 @@ use super::subnet_pools::{self, SubnetPools, Wish};
 use super::{Call, Resource, networks, object, parse_id, standard, visible};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
-use crate::ipam::{self, FixedIp, FixedIpRequest, Pool};
+use crate::ipam::{self, FixedIpRequest, Pool};
 use crate::objects::network::Network;
 use crate::objects::port::{Port, owner};
 use crate::objects::subnet::{Route, Subnet, json as stored};
@@ -453,15 +453,9 @@ fn release_spare_addresses(call: Call<'_>, subnet: &Subnet) -> Result<(), ApiErr
         if device_owner == owner::DHCP && only_here {
             port.delete(call.tx)?;
         } else if subnet.is_auto_address() && !is_routers {
-            let others = port.fixed_ips.iter().filter(|fixed| fixed.subnet_id != subnet.id);
-            let requests: Vec<FixedIpRequest> = others.map(request).collect();
-            let mut port = port.clone();
-            port.change_fixed_ips(call.tx, &requests)?;
+            let mut port = port;
+            port.leave_subnet(call.tx, subnet.id)?;
         }
     }
     Ok(())
-}
-
-fn request(fixed: &FixedIp) -> FixedIpRequest {
-    FixedIpRequest { subnet_id: Some(fixed.subnet_id), ip_address: Some(fixed.ip_address) }
 }

@@ -84,6 +84,17 @@ fn an_ipv6_subnet_with_slaac_gives_ports_the_address_that_they_make_themselves()
     let again = json!({"port": {"fixed_ips": [{"subnet_id": subnet["id"]}, {"subnet_id": subnet["id"]}]}});
     let refused = server.put(&admin(), &format!("/v2.0/ports/{}", id(&late)), again);
     assert_eq!((refused.status, refused.error()), (409, "IpAddressAlreadyAllocated"));
+    // Whoever asks for an IPv4 address has the automatic one too, but not who asks for none.
+    let four = json!({"network_id": network["id"], "ip_version": 4, "cidr": "10.0.0.0/24"});
+    server.make(&admin(), "subnet", four);
+    let body = json!({"network_id": network["id"], "fixed_ips": [{"ip_address": "10.0.0.9"}]});
+    let both = server.make(&admin(), "port", body);
+    assert_eq!(both["fixed_ips"].as_array().unwrap().len(), 2, "{both}");
+    let path = format!("/v2.0/ports/{}", id(&both));
+    let moved = server.put(&admin(), &path, json!({"port": {"fixed_ips": [{"ip_address": "10.0.0.10"}]}}));
+    assert_eq!(moved.body["port"]["fixed_ips"].as_array().unwrap().len(), 2, "{moved:?}");
+    let none = server.put(&admin(), &path, json!({"port": {"fixed_ips": []}}));
+    assert_eq!(none.body["port"]["fixed_ips"], json!([]));
     // Such addresses do not keep their subnet.
     assert_eq!(server.delete(&admin(), &format!("/v2.0/subnets/{}", id(&subnet))).status, 204);
 }
