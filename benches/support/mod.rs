@@ -26,6 +26,7 @@ impl Bench {
         let name = format!("bench_{what}_{}", std::process::id());
         let evergate = PathBuf::from(env!("CARGO_BIN_EXE_evergate"));
         let spec = Spec {
+            profile: evergate_lab::Profile::Ha,
             name: name.clone(),
             network_hosts: 3,
             compute_hosts: 2,

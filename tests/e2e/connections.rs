@@ -5,34 +5,34 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use evergate_lab::fault::Fault;
 use evergate_lab::{Node, wait_for};
-use evergate_model::{RouterId, names};
+use evergate_model::RouterId;
 
 use crate::support::{Cloud, PATIENCE};
 
 const FLOWS: &str = include_str!("flows.py");
 
 /// One end of many connections, see `flows.py`.
-struct End {
+pub(crate) struct End {
     process: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl End {
-    fn start(mut command: Command, args: &[&str]) -> Self {
+    pub(crate) fn start(mut command: Command, args: &[&str]) -> Self {
         let command = command.arg("-c").arg(FLOWS).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let (input, output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         Self { process, input, output: BufReader::new(output) }
     }
 
-    fn says(&mut self) -> String {
+    pub(crate) fn says(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim().to_owned()
     }
 
-    fn go(&mut self) {
+    pub(crate) fn go(&mut self) {
         self.input.write_all(b"\n").unwrap();
     }
 }
@@ -45,9 +45,10 @@ impl Drop for End {
 }
 
 /// Connections that a host's kernel holds for a router.
-fn tracked(cloud: &Cloud, node: Node, router: RouterId) -> anyhow::Result<usize> {
-    let netns = names::qrouter_namespace(router);
-    Ok(cloud.lab.machine(node).shell(&format!("ip netns exec {netns} conntrack -C"))?.trim().parse()?)
+pub(crate) fn tracked(cloud: &Cloud, node: Node, router: RouterId) -> anyhow::Result<usize> {
+    let mut command = cloud.lab.machine(node).router_command(router, "conntrack")?;
+    let done = command.arg("-C").output()?;
+    Ok(String::from_utf8(done.stdout)?.trim().parse()?)
 }
 
 #[test]

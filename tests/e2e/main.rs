@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod connections;
+mod distributed;
 mod faults;
 mod gateways;
 mod keepalived;

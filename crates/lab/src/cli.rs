@@ -14,7 +14,7 @@ use evergate_model::NetworkId;
 use crate::fault::{Daemon, Fault, HaCut, Signal};
 use crate::lab::{DEFAULT_NAME, Lab};
 use crate::probe::{self, ECHO_PORT, Pace};
-use crate::spec::{Link, Node, Spec, WEB};
+use crate::spec::{Link, Node, Profile, Spec, WEB};
 use crate::{api, demo, web};
 
 /// Build, break and heal a deployment of many hosts on this machine.
@@ -125,6 +125,9 @@ struct UpArgs {
     /// Seconds between two questions to each router's gateway (`ha_vrrp_health_check_interval`); none unless given.
     #[arg(long)]
     health_check_interval: Option<u8>,
+    /// Which documented deployment: HA routers on network hosts, or distributed ones.
+    #[arg(long, value_enum, default_value_t)]
+    profile: Profile,
     /// The `openstack` client; looked for in a `.venv` beside or above here and in the path unless given.
     #[arg(long)]
     client: Option<PathBuf>,
@@ -306,6 +309,7 @@ fn bring_up(name: &str, dir: Option<&Path>, args: UpArgs) -> Result<()> {
         advert_int: args.advert_int,
         bfd_interval_ms: args.bfd_interval_ms,
         health_check_interval: args.health_check_interval,
+        profile: args.profile,
         client,
         ..Spec::new(name, evergate)
     };

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::spec::{API_PORT, Node, PHYSICAL_NETWORK, Spec};
+use crate::spec::{API_PORT, Node, PHYSICAL_NETWORK, Profile, Spec};
 
 /// A host counts as dead after this many seconds without a report (`agent_down_time`).
 pub const AGENT_DOWN_TIME_S: u64 = 5;
@@ -65,20 +65,25 @@ fn configuration(spec: &Spec, node: Node) -> Vec<(&'static str, String)> {
     let server = Node::Controller.underlay().map(|address| format!("http://{address}:{API_PORT}")).unwrap_or_default();
     match node {
         Node::Outside | Node::Web => Vec::new(),
-        Node::Controller => vec![("neutron.conf", controller_conf(&server)), ("ml2_conf.ini", ml2_conf())],
-        Node::Network(_) => host_files(spec, node, &server, "l2,l3"),
-        Node::Compute(_) => host_files(spec, node, &server, "l2"),
+        Node::Controller => {
+            vec![("neutron.conf", controller_conf(spec.profile, &server)), ("ml2_conf.ini", ml2_conf())]
+        }
+        Node::Network(_) | Node::Compute(_) => host_files(spec, node, &server),
     }
 }
 
-fn controller_conf(server: &str) -> String {
+fn controller_conf(profile: Profile, server: &str) -> String {
+    let distributed = match profile {
+        Profile::Ha => "False",
+        Profile::DvrHa => "True",
+    };
     format!(
         "\
 [DEFAULT]
 core_plugin = ml2
 service_plugins = router
 allow_overlapping_ips = True
-router_distributed = False
+router_distributed = {distributed}
 l3_ha = True
 l3_ha_net_cidr = 169.254.192.0/18
 max_l3_agents_per_router = 3
@@ -117,7 +122,22 @@ vni_ranges = 1:4000
     )
 }
 
-fn host_files(spec: &Spec, node: Node, server: &str, roles: &str) -> Vec<(&'static str, String)> {
+/// What a host is: the daemon's roles, and `agent_mode`.
+fn roles(profile: Profile, node: Node) -> (&'static str, &'static str) {
+    match (profile, node) {
+        (Profile::Ha, Node::Network(_)) => ("l2,l3", "legacy"),
+        (Profile::Ha, _) => ("l2", "legacy"),
+        (Profile::DvrHa, Node::Network(_)) => ("l2,l3", "dvr_snat"),
+        (Profile::DvrHa, _) => ("l2,l3", "dvr"),
+    }
+}
+
+fn host_files(spec: &Spec, node: Node, server: &str) -> Vec<(&'static str, String)> {
+    let (roles, mode) = roles(spec.profile, node);
+    let distributed = match spec.profile {
+        Profile::Ha => "",
+        Profile::DvrHa => "enable_distributed_routing = True\n",
+    };
     let local_ip = node.underlay().map(|address| address.to_string()).unwrap_or_default();
     let bfd = spec.bfd_interval_ms.map(|ms| format!("bfd_interval_ms = {ms}\n")).unwrap_or_default();
     let neutron = format!(
@@ -140,7 +160,7 @@ local_ip = {local_ip}
 bridge_mappings = {PHYSICAL_NETWORK}:br-ex
 
 [agent]
-tunnel_types = vxlan
+{distributed}tunnel_types = vxlan
 l2_population = True
 
 [securitygroup]
@@ -156,7 +176,7 @@ firewall_driver = iptables_hybrid
 ha_vrrp_auth_password = password
 {advert_int}{check}interface_driver = openvswitch
 external_network_bridge =
-agent_mode = legacy
+agent_mode = {mode}
 "
     );
     vec![("neutron.conf", neutron), ("openvswitch_agent.ini", openvswitch), ("l3_agent.ini", l3)]
@@ -178,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_advertisement_interval_is_written_only_when_asked_for() {
-        let text = |spec: &Spec| host_files(spec, Node::Network(1), "", "l2,l3").pop().unwrap().1;
+        let text = |spec: &Spec| host_files(spec, Node::Network(1), "").pop().unwrap().1;
         assert!(!text(&example()).contains("advert_int"));
         let spec = Spec { advert_int: Some(1), ..example() };
         assert!(text(&spec).contains("ha_vrrp_advert_int = 1\n"));
@@ -186,7 +206,7 @@ mod tests {
 
     #[test]
     fn gateways_are_checked_only_when_asked_for() {
-        let text = |spec: &Spec| host_files(spec, Node::Network(1), "", "l2,l3").pop().unwrap().1;
+        let text = |spec: &Spec| host_files(spec, Node::Network(1), "").pop().unwrap().1;
         assert!(!text(&example()).contains("health_check"));
         let spec = Spec { health_check_interval: Some(2), ..example() };
         assert!(text(&spec).contains("ha_vrrp_health_check_interval = 2\n"));
@@ -194,10 +214,21 @@ mod tests {
 
     #[test]
     fn bfd_is_left_at_its_default_unless_asked_for() {
-        let text = |spec: &Spec| host_files(spec, Node::Network(1), "", "l2,l3").remove(0).1;
+        let text = |spec: &Spec| host_files(spec, Node::Network(1), "").remove(0).1;
         assert!(!text(&example()).contains("bfd"));
         let spec = Spec { bfd_interval_ms: Some(0), ..example() };
         assert!(text(&spec).ends_with("roles = l2,l3\nbfd_interval_ms = 0\n"));
+    }
+
+    #[test]
+    fn the_distributed_profile_says_what_the_documents_say() {
+        let spec = Spec { profile: Profile::DvrHa, ..example() };
+        let text = |node, n: usize| configuration(&spec, node).remove(n).1;
+        assert!(text(Node::Controller, 0).contains("router_distributed = True\n"));
+        assert!(text(Node::Network(1), 2).contains("agent_mode = dvr_snat\n"));
+        assert!(text(Node::Compute(1), 2).contains("agent_mode = dvr\n"));
+        assert!(text(Node::Compute(1), 1).contains("[agent]\nenable_distributed_routing = True\n"));
+        assert!(configuration(&example(), Node::Compute(1)).iter().all(|(_, text)| !text.contains("distributed")));
     }
 
     #[test]

@@ -37,5 +37,5 @@ pub use fault::Fault;
 pub use files::AGENT_DOWN_TIME_S;
 pub use lab::{ADMIN_CLOUD, DEFAULT_NAME, Lab, MEMBER_CLOUD, folder_of};
 pub use machine::Machine;
-pub use spec::{Link, Node, Spec, Switch};
+pub use spec::{Link, Node, Profile, Spec, Switch};
 pub use tools::wait_for;

@@ -25,11 +25,9 @@ impl Machine<'_> {
     ///
     /// The node is off, or the namespace cannot be looked into.
     pub fn router_addresses(&self, router: RouterId) -> Result<Option<Addresses>> {
-        if !self.routers().contains(&router.to_string()) {
-            return Ok(None);
-        }
+        let Some(netns) = self.copy_namespace(router) else { return Ok(None) };
         let mut command = self.command("ip")?;
-        let text = tools::output(command.args(["-n", &names::qrouter_namespace(router), "-j", "address"]))?;
+        let text = tools::output(command.args(["-n", &netns, "-j", "address"]))?;
         let links: Value = serde_json::from_str(&text).context("failed to understand what 'ip' printed")?;
         let mut addresses = Addresses::new();
         for link in links.as_array().into_iter().flatten().filter(|link| link["ifname"] != "lo") {
@@ -40,6 +38,12 @@ impl Machine<'_> {
             addresses.insert(name, shown.collect());
         }
         Ok(Some(addresses))
+    }
+
+    /// The namespace of a router's copy here: of a distributed router, that of its source NAT.
+    fn copy_namespace(&self, router: RouterId) -> Option<String> {
+        let here = self.namespaces();
+        [names::snat_namespace(router), names::qrouter_namespace(router)].into_iter().find(|name| here.contains(name))
     }
 
     /// Tells whether the router's virtual address is on this host: whether its copy here acts as active.
@@ -59,7 +63,8 @@ impl Machine<'_> {
     /// The node is off.
     pub fn router_command(&self, router: RouterId, program: &str) -> Result<Command> {
         let mut command = self.command("ip")?;
-        command.args(["netns", "exec", &names::qrouter_namespace(router), program]);
+        let netns = self.copy_namespace(router).with_context(|| format!("{} has no copy of it", self.node))?;
+        command.args(["netns", "exec", &netns, program]);
         Ok(command)
     }
 
@@ -70,10 +75,13 @@ impl Machine<'_> {
 }
 
 impl Lab {
-    /// The hosts, of those that are on, that have a copy of the router.
+    /// The hosts, of those that are on, that have a copy of the router; of a distributed one, of its source NAT.
     pub fn hosts_of(&self, router: RouterId) -> Vec<Node> {
-        let id = router.to_string();
-        self.spec().hosts().into_iter().filter(|node| self.machine(*node).routers().contains(&id)).collect()
+        let with = |name: String| -> Vec<Node> {
+            self.spec().hosts().into_iter().filter(|node| self.machine(*node).namespaces().contains(&name)).collect()
+        };
+        let apart = with(names::snat_namespace(router));
+        if apart.is_empty() { with(names::qrouter_namespace(router)) } else { apart }
     }
 
     /// The hosts whose copy of the router acts as active: one, unless something is wrong.

@@ -53,6 +53,9 @@ pub struct Spec {
     /// `ha_vrrp_health_check_interval` in the hosts' `l3_agent.ini`, in seconds; without it gateways are not asked.
     #[serde(default)]
     pub health_check_interval: Option<u8>,
+    /// What kind of deployment the hosts' and the server's files describe.
+    #[serde(default)]
+    pub profile: Profile,
     /// The `evergate` executable that the nodes run.
     pub evergate: PathBuf,
     /// The `openstack` client's executable, if it is known.
@@ -69,6 +72,7 @@ impl Spec {
             advert_int: None,
             bfd_interval_ms: None,
             health_check_interval: None,
+            profile: Profile::Ha,
             evergate,
             client: None,
         }
@@ -123,6 +127,17 @@ impl Spec {
     pub fn netns(&self, what: impl fmt::Display) -> String {
         format!("{}{what}", netns_prefix(&self.name))
     }
+}
+
+/// A deployment that the documents describe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// HA routers on the network hosts.
+    #[default]
+    Ha,
+    /// Distributed HA routers: routing and floating IPs on the compute hosts, source NAT on the network hosts.
+    DvrHa,
 }
 
 /// Start of the names of all network namespaces of a lab.

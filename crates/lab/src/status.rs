@@ -118,10 +118,14 @@ fn router<'a>(routers: &'a mut BTreeMap<String, RouterStatus>, id: &str) -> &'a 
 impl Machine<'_> {
     /// Ids of the routers that have a namespace here.
     pub fn routers(&self) -> Vec<String> {
+        self.namespaces().iter().filter_map(|name| names::router_of_namespace(name)).map(|id| id.to_string()).collect()
+    }
+
+    /// Names of the network namespaces on the node.
+    pub fn namespaces(&self) -> Vec<String> {
         let Some(pid) = self.first_process() else { return Vec::new() };
         let names = fs::read_dir(format!("/proc/{pid}/root/run/netns"));
-        let names = names.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter_map(|name| names::router_of_namespace(&name)).map(|id| id.to_string()).collect()
+        names.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
     }
 }
 

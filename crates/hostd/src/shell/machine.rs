@@ -1,14 +1,16 @@
 //! The real kernel, as the worker sees it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
+use evergate_dataplane::state::TABLE_MAIN;
 use evergate_dataplane::{KernelState, Netns, Op, View};
 use evergate_kernel::Kernel;
-use evergate_kernel::rt::{Filter, NetnsFd, PacketSocket};
+use evergate_kernel::rt::{self, BatchSocket, Filter, NetnsFd, PacketSocket};
 use evergate_model::Mac;
 use evergate_vrrp::announce;
 
@@ -17,6 +19,10 @@ use crate::worker::Machine;
 /// Neighbours that are announced per round: a host that is given a network of thousands of ports knows of
 /// no earlier owner of any of them.
 const MOST_ANNOUNCED: usize = 64;
+
+/// How often a floating IP is announced, and the pause between; Neutron's figures.
+const ANNOUNCEMENTS: u32 = 3;
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The kernel of this host.
 #[derive(Debug)]
@@ -42,6 +48,28 @@ impl RealMachine {
         let socket = PacketSocket::open(&NetnsFd::host()?, index, Filter::SendOnly)?;
         socket.send(&announce::frame(mac.0, ip)).with_context(|| format!("failed to send on {link}"))
     }
+
+    /// Tells the external network of floating IPs that came here: it may know them at another host.
+    fn announce_floating_ips<E>(&self, ops: &[Op], results: &[Result<(), E>]) {
+        let mut new: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+        for (netns, ip) in ops.iter().zip(results).filter(|(_, r)| r.is_ok()).filter_map(|(op, _)| new_floating_ip(op))
+        {
+            new.entry(netns).or_default().push(ip);
+        }
+        for (netns, ips) in new {
+            match outside(&self.netns_path.join(netns)) {
+                Ok((socket, mac)) => announce_repeatedly(socket, mac, ips),
+                Err(error) => tracing::warn!(netns, "floating IPs are not announced: {error:#}"),
+            }
+        }
+    }
+}
+
+/// A floating IP that leads to a router here from now on, and the namespace that answers for it outside.
+fn new_floating_ip(op: &Op) -> Option<(&str, IpAddr)> {
+    let Op::AddRoute { netns: Netns::Named(netns), route } = op else { return None };
+    let is_one = route.table == TABLE_MAIN && route.via.is_some() && route.destination.prefix_len() == 32;
+    (is_one && netns.starts_with("fip-")).then_some((netns.as_str(), route.destination.addr()))
 }
 
 impl Machine for RealMachine {
@@ -88,6 +116,7 @@ impl Machine for RealMachine {
                 tracing::debug!(%ip, %mac, "not announced: {error:#}");
             }
         }
+        self.announce_floating_ips(ops, &results);
         results.into_iter().map(|result| Ok(result?)).collect()
     }
 
@@ -97,6 +126,36 @@ impl Machine for RealMachine {
 
     fn link_index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<Option<u32>> {
         Ok(self.kernel.link_index(netns, link)?)
+    }
+}
+
+/// The device of a `fip-` namespace on its external network, to send on, and its Ethernet address.
+fn outside(netns: &Path) -> anyhow::Result<(PacketSocket, Mac)> {
+    let netns = NetnsFd::open(netns)?;
+    let links = netns.run(link_names)??;
+    let name = links.iter().find(|name| name.starts_with("fg-")).context("it has no fg- device")?;
+    let (index, mac) = rt::link_mac(&mut BatchSocket::open(&netns)?, name)?.context("its fg- device is gone")?;
+    Ok((PacketSocket::open(&netns, index, Filter::SendOnly)?, mac))
+}
+
+/// Announces at once, and again: a single frame can be lost, and a switch port or a bridge may have to come up.
+fn announce_repeatedly(socket: PacketSocket, mac: Mac, ips: Vec<IpAddr>) {
+    let send = move |socket: &PacketSocket| {
+        for ip in &ips {
+            if let Err(error) = socket.send(&announce::frame(mac.0, *ip)) {
+                tracing::debug!(%ip, %mac, "not announced: {error}");
+            }
+        }
+    };
+    send(&socket);
+    let again = move || {
+        for _ in 1..ANNOUNCEMENTS {
+            std::thread::sleep(ANNOUNCE_PAUSE);
+            send(&socket);
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("announce".into()).spawn(again) {
+        tracing::debug!("announced once only: {error}");
     }
 }
 
