@@ -84,13 +84,7 @@ fn a_distributed_router_keeps_to_its_hosts_and_its_source_nat_survives_a_power_o
     let mut out = End::start(cloud.lab.instance_command("vm1", "python3").unwrap(), &args);
     assert_eq!(out.says(), "ready");
     cloud.lab.wait_watching(router).unwrap();
-    for host in cloud.lab.spec().hosts() {
-        let plan = || cloud.lab.machine(host).shell("evergate plan");
-        wait_for(&format!("{host} has nothing to do"), PATIENCE, || {
-            Ok(plan()?.contains("nothing to do").then_some(()))
-        })
-        .unwrap();
-    }
+    wait_all_agree(&cloud, &cloud.lab.spec().hosts());
     let standby = cloud.lab.hosts_of(router).into_iter().find(|node| *node != active).unwrap();
     wait_for("the standby's kernel holds the connections", PATIENCE, || {
         Ok((tracked(&cloud, standby, router)? >= 100).then_some(()))
@@ -112,4 +106,16 @@ fn a_distributed_router_keeps_to_its_hosts_and_its_source_nat_survives_a_power_o
     assert!(said.contains(" 0% packet loss"), "{said}");
     let page = web(&cloud, &format!("evergate lab fetch http://{floating}/")).unwrap();
     assert!(page.contains("vm2"));
+    wait_all_agree(&cloud, &[next, Node::Compute(1), Node::Compute(2)]);
+}
+
+/// Waits until every host's tables say what ports, bindings and claims say: control's and the keeper's.
+fn wait_all_agree(cloud: &Cloud, hosts: &[Node]) {
+    for host in hosts {
+        wait_for(&format!("{host} has nothing to do or to mend"), PATIENCE, || {
+            let plan = cloud.lab.machine(*host).shell("evergate plan")?;
+            Ok((plan.contains("nothing to do") && !plan.contains("is to mend")).then_some(()))
+        })
+        .unwrap();
+    }
 }

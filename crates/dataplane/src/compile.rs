@@ -7,6 +7,7 @@
 //! Read `l2` (networks), then `l3` (routers), `namespace` and `routes` (what each of a router's namespaces holds),
 //! `ha` (what follows the role) and `nat`; then `distributed` and `fip`.
 
+mod arp;
 mod distributed;
 mod fip;
 mod gateways;
@@ -204,6 +205,7 @@ pub fn compile(config: &HostConfig, host: &HostSettings, view: &View) -> Desired
     compiler.networks();
     compiler.routers();
     compiler.finish_fip_namespaces();
+    compiler.moving_addresses();
     compiler.follow();
     compiler.finish()
 }
@@ -221,6 +223,8 @@ struct Compiler<'a> {
     /// Which addresses each router here has on its way to a `fip-` namespace.
     fip_pairs: BTreeMap<RouterId, u32>,
     fip_namespaces: BTreeMap<NetworkId, fip::FipNamespace>,
+    /// Ports of distributed routers that have their addresses here as everywhere.
+    anycast: Vec<namespace::Leg>,
     out: Desired,
 }
 
@@ -248,6 +252,7 @@ impl<'a> Compiler<'a> {
             host_ns,
             fip_pairs: fip::pair_numbers(config.routers.values().filter(has_pair).map(|router| router.id)),
             fip_namespaces: BTreeMap::new(),
+            anycast: Vec::new(),
             out: Desired::default(),
         }
     }

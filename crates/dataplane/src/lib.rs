@@ -10,6 +10,7 @@
 
 #![warn(missing_docs)]
 
+pub mod check;
 pub mod compile;
 pub mod diff;
 pub mod effects;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use evergate_model::Mac;
 use ipnet::IpNet;
 
 /// Name of our table in every namespace of ours.
@@ -30,6 +31,8 @@ pub enum NftFamily {
     Ip,
     /// `ip6`: IPv6.
     Ip6,
+    /// `bridge`: frames that the host's bridges forward.
+    Bridge,
 }
 
 /// A map.
@@ -177,6 +180,18 @@ pub enum NftStatement {
         /// Picks ports at random, as Neutron's `use_random_fully`.
         fully_random: bool,
     },
+    /// `ether daddr m arp operation reply`: an answer to a question of the station `m`.
+    ArpReply {
+        /// Who asked.
+        to: Mac,
+    },
+    /// `arp operation request arp daddr ip a`: a question for who has `a`.
+    ArpRequest {
+        /// Whose Ethernet address is asked for.
+        target: Ipv4Addr,
+    },
+    /// `ether daddr set ff:ff:ff:ff:ff:ff`: the frame goes to everybody.
+    BroadcastFrame,
     /// `counter`
     Counter,
     /// `accept`
@@ -276,6 +291,7 @@ impl NftRule {
                 NftStatement::Snat { .. } if hairpin => Some("hairpin source NAT"),
                 NftStatement::Snat { .. } => Some("source NAT"),
                 NftStatement::SetMark { .. } => Some("mark"),
+                NftStatement::BroadcastFrame => Some("answer to everybody"),
                 NftStatement::Accept => Some("accept"),
                 NftStatement::Drop => Some("drop"),
                 NftStatement::InLink { .. }
@@ -287,6 +303,8 @@ impl NftRule {
                 | NftStatement::CtReply
                 | NftStatement::CtDnat { .. }
                 | NftStatement::Mark { .. }
+                | NftStatement::ArpReply { .. }
+                | NftStatement::ArpRequest { .. }
                 | NftStatement::Counter
                 | NftStatement::Observed { .. } => None,
             })
@@ -370,6 +388,9 @@ impl fmt::Display for NftStatement {
             Self::SnatByMap { map } => write!(f, "snat to ip saddr map @{map}"),
             Self::Snat { to, fully_random: false } => write!(f, "snat to {to}"),
             Self::Snat { to, fully_random: true } => write!(f, "snat to {to} fully-random"),
+            Self::ArpReply { to } => write!(f, "ether daddr {to} arp operation reply"),
+            Self::ArpRequest { target } => write!(f, "arp operation request arp daddr ip {target}"),
+            Self::BroadcastFrame => f.write_str("ether daddr set ff:ff:ff:ff:ff:ff"),
             Self::Counter => f.write_str("counter"),
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
@@ -391,6 +412,7 @@ impl fmt::Display for NftFamily {
         f.write_str(match self {
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
+            Self::Bridge => "bridge",
         })
     }
 }

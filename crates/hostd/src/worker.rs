@@ -13,13 +13,16 @@ mod hindrance;
 mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::Context;
 use evergate_config::HostSettings;
 use evergate_dataplane::keepalived::{HealthCheck, VrrpSettings};
 use evergate_dataplane::nft::NftFamily;
-use evergate_dataplane::{Desired, KernelState, Netns, NetnsState, Op, Plan, Refusal, View, compile, diff, effects};
+use evergate_dataplane::{
+    Desired, KernelState, Netns, NetnsState, Op, Plan, Refusal, View, check, compile, diff, effects,
+};
 use evergate_model::host::{FloatingIp, HostConfig, Location};
 use evergate_model::{FloatingIpId, PortId, RouterId, names};
 
@@ -46,6 +49,10 @@ pub trait Machine {
     fn encode(&mut self, op: &Op) -> anyhow::Result<Vec<u8>>;
     /// See `evergate_kernel::Kernel::link_index`.
     fn link_index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<Option<u32>>;
+    /// Where the nexthop groups of the keeper's forwarding entries lead.
+    fn paths(&mut self) -> anyhow::Result<BTreeMap<u32, IpAddr>> {
+        Ok(BTreeMap::new())
+    }
 }
 
 /// Runs rounds on a machine.
@@ -76,6 +83,9 @@ pub struct Planned {
     pub leftover: BTreeSet<RouterId>,
     /// See [`Outcome::withheld`].
     pub withheld: BTreeSet<RouterId>,
+    /// What of the keeper's forwarding entries leads elsewhere than claims say, in words. Found by
+    /// [`Worker::plan`] alone; it is the keeper's to mend.
+    pub astray: Vec<String>,
 }
 
 impl<M: Machine> Worker<M> {
@@ -94,7 +104,10 @@ impl<M: Machine> Worker<M> {
     pub fn plan(&mut self, round: &Round) -> anyhow::Result<Planned> {
         let (view, desired) = self.look(round)?;
         let observed = self.machine.observe(&desired.kernel).context("failed to observe the kernel")?;
-        Ok(planned(round, view, desired, observed))
+        let paths = self.machine.paths().context("failed to list the keeper's paths")?;
+        let mut planned = planned(round, view, desired, observed);
+        planned.astray = check::followed(&planned.desired, &planned.observed, round.vtep, &paths);
+        Ok(planned)
     }
 
     /// Sees what can be seen at a glance, and compiles with it.
@@ -219,7 +232,7 @@ fn planned(round: &Round, view: View, desired: Desired, observed: KernelState) -
         plan.remove.clear();
     }
     let problems = problems(&desired, &refusals);
-    Planned { view, desired, observed, plan, problems, leftover, withheld }
+    Planned { view, desired, observed, plan, problems, leftover, withheld, astray: Vec::new() }
 }
 
 /// Finds routers that stand in the kernel as HA routers and should not, or in another namespace: the keeper may

@@ -3,7 +3,7 @@
 //! `qrouter-<id>` has the router's own addresses and Ethernet addresses on every host that needs it. Who is
 //! where is known from the server's list of ports, so neighbours are permanent entries and nothing between
 //! two instances is ever asked of a third host. Addresses that move between instances are the exception: for
-//! those the router asks on the network.
+//! those the router asks on the network (`arp`).
 //!
 //! What the main table does not know (it has no default route) is decided by policy rules behind it:
 //! 1. from an instance with a floating IP that is translated here: out by this host's `fip-` namespace;
@@ -52,6 +52,7 @@ impl<'a> Compiler<'a> {
             let entry = FdbEntry { link: names::tap(leg.port), mac: leg.mac, table: FdbTable::BridgeSticky };
             self.host_ns.fdb.insert(entry);
             self.known_neighbours(&mut parts, &leg);
+            self.anycast.push(leg);
         }
         parts.state.addresses = port_addresses(&parts).into_iter().map(|(address, _)| address).collect();
         parts.state.routes.extend(self.inner_routes(&parts));

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use evergate_model::host::{Location, Network, NetworkPort, Segment};
 use evergate_model::{Mac, NetworkId, RouterId, names};
 
-use super::Compiler;
+use super::{Compiler, arp};
 use crate::state::{BridgePort, FdbEntry, FdbTable, Link, LinkKind, NeighbourKey, OWNER_MARK};
 
 /// Where ports of a network are plugged in on this host.
@@ -119,7 +119,8 @@ impl Compiler<'_> {
             mac: None,
             master: Some(bridge.to_owned()),
             // The server says where ports are; what a frame claims about its sender is not believed.
-            port: Some(BridgePort { learning: false, neigh_suppress: true }),
+            // Addresses that move between instances must be asked for, and their announcements must come through.
+            port: Some(BridgePort { learning: false, neigh_suppress: !arp::may_move(network) }),
         };
         self.add_host_link(&object(network.id), name.clone(), device).then_some(name)
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::{LinkSet, Phase, Planner};
+use crate::nft::NftFamily;
 use crate::op::{LinkChange, Op};
 use crate::state::{Address, KeeperOwned, Link, LinkKind, Netns, NetnsState};
 
@@ -154,8 +155,11 @@ impl Planner<'_> {
     }
 
     fn remove_nft(&mut self, netns: &Netns, wanted: &NetnsState) {
-        let Some(ns) = self.now.netns.get(netns).filter(|_| *netns != Netns::Host) else { return };
-        let surplus: Vec<_> = ns.nft.keys().filter(|family| !wanted.nft.contains_key(family)).copied().collect();
+        let Some(ns) = self.now.netns.get(netns) else { return };
+        // In the host's namespace only the table of the bridges' frames is looked for without being wanted.
+        let is_ours = |family: &&NftFamily| *netns != Netns::Host || **family == NftFamily::Bridge;
+        let surplus = ns.nft.keys().filter(is_ours).filter(|family| !wanted.nft.contains_key(family));
+        let surplus: Vec<_> = surplus.copied().collect();
         for family in surplus {
             self.emit(Op::DeleteNft { netns: netns.clone(), family });
         }

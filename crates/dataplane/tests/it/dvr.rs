@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use evergate_dataplane::check::followed;
 use evergate_dataplane::op::Op;
 use evergate_dataplane::state::{FdbEntry, FdbTable, NeighbourKey, Netns};
 use evergate_dataplane::{Desired, KernelState, NetnsState, compile, diff};
@@ -293,4 +294,80 @@ fn a_router_port_on_a_physical_network_is_left_out_with_the_reason() {
     let problems: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(problems[0].contains("the same address on all hosts"), "{problems:?}");
+}
+
+// Addresses that move between instances.
+
+/// Both instances may have 10.0.0.100; the second is on the second compute host.
+fn with_moving_address(mut config: HostConfig) -> HostConfig {
+    let pair = |n| AllowedAddress { ip: "10.0.0.100/32".parse().unwrap(), mac: mac(n) };
+    let ports = &mut config.networks.get_mut(&PROJECT_NET).unwrap().ports;
+    ports.get_mut(&INSTANCE_PORT).unwrap().allowed_addresses = vec![pair(4)];
+    let mut other = port(30, "10.0.0.30", Location::Remote { vtep: COMPUTE_2 });
+    other.allowed_addresses = vec![pair(30)];
+    ports.insert(PortId::from_u128(0xd6 << 120), other);
+    config
+}
+
+#[test]
+fn an_address_that_may_move_is_asked_for_and_all_copies_of_the_router_hear_the_answer() {
+    let (without, with) = (host(At::Compute, true), with_moving_address(host(At::Compute, true)));
+    let state = |config: &HostConfig| desired(At::Compute, config).kernel;
+    check(
+        "dvr-moving-address",
+        "Two instances are allowed one more address. From now on announcements cross the tunnel, answers to the \
+         router are broadcast, and questions for the router stay here.",
+        between(&state(&without), &state(&with)),
+    );
+    let back = between(&state(&with), &state(&without)).0.to_string();
+    assert!(back.contains("nft delete table bridge evergate"), "{back}");
+    // Without a distributed router there is nothing to broadcast, but announcements must come through, too.
+    let mut central = with;
+    central.routers.clear();
+    let desired = desired(At::Compute, &central);
+    assert!(host_ns(&desired).nft.is_empty());
+    assert!(!host_ns(&desired).links["vxlan-101"].port.unwrap().neigh_suppress);
+    assert!(host_ns(&desired).links["vxlan-103"].port.unwrap().neigh_suppress);
+}
+
+// The checker.
+
+#[test]
+fn entries_of_the_keeper_are_compared_with_claims() {
+    let desired = desired(At::Compute, &host(At::Compute, true));
+    let mut observed = desired.kernel.clone();
+    let paths = BTreeMap::from([(7, NETWORK_2), (9, NETWORK_1)]);
+    let astray = |observed: &KernelState| followed(&desired, observed, Some(COMPUTE), &paths);
+    assert_eq!(astray(&observed).len(), 2, "nothing is there yet, so frames are flooded");
+    let fdb = &mut observed.netns.get_mut(&Netns::Host).unwrap().fdb;
+    let entry = |vxlan: &str, n, table| FdbEntry { link: vxlan.to_owned(), mac: mac(n), table };
+    fdb.insert(entry("vxlan-101", 6, FdbTable::Nexthop { group: 7 }));
+    fdb.insert(entry("vxlan-103", 7, FdbTable::Vxlan { dst: NETWORK_2 }));
+    assert_eq!(astray(&observed), [""; 0]);
+    let fdb = &mut observed.netns.get_mut(&Netns::Host).unwrap().fdb;
+    fdb.remove(&entry("vxlan-101", 6, FdbTable::Nexthop { group: 7 }));
+    fdb.insert(entry("vxlan-101", 6, FdbTable::Nexthop { group: 9 }));
+    let expected = format!(
+        "router {ROUTER}: frames to {} on vxlan-101 lead to the host at {NETWORK_1}, and should lead to the host at \
+         {NETWORK_2}",
+        mac(6)
+    );
+    assert_eq!(astray(&observed), [expected]);
+}
+
+#[test]
+fn an_active_copys_entries_lead_to_its_own_taps() {
+    let desired = desired(At::Gateway, &host(At::Gateway, true));
+    let mut observed = desired.kernel.clone();
+    let prepared = &desired.prepared[&ROUTER];
+    for item in &prepared.items {
+        // As the keeper does it: what is not in the kernel's rules here has no part in this.
+        let _ = evergate_dataplane::effects::apply(&mut observed, &item.add);
+    }
+    let own = Some(NETWORK_1);
+    assert_eq!(followed(&desired, &observed, own, &BTreeMap::new()), [""; 0]);
+    let host = observed.netns.get_mut(&Netns::Host).unwrap();
+    host.fdb.retain(|entry| entry.mac != mac(6));
+    let astray = followed(&desired, &observed, own, &BTreeMap::new());
+    assert!(astray.len() == 1 && astray[0].ends_with("should lead to the copy here"), "{astray:?}");
 }

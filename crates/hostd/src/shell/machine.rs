@@ -127,6 +127,10 @@ impl Machine for RealMachine {
     fn link_index(&mut self, netns: &Netns, link: &str) -> anyhow::Result<Option<u32>> {
         Ok(self.kernel.link_index(netns, link)?)
     }
+
+    fn paths(&mut self) -> anyhow::Result<BTreeMap<u32, IpAddr>> {
+        Ok(rt::list_paths(&mut BatchSocket::open(&NetnsFd::host()?)?)?)
+    }
 }
 
 /// The device of a `fip-` namespace on its external network, to send on, and its Ethernet address.

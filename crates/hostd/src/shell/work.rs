@@ -101,8 +101,11 @@ pub fn plan_text(planned: &Planned) -> PlanText {
     for router in &planned.withheld {
         text.push_str(&format!("# removals wait until the keeper has let go of router {router}\n"));
     }
+    for wrong in &planned.astray {
+        text.push_str(&format!("# the keeper is to mend: {wrong}\n"));
+    }
     for problem in &planned.problems {
         text.push_str(&format!("# problem: {problem}\n"));
     }
-    PlanText { text, empty: planned.plan.is_empty() && planned.withheld.is_empty() }
+    PlanText { text, empty: planned.plan.is_empty() && planned.withheld.is_empty() && planned.astray.is_empty() }
 }

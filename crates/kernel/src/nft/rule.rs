@@ -32,6 +32,12 @@ const DESTINATION_V6: u32 = 24;
 /// Where headers of protocols with ports have the destination's.
 const DESTINATION_PORT: u32 = 2;
 
+/// Where ARP has its operation and, for IPv4, the address that is asked for (RFC 826).
+const ARP_OPERATION: u32 = 6;
+const ARP_TARGET: u32 = 24;
+const ARP_REQUEST: u16 = 1;
+const ARP_REPLY: u16 = 2;
+
 /// Interface names are compared in full length.
 const NAME_LEN: usize = libc::IFNAMSIZ;
 
@@ -105,6 +111,18 @@ impl Builder {
                 .look_up(map, set_id)?
                 .nat(libc::NFT_NAT_SNAT, None, 0),
             NftStatement::Snat { to, fully_random } => self.snat(*to, *fully_random)?,
+            NftStatement::ArpReply { to } => {
+                self.load(libc::NFT_PAYLOAD_LL_HEADER, 0, 6, REGISTER).compare(&to.0, false).arp(ARP_REPLY)
+            }
+            NftStatement::ArpRequest { target } => {
+                self.arp(ARP_REQUEST).load_address(ARP_TARGET).compare(&target.octets(), false)
+            }
+            NftStatement::BroadcastFrame => self.immediate(&[0xff; 6]).expression("payload", |data| {
+                data.attr_u32_be(NFTA_PAYLOAD_SREG, REGISTER)
+                    .attr_u32_be(NFTA_PAYLOAD_BASE, libc::NFT_PAYLOAD_LL_HEADER as u32)
+                    .attr_u32_be(NFTA_PAYLOAD_OFFSET, 0)
+                    .attr_u32_be(NFTA_PAYLOAD_LEN, 6)
+            }),
             NftStatement::Counter => self.expression("counter", |data| {
                 data.attr_u64_be(NFTA_COUNTER_BYTES, 0).attr_u64_be(NFTA_COUNTER_PACKETS, 0)
             }),
@@ -122,10 +140,22 @@ impl Builder {
     }
 
     fn address(self, ip: Ipv4Addr) -> Self {
+        self.immediate(&ip.octets())
+    }
+
+    fn immediate(self, value: &[u8]) -> Self {
         self.expression("immediate", |data| {
             data.attr_u32_be(NFTA_IMMEDIATE_DREG, REGISTER)
-                .nest(NFTA_IMMEDIATE_DATA, |data| data.attr(NFTA_DATA_VALUE, &ip.octets()))
+                .nest(NFTA_IMMEDIATE_DATA, |data| data.attr(NFTA_DATA_VALUE, value))
         })
+    }
+
+    /// The frame is ARP, with this operation.
+    fn arp(self, operation: u16) -> Self {
+        self.load_meta(libc::NFT_META_PROTOCOL)
+            .compare(&(libc::ETH_P_ARP as u16).to_be_bytes(), false)
+            .load(libc::NFT_PAYLOAD_NETWORK_HEADER, ARP_OPERATION, 2, REGISTER)
+            .compare(&operation.to_be_bytes(), false)
     }
 
     fn link(self, key: libc::c_int, name: &str, negated: bool) -> Result<Self, Cause> {
@@ -162,7 +192,9 @@ impl Builder {
     fn ipv4(self, what: &str) -> Result<Self, Cause> {
         match self.family {
             NftFamily::Ip => Ok(self),
-            NftFamily::Ip6 => Err(Cause::Invalid(format!("{what} in a table of family ip6"))),
+            NftFamily::Ip6 | NftFamily::Bridge => {
+                Err(Cause::Invalid(format!("{what} in a table of family {}", self.family)))
+            }
         }
     }
 

@@ -13,7 +13,9 @@ pub use crate::netns::NetnsFd;
 pub use crate::watch::LinkEvent;
 pub use epoll::Epoll;
 pub use packet::{Filter, PacketSocket};
-pub use paths::{FoundPaths, PATHS, find_paths, group_message, path_message, path_of, path_table, remove_messages};
+pub use paths::{
+    FoundPaths, PATHS, find_paths, group_message, list_paths, path_message, path_of, path_table, remove_messages,
+};
 pub use prepared::{
     Change, NextHop, PreparedAddress, PreparedRoute, PreparedRule, RouteKind, address_message, link_addresses,
     link_mac, route_message, rule_message,

@@ -58,6 +58,16 @@ pub fn find_paths(socket: &mut BatchSocket) -> Result<Option<FoundPaths>, Error>
     Ok(Some(found))
 }
 
+/// Where each group of ours leads, by its id; nothing where the kernel has no nexthop objects.
+pub fn list_paths(socket: &mut BatchSocket) -> Result<BTreeMap<u32, IpAddr>, Error> {
+    let objects = match socket.0.dump(nexthop::dump()) {
+        Err(Cause::Kernel(refusal)) if refusal.errno == libc::EOPNOTSUPP => return Ok(BTreeMap::new()),
+        objects => objects.map_err(|cause| Error::new("list nexthop objects", cause))?,
+    };
+    let objects: Vec<RawNexthop> = Frames(&objects).filter_map(|frame| nexthop::read(frame.payload)).collect();
+    Ok(sort_out(&objects).paths.into_iter().map(|(number, to)| (group_id(number), to)).collect())
+}
+
 /// A path is whole with both objects. What is half of one, or anybody else's, keeps its number from being used
 /// unless making it anew would mend it.
 fn sort_out(objects: &[RawNexthop]) -> FoundPaths {

@@ -5,7 +5,7 @@ use evergate_dataplane::state::{FdbTable, Netns};
 use evergate_kernel::Kernel;
 use evergate_kernel::rt::{
     BatchSocket, Filter, FoundPaths, NetnsFd, PacketSocket, fdb_delete_message, fdb_replace_message, find_paths,
-    group_message, has_address, path_message, path_of, path_table, remove_messages,
+    group_message, has_address, list_paths, path_message, path_of, path_table, remove_messages,
 };
 use evergate_kernel::sys;
 
@@ -248,6 +248,7 @@ fn entries_that_share_a_path_move_by_one_message() {
     assert!(nexthops().contains("id 1163264000 via 192.0.2.9"), "{}", nexthops());
     let found = find_paths(&mut socket).unwrap().unwrap();
     assert_eq!(found.paths.into_iter().collect::<Vec<_>>(), [(0, b)]);
+    assert_eq!(list_paths(&mut socket).unwrap().into_iter().collect::<Vec<_>>(), [(1163264001, b)]);
     assert_eq!(found.taken.into_iter().collect::<Vec<_>>(), [1]);
     assert_eq!(found.entries.into_values().collect::<Vec<_>>(), [Some(0), Some(0)]);
 
