@@ -18,6 +18,8 @@ struct Cli {
 enum Command {
     /// Serve the Neutron API, identity, placement and the hosts' streams.
     Server(evergate_server::cli::Args),
+    /// Manage users, projects and roles of the identity that is built into the server.
+    Identity(evergate_server::identity::manage::Args),
     /// Run the daemon of a network or compute host.
     Host(evergate_hostd::cli::HostArgs),
     /// Build, break and heal a deployment of many hosts on this machine.
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     log::init(matches!(cli.command, Command::Keeper(_) | Command::Vrrp(_)));
     let result = match cli.command {
         Command::Server(args) => evergate_server::cli::run(args),
+        Command::Identity(args) => evergate_server::identity::manage::run(args),
         Command::Host(args) => evergate_hostd::cli::run_host(args),
         Command::Lab(args) => evergate_lab::cli::run(args),
         Command::Show(args) => evergate_hostd::cli::run_show(args),

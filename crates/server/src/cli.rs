@@ -106,6 +106,9 @@ async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<
     let api = api_router(ApiState::new(Arc::clone(&store), Arc::clone(&options)).under(policy));
     let app = authority.guarded(api).merge(hosts::routes(Arc::new(hosts))).merge(openapi::routes());
 
+    if let Authority::Embedded(identity) = &authority {
+        tokio::spawn(identity::keep_fresh(Arc::clone(identity), stopping.clone()));
+    }
     announce(settings, address);
     authority.announce(settings, address)?;
     if let Some(path) = address_file {

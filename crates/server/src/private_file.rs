@@ -4,8 +4,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Makes the file; fails when it is there already.
 pub(crate) fn create(path: &Path, text: &str) -> io::Result<()> {
@@ -18,6 +19,15 @@ pub(crate) fn create(path: &Path, text: &str) -> io::Result<()> {
 /// Makes the file, or replaces what was there.
 pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(write_beside(path, text)?, path)
+}
+
+/// What tells a changed file: `None` for one that is not there.
+pub(crate) type Stamp = Option<(SystemTime, u64, u64)>;
+
+/// Looks at a file without reading it.
+pub(crate) fn stamp(path: &Path) -> Stamp {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len(), meta.ino()))
 }
 
 fn write_beside(path: &Path, text: &str) -> io::Result<PathBuf> {

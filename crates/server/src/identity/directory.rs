@@ -1,12 +1,16 @@
 //! Who there is: users, projects and roles, from a file that is made on first start.
 //!
-//! The file is JSON, so that an operator can add to it by hand: a user may be given a `password` in
-//! plain, which the next start replaces by its hash. Passwords that were generated are in plain nowhere
+//! The file is the truth: the server's memory follows it ([`super::fresh`]), and whoever changes it, the server
+//! itself or `evergate identity`, does so under a lock beside it ([`change`]). It is JSON, so that an operator can
+//! add to it by hand as well: a user may be given a `password` in plain, which is replaced by its hash when the
+//! file is read. Passwords that were generated are in plain nowhere
 //! but in `clouds.yaml` (see [`super::clouds`]).
 //!
 //! Invariant: what was loaded is consistent: every assignment names a user, a project and a role.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +36,8 @@ pub(super) struct Directory {
     pub(super) projects: Vec<Project>,
     pub(super) users: Vec<User>,
     pub(super) assignments: Vec<Assignment>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) application_credentials: Vec<AppCredential>,
 }
 
 /// A role.
@@ -68,6 +74,30 @@ pub(super) struct User {
     password: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) password_hash: Option<String>,
+    /// When the password was changed, in microseconds since 1970: older tokens are void.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) password_changed_us: Option<i64>,
+}
+
+/// What stands for a user on one project, with some of its roles there: for programs.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AppCredential {
+    pub(super) id: String,
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) description: String,
+    pub(super) user: String,
+    pub(super) project: String,
+    /// Roles by id.
+    pub(super) roles: Vec<String>,
+    pub(super) secret_hash: String,
+    /// When it ends, in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) expires_us: Option<i64>,
+    /// Whether it may make and remove others of its kind.
+    #[serde(default)]
+    pub(super) unrestricted: bool,
 }
 
 impl std::fmt::Debug for User {
@@ -76,8 +106,14 @@ impl std::fmt::Debug for User {
     }
 }
 
+impl std::fmt::Debug for AppCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppCredential").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// A user's role on a project, all by id.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Assignment {
     pub(super) user: String,
@@ -87,6 +123,21 @@ pub(super) struct Assignment {
 
 fn yes() -> bool {
     true
+}
+
+impl User {
+    /// A user that may log in.
+    pub(super) fn new(id: &str, name: &str, default_project_id: Option<String>, password_hash: String) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            enabled: true,
+            default_project_id,
+            password: None,
+            password_hash: Some(password_hash),
+            password_changed_us: None,
+        }
+    }
 }
 
 /// A user whose password was generated just now.
@@ -155,6 +206,7 @@ impl Directory {
             projects: Vec::new(),
             users: Vec::new(),
             assignments: Vec::new(),
+            application_credentials: Vec::new(),
         };
         let mut new = Vec::new();
         for (name, role) in [("admin", "admin"), ("demo", "member")] {
@@ -172,6 +224,7 @@ impl Directory {
                 enabled: true,
                 default_project_id: Some(project.clone()),
                 password: None,
+                password_changed_us: None,
                 password_hash: Some(password::hash(&password).map_err(|e| e.to_string())?),
             });
             let role = directory.role_named(role).map(|r| r.id.clone()).unwrap_or_default();
@@ -207,6 +260,12 @@ impl Directory {
         for user in &self.users {
             if user.password.is_none() && !user.password_hash.as_deref().is_some_and(password::is_hash) {
                 return Err(format!("user '{}' has neither a password nor a hash of one", user.name));
+            }
+        }
+        for c in &self.application_credentials {
+            let of_nobody = self.user(&c.user).is_none() || self.project(&c.project).is_none();
+            if of_nobody || c.id.is_empty() || !password::is_hash(&c.secret_hash) {
+                return Err(format!("application credential {} has no user, project or hash of a secret", c.id));
             }
         }
         for a in &self.assignments {
@@ -248,14 +307,22 @@ impl Directory {
         self.roles.iter().find(|r| r.id == id)
     }
 
-    fn role_named(&self, name: &str) -> Option<&Role> {
+    pub(super) fn app_credential(&self, id: &str) -> Option<&AppCredential> {
+        self.application_credentials.iter().find(|c| c.id == id)
+    }
+
+    pub(super) fn role_named(&self, name: &str) -> Option<&Role> {
         self.roles.iter().find(|r| r.name == name)
     }
 
     /// A user's roles on a project, with those that they imply, by name.
     pub(super) fn roles_on(&self, user: &str, project: &str) -> BTreeMap<&str, &Role> {
         let assigned = self.assignments.iter().filter(|a| a.user == user && a.project == project);
-        let direct = assigned.filter_map(|a| self.role(&a.role));
+        self.with_implied(assigned.filter_map(|a| self.role(&a.role)))
+    }
+
+    /// Roles with those that they imply, by name.
+    pub(super) fn with_implied<'a>(&'a self, direct: impl Iterator<Item = &'a Role>) -> BTreeMap<&'a str, &'a Role> {
         let mut roles: BTreeMap<&str, &Role> = direct.map(|r| (r.name.as_str(), r)).collect();
         // admin > manager > member > reader; service stands apart.
         let ladder = &ROLES[..4];
@@ -273,8 +340,29 @@ impl Directory {
     }
 }
 
+/// Changes the file as it is now, under a lock that all who change it take; answers what the change answers, and the
+/// directory as it has become. Blocks.
+pub(super) fn change<T, E: From<DirectoryError>>(
+    path: &Path,
+    work: impl FnOnce(&mut Directory) -> Result<T, E>,
+) -> Result<(T, Directory), E> {
+    let io = |action| move |source| DirectoryError::Io { action, path: path.display().to_string(), source };
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&beside);
+    let lock = lock.map_err(io("lock"))?;
+    lock.lock().map_err(io("lock"))?;
+    let missing = || io("read")(std::io::ErrorKind::NotFound.into());
+    let mut directory = Directory::load(path)?.ok_or_else(missing)?;
+    let made = work(&mut directory)?;
+    let invalid = |reason: String| DirectoryError::Invalid { path: path.display().to_string(), reason };
+    directory.check().map_err(invalid)?;
+    private_file::replace(path, &directory.text()).map_err(io("write"))?;
+    Ok((made, directory))
+}
+
 /// An id as Keystone makes them: a UUID without dashes.
-fn new_id() -> String {
+pub(super) fn new_id() -> String {
     uuid::Uuid::from_bytes(random::bytes()).simple().to_string()
 }
 

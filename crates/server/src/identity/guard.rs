@@ -55,13 +55,13 @@ impl Identity {
             tracing::debug!(%request_id, ?why, "token refused");
         })?;
         Ok(Context {
-            user_id: valid.user.id.clone(),
-            user_name: valid.user.name.clone(),
+            user_id: valid.user.id,
+            user_name: valid.user.name,
             user_domain_id: Some(DOMAIN_ID.to_owned()),
-            project_id: valid.project.map(|p| p.id.clone()),
-            project_name: valid.project.map(|p| p.name.clone()),
-            project_domain_id: valid.project.map(|_| DOMAIN_ID.to_owned()),
-            roles: valid.roles.keys().map(|r| (*r).to_owned()).collect(),
+            project_domain_id: valid.project.as_ref().map(|_| DOMAIN_ID.to_owned()),
+            project_id: valid.project.as_ref().map(|p| p.id.clone()),
+            project_name: valid.project.map(|p| p.name),
+            roles: valid.roles.into_keys().collect(),
             request_id,
             ..Context::default()
         })

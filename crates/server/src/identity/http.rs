@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 
 use super::directory::{DOMAIN_ID, DOMAIN_NAME, Project, Role, User};
 use super::login::{Denied, login};
-use super::{Identity, Valid, catalog, time_text};
+use super::{Identity, Valid, app_credentials, catalog, time_text};
 
 /// Largest request body: a request for a token is some hundred bytes.
 const LARGEST_BODY: usize = 64 * 1024;
 
-type Shared = State<Arc<Identity>>;
+pub(super) type Shared = State<Arc<Identity>>;
 
 /// The routes, from the server's root.
 pub fn routes(identity: Arc<Identity>) -> Router {
@@ -37,6 +37,11 @@ pub fn routes(identity: Arc<Identity>) -> Router {
         .route("/users/{id}", get(user))
         .route("/users/{id}/projects", get(projects_of_user))
         .route("/users/{id}/groups", get(nothing))
+        .route("/users/{id}/application_credentials", get(app_credentials::list).post(app_credentials::create))
+        .route(
+            "/users/{id}/application_credentials/{credential}",
+            get(app_credentials::show).delete(app_credentials::delete),
+        )
         .route("/groups", get(nothing))
         .route("/roles", get(roles))
         .route("/roles/{id}", get(role))
@@ -68,7 +73,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), header: None }
     }
 
@@ -79,16 +84,16 @@ impl Fault {
         Self { header: Some((header::WWW_AUTHENTICATE, challenge)), ..Self::new(StatusCode::UNAUTHORIZED, message) }
     }
 
-    fn forbidden(action: &str) -> Self {
+    pub(super) fn forbidden(action: &str) -> Self {
         let message = format!("You are not authorized to perform the requested action: identity:{action}.");
         Self::new(StatusCode::FORBIDDEN, message)
     }
 
-    fn not_found(kind: &str, id: &str) -> Self {
+    pub(super) fn not_found(kind: &str, id: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, format!("Could not find {kind}: {id}."))
     }
 
-    fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+    pub(super) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "identity could not be served");
         let message = "An unexpected error prevented the server from fulfilling your request.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
@@ -124,7 +129,7 @@ impl IntoResponse for Fault {
     }
 }
 
-fn answer(status: StatusCode, body: &Value) -> Response {
+pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -134,38 +139,40 @@ fn answer(status: StatusCode, body: &Value) -> Response {
 }
 
 /// A request that somebody with a token made.
-struct Asked<'a> {
-    by: Valid<'a>,
+pub(super) struct Asked {
+    pub(super) by: Valid,
     base_url: String,
 }
 
-impl<'a> Asked<'a> {
-    fn from(identity: &'a Identity, headers: &HeaderMap) -> Result<Self, Fault> {
+impl Asked {
+    pub(super) fn from(identity: &Identity, headers: &HeaderMap) -> Result<Self, Fault> {
         let base_url = identity.base_url(headers);
         let by = named_token(headers, "x-auth-token").and_then(|t| identity.validate(t, Timestamp::now()).ok());
         let by = by.ok_or_else(|| Fault::unauthorized(&base_url))?;
         Ok(Self { by, base_url })
     }
 
-    fn by_admin(identity: &'a Identity, headers: &HeaderMap, action: &str) -> Result<Self, Fault> {
+    fn by_admin(identity: &Identity, headers: &HeaderMap, action: &str) -> Result<Self, Fault> {
         let asked = Self::from(identity, headers)?;
         if asked.by.is_admin() { Ok(asked) } else { Err(Fault::forbidden(action)) }
     }
 
-    fn list(&self, name: &str, objects: Vec<Value>) -> Response {
+    pub(super) fn list(&self, name: &str, objects: Vec<Value>) -> Response {
         let links = json!({"self": format!("{}/identity/v3/{name}", self.base_url), "previous": null, "next": null});
         let objects: Vec<Value> = objects.into_iter().map(|o| self.linked(name, o)).collect();
         let last = name.rsplit('/').next().unwrap_or(name);
         answer(StatusCode::OK, &json!({last: objects, "links": links}))
     }
 
-    fn one(&self, collection: &str, name: &str, object: Value) -> Response {
+    pub(super) fn one(&self, collection: &str, name: &str, object: Value) -> Response {
         answer(StatusCode::OK, &json!({name: self.linked(collection, object)}))
     }
 
-    fn linked(&self, collection: &str, mut object: Value) -> Value {
+    pub(super) fn linked(&self, collection: &str, mut object: Value) -> Value {
         if let Some(id) = object.get("id").and_then(Value::as_str) {
-            let kind = collection.rsplit('/').next().unwrap_or(collection);
+            // What is listed below something else has a place of its own, but for what belongs to a user.
+            let own = collection.rsplit('/').next().unwrap_or(collection);
+            let kind = if own == "application_credentials" { collection } else { own };
             object["links"] = json!({"self": format!("{}/identity/v3/{kind}/{id}", self.base_url)});
         }
         object
@@ -177,10 +184,10 @@ fn named_token<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// Query parameters, as `?name=x&domain_id=y`.
-struct Filters(Vec<(String, String)>);
+pub(super) struct Filters(Vec<(String, String)>);
 
 impl Filters {
-    fn from(query: &RawQuery) -> Self {
+    pub(super) fn from(query: &RawQuery) -> Self {
         let query = query.0.as_deref().unwrap_or_default();
         Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
@@ -194,7 +201,7 @@ impl Filters {
     }
 
     /// Tells whether an object has what every filter asks for; what it does not have at all is ignored.
-    fn accept(&self, object: &Value) -> bool {
+    pub(super) fn accept(&self, object: &Value) -> bool {
         self.0.iter().all(|(key, wanted)| match object.get(key) {
             Some(Value::String(text)) => text == wanted,
             Some(Value::Bool(true)) => !matches!(wanted.to_lowercase().as_str(), "false" | "0"),
@@ -244,7 +251,7 @@ async fn revoke(State(identity): Shared, headers: HeaderMap) -> Result<Response,
 }
 
 /// The token that a request is about.
-fn subject<'a>(identity: &'a Identity, headers: &'a HeaderMap) -> Result<(&'a str, Valid<'a>), Fault> {
+fn subject<'a>(identity: &Identity, headers: &'a HeaderMap) -> Result<(&'a str, Valid), Fault> {
     let token = named_token(headers, "x-subject-token")
         .ok_or_else(|| Fault::new(StatusCode::BAD_REQUEST, "Expecting to find X-Subject-Token in the headers."))?;
     let valid = identity.validate(token, Timestamp::now());
@@ -260,7 +267,7 @@ fn with_subject(mut response: Response, token: &str) -> Response {
     response
 }
 
-fn token_body(valid: &Valid<'_>, base_url: &str, with_catalog: bool) -> Value {
+fn token_body(valid: &Valid, base_url: &str, with_catalog: bool) -> Value {
     let domain = json!({"id": DOMAIN_ID, "name": DOMAIN_NAME});
     let mut token = json!({
         "methods": valid.claims.methods,
@@ -269,13 +276,18 @@ fn token_body(valid: &Valid<'_>, base_url: &str, with_catalog: bool) -> Value {
         "issued_at": time_text(valid.claims.issued_us),
         "expires_at": time_text(valid.claims.expires_us),
     });
-    if let Some(project) = valid.project {
+    if let Some(project) = &valid.project {
         token["project"] = json!({"id": project.id, "name": project.name, "domain": domain});
         token["is_domain"] = json!(false);
         token["roles"] = valid.roles.values().map(|r| json!({"id": r.id, "name": r.name})).collect();
         if with_catalog {
             token["catalog"] = catalog::catalog(base_url);
         }
+    }
+    if let Some(credential) = &valid.credential {
+        token["application_credential"] = json!({
+            "id": credential.id, "name": credential.name, "restricted": !credential.unrestricted,
+        });
     }
     json!({"token": token})
 }
@@ -291,7 +303,7 @@ async fn own_catalog(State(identity): Shared, headers: HeaderMap) -> Result<Resp
 
 async fn own_projects(State(identity): Shared, headers: HeaderMap) -> Result<Response, Fault> {
     let asked = Asked::from(&identity, &headers)?;
-    let projects = identity.directory.projects_of(&asked.by.user.id).into_iter().map(project_json).collect();
+    let projects = identity.directory().projects_of(&asked.by.user.id).into_iter().map(project_json).collect();
     Ok(asked.list("auth/projects", projects))
 }
 
@@ -304,8 +316,9 @@ async fn projects_of_user(
     if !asked.by.is_admin() && asked.by.user.id != id {
         return Err(Fault::forbidden("list_user_projects"));
     }
-    identity.directory.user(&id).ok_or_else(|| Fault::not_found("user", &id))?;
-    let projects = identity.directory.projects_of(&id).into_iter().map(project_json).collect();
+    let directory = identity.directory();
+    directory.user(&id).ok_or_else(|| Fault::not_found("user", &id))?;
+    let projects = directory.projects_of(&id).into_iter().map(project_json).collect();
     Ok(asked.list(&format!("users/{id}/projects"), projects))
 }
 
@@ -318,23 +331,26 @@ async fn nothing(State(identity): Shared, uri: axum::http::Uri, headers: HeaderM
 async fn projects(State(identity): Shared, query: RawQuery, headers: HeaderMap) -> Result<Response, Fault> {
     let asked = Asked::by_admin(&identity, &headers, "list_projects")?;
     let filters = Filters::from(&query);
-    let all = identity.directory.projects.iter().map(project_json);
+    let directory = identity.directory();
+    let all = directory.projects.iter().map(project_json);
     Ok(asked.list("projects", all.filter(|p| filters.accept(p)).collect()))
 }
 
 async fn project(State(identity): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Fault> {
     let asked = Asked::from(&identity, &headers)?;
-    if !asked.by.is_admin() && asked.by.project.is_none_or(|p| p.id != id) {
+    if !asked.by.is_admin() && asked.by.project.as_ref().is_none_or(|p| p.id != id) {
         return Err(Fault::forbidden("get_project"));
     }
-    let project = identity.directory.project(&id).ok_or_else(|| Fault::not_found("project", &id))?;
+    let directory = identity.directory();
+    let project = directory.project(&id).ok_or_else(|| Fault::not_found("project", &id))?;
     Ok(asked.one("projects", "project", project_json(project)))
 }
 
 async fn users(State(identity): Shared, query: RawQuery, headers: HeaderMap) -> Result<Response, Fault> {
     let asked = Asked::by_admin(&identity, &headers, "list_users")?;
     let filters = Filters::from(&query);
-    let all = identity.directory.users.iter().map(user_json);
+    let directory = identity.directory();
+    let all = directory.users.iter().map(user_json);
     Ok(asked.list("users", all.filter(|u| filters.accept(u)).collect()))
 }
 
@@ -343,20 +359,23 @@ async fn user(State(identity): Shared, Path(id): Path<String>, headers: HeaderMa
     if !asked.by.is_admin() && asked.by.user.id != id {
         return Err(Fault::forbidden("get_user"));
     }
-    let user = identity.directory.user(&id).ok_or_else(|| Fault::not_found("user", &id))?;
+    let directory = identity.directory();
+    let user = directory.user(&id).ok_or_else(|| Fault::not_found("user", &id))?;
     Ok(asked.one("users", "user", user_json(user)))
 }
 
 async fn roles(State(identity): Shared, query: RawQuery, headers: HeaderMap) -> Result<Response, Fault> {
     let asked = Asked::by_admin(&identity, &headers, "list_roles")?;
     let filters = Filters::from(&query);
-    let all = identity.directory.roles.iter().map(role_json);
+    let directory = identity.directory();
+    let all = directory.roles.iter().map(role_json);
     Ok(asked.list("roles", all.filter(|r| filters.accept(r)).collect()))
 }
 
 async fn role(State(identity): Shared, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Fault> {
     let asked = Asked::by_admin(&identity, &headers, "get_role")?;
-    let role = identity.directory.role(&id).ok_or_else(|| Fault::not_found("role", &id))?;
+    let directory = identity.directory();
+    let role = directory.role(&id).ok_or_else(|| Fault::not_found("role", &id))?;
     Ok(asked.one("roles", "role", role_json(role)))
 }
 
@@ -366,7 +385,7 @@ async fn role_assignments(State(identity): Shared, query: RawQuery, headers: Hea
     let is = |name: &str, id: &str| filters.get(name).is_none_or(|wanted| wanted == id);
     // Nobody has a role on a domain, on the system or through a group.
     let elsewhere = ["scope.domain.id", "scope.system", "group.id"].into_iter().any(|name| filters.has(name));
-    let directory = &identity.directory;
+    let directory = identity.directory();
     let mut found = Vec::new();
     for a in directory.assignments.iter().filter(|_| !elsewhere) {
         if !is("user.id", &a.user) || !is("scope.project.id", &a.project) || !is("role.id", &a.role) {
@@ -440,7 +459,8 @@ async fn not_changed_here(State(identity): Shared, method: Method, headers: Head
         Ok(_) => Fault::new(
             StatusCode::NOT_IMPLEMENTED,
             format!(
-                "{method} is not served here: users, projects and roles are changed in the server's identity file."
+                "{method} is not served here: users, projects and roles are changed by evergate identity, or in the \
+                 server's identity file."
             ),
         ),
     }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::base64url;
-use super::directory::{DOMAIN_ID, DOMAIN_NAME, Project, User};
+use super::directory::{AppCredential, DOMAIN_ID, DOMAIN_NAME, Directory, Project, User};
 use super::password::Verdict;
 use super::token::Claims;
 use super::{Identity, Valid};
@@ -64,35 +64,56 @@ pub(super) async fn login(identity: &Arc<Identity>, body: &[u8]) -> Result<Claim
     }
     let scope = scope(auth.get("scope"))?;
 
-    let mut found: Option<&User> = None;
+    let directory = identity.directory();
+    let mut found: Option<User> = None;
     let mut parent: Option<Claims> = None;
+    let mut credential: Option<AppCredential> = None;
     for method in &methods {
         let user = match *method {
-            "password" => by_password(identity, object(object(who, "password")?, "user")?).await?,
+            "password" => by_password(identity, &directory, object(object(who, "password")?, "user")?).await?.clone(),
             "token" => {
                 let valid = by_token(identity, object(who, "token")?)?;
                 parent = Some(valid.claims);
                 valid.user
             }
+            "application_credential" => {
+                let shown = by_credential(identity, &directory, object(who, "application_credential")?).await?;
+                let user = directory.user(&shown.user).filter(|user| user.enabled).ok_or(Denied::Unauthorized)?;
+                credential = Some(shown);
+                user.clone()
+            }
             _ => return Err(Denied::UnsupportedMethod),
         };
-        if found.is_some_and(|other| other.id != user.id) {
+        if found.as_ref().is_some_and(|other| other.id != user.id) {
             return Err(Denied::Unauthorized);
         }
         found = Some(user);
     }
     let user = found.ok_or(Denied::Unauthorized)?;
-    let project = project_in_scope(identity, user, &scope)?;
-    Ok(claims(identity, user, project, &methods, parent.as_ref(), Timestamp::now()))
+    let scope = match &credential {
+        Some(credential) => of_credential(credential, &scope)?,
+        None => scope,
+    };
+    let project = project_in_scope(&directory, &user, &scope)?;
+    let mut claims = claims(identity, &user, project, &methods, parent.as_ref(), Timestamp::now());
+    if let Some(credential) = credential {
+        claims.expires_us = claims.expires_us.min(credential.expires_us.unwrap_or(i64::MAX));
+        claims.credential = Some(credential.id);
+    }
+    Ok(claims)
 }
 
 /// Checks a password; answers the user.
-async fn by_password<'a>(identity: &'a Arc<Identity>, user: &Map<String, Value>) -> Result<&'a User, Denied> {
+async fn by_password<'a>(
+    identity: &Identity,
+    directory: &'a Directory,
+    user: &Map<String, Value>,
+) -> Result<&'a User, Denied> {
     let password = user.get("password").and_then(Value::as_str).ok_or_else(|| missing("password"))?;
     let named = named(user)?;
     let known = match &named {
-        Named::Id(id) => identity.directory.user(id),
-        Named::Name(name) => identity.directory.user_named(name),
+        Named::Id(id) => directory.user(id),
+        Named::Name(name) => directory.user_named(name),
         Named::Nowhere => None,
     };
     let who = match (known, &named) {
@@ -114,17 +135,59 @@ async fn by_password<'a>(identity: &'a Arc<Identity>, user: &Map<String, Value>)
     }
 }
 
-fn by_token<'a>(identity: &'a Arc<Identity>, token: &Map<String, Value>) -> Result<Valid<'a>, Denied> {
+fn by_token(identity: &Identity, token: &Map<String, Value>) -> Result<Valid, Denied> {
     let id = token.get("id").and_then(Value::as_str).ok_or_else(|| missing("id"))?;
-    identity.validate(id, Timestamp::now()).map_err(|_| Denied::Unauthorized)
+    let valid = identity.validate(id, Timestamp::now()).map_err(|_| Denied::Unauthorized)?;
+    // As Keystone: what a credential opened stays where it is.
+    if valid.credential.is_some() { Err(Denied::Unauthorized) } else { Ok(valid) }
 }
 
-fn project_in_scope<'a>(
-    identity: &'a Arc<Identity>,
-    user: &User,
-    scope: &Scope,
-) -> Result<Option<&'a Project>, Denied> {
-    let directory = &identity.directory;
+/// Checks an application credential, named by its id, or by its name and its user.
+async fn by_credential(
+    identity: &Identity,
+    directory: &Directory,
+    shown: &Map<String, Value>,
+) -> Result<AppCredential, Denied> {
+    let secret = shown.get("secret").and_then(Value::as_str).ok_or_else(|| missing("secret"))?;
+    let known = match shown.get("id").and_then(Value::as_str) {
+        Some(id) => directory.app_credential(id),
+        None => {
+            let name = shown.get("name").and_then(Value::as_str).ok_or_else(|| missing("id"))?;
+            let user = match named(object(shown, "user")?)? {
+                Named::Id(id) => directory.user(&id),
+                Named::Name(name) => directory.user_named(&name),
+                Named::Nowhere => None,
+            };
+            let of_user = |c: &&AppCredential| c.name == name && user.is_some_and(|user| user.id == c.user);
+            directory.application_credentials.iter().find(of_user)
+        }
+    };
+    let who = known.map_or("no such application credential", |c| c.id.as_str()).to_owned();
+    match identity.passwords.check(&who, secret, known.map(|c| c.secret_hash.as_str()), Instant::now()).await {
+        Verdict::Right => known.filter(|c| c.is_good(Timestamp::now())).cloned().ok_or(Denied::Unauthorized),
+        Verdict::Wrong => {
+            tracing::info!(credential = ?who, "login refused: wrong application credential");
+            Err(Denied::Unauthorized)
+        }
+        Verdict::Refused(seconds) => {
+            tracing::warn!(credential = ?who, seconds, "login refused unchecked: too many wrong secrets in a row");
+            Err(Denied::TooMany(seconds))
+        }
+    }
+}
+
+/// A credential opens its own project; asking for another makes no sense.
+fn of_credential(credential: &AppCredential, scope: &Scope) -> Result<Scope, Denied> {
+    match scope {
+        Scope::Default => Ok(Scope::Project(Named::Id(credential.project.clone()))),
+        Scope::Project(Named::Id(id)) if *id == credential.project => Ok(scope.clone()),
+        Scope::Project(_) | Scope::Unscoped | Scope::Elsewhere => {
+            Err(Denied::Malformed("Application credentials cannot request a scope.".to_owned()))
+        }
+    }
+}
+
+fn project_in_scope<'a>(directory: &'a Directory, user: &User, scope: &Scope) -> Result<Option<&'a Project>, Denied> {
     let usable = |p: &&Project| p.enabled && !directory.roles_on(&user.id, &p.id).is_empty();
     match scope {
         Scope::Unscoped => Ok(None),
@@ -163,6 +226,7 @@ fn claims(
     Claims {
         user_id: user.id.clone(),
         project_id: project.map(|p| p.id.clone()),
+        credential: None,
         methods: all_methods,
         issued_us: now.as_microsecond(),
         expires_us,

@@ -1,42 +1,48 @@
 //! The embedded identity: as much of Keystone v3 as the stock client needs, and no more.
 //!
-//! - [`directory`]: who there is, from a file made on first start;
+//! - [`directory`]: who there is, from a file made on first start; [`fresh`]: noticing its changes;
+//! - [`manage`]: `evergate identity`, which changes the file; [`app_credentials`]: what users change in it themselves;
 //! - [`password`], [`token`]: how a user shows who they are, once and afterwards;
 //! - [`login`]: from a request for a token to a token;
 //! - [`http`]: the API below `/identity`; [`catalog`]: what it says about where things are;
 //! - [`guard`]: what stands before the Neutron API and turns a token into a [`Context`].
 //!
-//! There is one domain, `Default`. Users, projects and roles are changed in the file, not by the API.
+//! There is one domain, `Default`. Users, projects and roles are changed in the file, not by the API; application
+//! credentials are changed by the API as well.
 //! Beside the file, the store keeps the key that tokens are signed with and the list of revoked ones.
 //!
 //! [`Context`]: crate::context::Context
 
+mod app_credentials;
 mod base64url;
 mod catalog;
 mod clouds;
 mod directory;
+mod fresh;
 mod guard;
 mod http;
 mod login;
+pub mod manage;
 mod password;
 mod token;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use evergate_config::ServerSettings;
 use jiff::Timestamp;
 
 pub use directory::DirectoryError;
+pub use fresh::keep_fresh;
 pub(crate) use guard::admit;
 pub use guard::guard;
 pub use http::routes;
 
 use crate::random;
 use crate::store::{Store, StoreError};
-use directory::{Directory, Project, Role, User};
+use directory::{AppCredential, Directory, Project, Role, User};
 use password::Passwords;
 use token::{Claims, Invalid, KEY_BYTES, Signer};
 
@@ -73,7 +79,8 @@ pub enum IdentityError {
 
 /// Who there is, and how they show it.
 pub struct Identity {
-    directory: Directory,
+    directory: RwLock<Arc<Directory>>,
+    identity_file: PathBuf,
     signer: Signer,
     passwords: Passwords,
     /// Audit ids of revoked tokens, and when these would have ended by themselves (microseconds).
@@ -91,14 +98,17 @@ impl std::fmt::Debug for Identity {
 }
 
 /// A token that holds, with what it leads to.
-struct Valid<'a> {
+struct Valid {
     claims: Claims,
-    user: &'a User,
-    project: Option<&'a Project>,
-    roles: BTreeMap<&'a str, &'a Role>,
+    user: User,
+    project: Option<Project>,
+    /// By name.
+    roles: BTreeMap<String, Role>,
+    /// The application credential that it was made with.
+    credential: Option<AppCredential>,
 }
 
-impl Valid<'_> {
+impl Valid {
     fn is_admin(&self) -> bool {
         self.roles.contains_key("admin")
     }
@@ -138,7 +148,8 @@ impl Identity {
             Ok((key, serde_json::from_str(&revoked).unwrap_or_default()))
         })?;
         Ok(Self {
-            directory,
+            directory: RwLock::new(Arc::new(directory)),
+            identity_file: settings.identity_file.clone(),
             signer: Signer::new(&key),
             passwords: Passwords::new().map_err(|e| IdentityError::Password(e.to_string()))?,
             revoked: Mutex::new(revoked),
@@ -161,23 +172,52 @@ impl Identity {
     }
 
     /// Checks a token and looks up what it leads to now.
-    fn validate(&self, token: &str, now: Timestamp) -> Result<Valid<'_>, Invalid> {
+    fn validate(&self, token: &str, now: Timestamp) -> Result<Valid, Invalid> {
         let claims = self.signer.verify(token, now)?;
         let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
         if claims.audit_ids.iter().any(|id| revoked.contains_key(id)) {
             return Err(Invalid::Revoked);
         }
         drop(revoked);
-        let user = self.directory.user(&claims.user_id).filter(|u| u.enabled).ok_or(Invalid::Obsolete)?;
-        let project = match &claims.project_id {
-            Some(id) => Some(self.directory.project(id).filter(|p| p.enabled).ok_or(Invalid::Obsolete)?),
-            None => None,
-        };
-        let roles = project.map(|p| self.directory.roles_on(&user.id, &p.id)).unwrap_or_default();
-        if project.is_some() && roles.is_empty() {
+        let directory = self.directory();
+        let user = directory.user(&claims.user_id).filter(|u| u.enabled).ok_or(Invalid::Obsolete)?.clone();
+        // What was logged in before a password was changed may be whoever it was changed for.
+        if claims.credential.is_none() && user.password_changed_us.is_some_and(|changed| claims.issued_us < changed) {
             return Err(Invalid::Obsolete);
         }
-        Ok(Valid { claims, user, project, roles })
+        let project = match &claims.project_id {
+            Some(id) => Some(directory.project(id).filter(|p| p.enabled).ok_or(Invalid::Obsolete)?.clone()),
+            None => None,
+        };
+        let credential = match &claims.credential {
+            Some(id) => Some(directory.app_credential(id).filter(|c| c.is_good(now)).ok_or(Invalid::Obsolete)?.clone()),
+            None => None,
+        };
+        let mut roles: BTreeMap<String, Role> = BTreeMap::new();
+        if let Some(project) = &project {
+            let held = directory.roles_on(&user.id, &project.id);
+            // A credential has of the user's roles those that it was given, as long as the user has them.
+            let given =
+                credential.as_ref().map(|c| directory.with_implied(c.roles.iter().filter_map(|id| directory.role(id))));
+            let counts = |name: &&str| given.as_ref().is_none_or(|given| given.contains_key(name));
+            roles.extend(
+                held.iter().filter(|(name, _)| counts(name)).map(|(name, role)| ((*name).to_owned(), (*role).clone())),
+            );
+            if roles.is_empty() {
+                return Err(Invalid::Obsolete);
+            }
+        }
+        Ok(Valid { claims, user, project, roles, credential })
+    }
+
+    /// Who there is now.
+    fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over what the file has become.
+    fn set_directory(&self, directory: Directory) {
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
     }
 
     /// Makes a token useless, and those that were made from it.

@@ -115,7 +115,7 @@ fn a_token_is_scoped_as_asked() {
     let scoped = |scope: Value| f.login("demo", scope).body["token"]["project"]["name"].clone();
     assert_eq!(scoped(Value::Null), "demo");
     assert_eq!(scoped(json!("unscoped")), Value::Null);
-    assert_eq!(scoped(json!({"project": {"id": f.identity.directory.project_named("demo").unwrap().id}})), "demo");
+    assert_eq!(scoped(json!({"project": {"id": f.identity.directory().project_named("demo").unwrap().id}})), "demo");
     for forbidden in [project("admin"), project("nowhere"), json!({"system": {"all": true}})] {
         assert_eq!(f.login("demo", forbidden).status, 401);
     }
@@ -247,7 +247,7 @@ fn an_admin_reads_everything_and_others_themselves() {
     }
     assert_eq!(f.get(&format!("/identity/v3/projects/{project}"), &demo).body["project"]["name"], "demo");
     assert_eq!(f.get("/identity/v3/auth/projects", &demo).body["projects"][0]["name"], "demo");
-    let own = f.identity.directory.user_named("demo").unwrap().id.clone();
+    let own = f.identity.directory().user_named("demo").unwrap().id.clone();
     assert_eq!(f.get(&format!("/identity/v3/users/{own}"), &demo).body["user"]["name"], "demo");
     assert_eq!(f.get(&format!("/identity/v3/users/{own}/projects"), &demo).body["projects"][0]["name"], "demo");
     assert_eq!(f.get("/identity/v3/users/other", &demo).status, 403);
@@ -277,4 +277,79 @@ fn guessing_is_slowed_down() {
     assert_eq!(last.status, 429);
     assert!(last.header("retry-after").parse::<u64>().unwrap() > 0);
     assert_eq!(f.login("admin", Value::Null).status, 201, "others are not affected");
+}
+
+#[test]
+fn an_application_credential_logs_in_with_some_of_its_users_roles() {
+    let f = Fixture::new();
+    let token = f.token("demo");
+    let user = f.identity.directory().user_named("demo").unwrap().id.clone();
+    let path = format!("/identity/v3/users/{user}/application_credentials");
+    let post = |token: &str, inner: Value| {
+        let body = json!({"application_credential": inner});
+        f.served.call("POST", &path, &[("x-auth-token", token)], Some(&body))
+    };
+    let made = post(&token, json!({"name": "robot", "description": "d", "roles": [{"name": "reader"}]}));
+    assert_eq!(made.status, 201, "{}", made.body);
+    let made = &made.body["application_credential"];
+    let (id, secret) = (made["id"].as_str().unwrap(), made["secret"].as_str().unwrap());
+    assert!(!std::fs::read_to_string(f.dir.path().join("identity.json")).unwrap().contains(secret));
+    assert_eq!(post(&token, json!({"name": "robot"})).status, 409);
+    assert_eq!(post(&token, json!({"name": "x", "roles": [{"name": "admin"}]})).status, 400);
+    assert_eq!(post(&token, json!({"name": "x", "expires_at": "2001-01-01T00:00:00"})).status, 400);
+    assert_eq!(post(&token, json!({"nonsense": 1})).status, 400);
+
+    let log_in = |shown: Value| {
+        let identity = json!({"methods": ["application_credential"], "application_credential": shown});
+        f.served.call("POST", "/identity/v3/auth/tokens", &[], Some(&json!({"auth": {"identity": identity}})))
+    };
+    let by_name = json!({"name": "robot", "secret": secret, "user": {"name": "demo", "domain": {"id": "default"}}});
+    for shown in [json!({"id": id, "secret": secret}), by_name] {
+        let answer = log_in(shown);
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        assert_eq!(answer.body["token"]["project"]["name"], "demo");
+        assert_eq!(answer.body["token"]["application_credential"]["restricted"], true);
+    }
+    assert_eq!(log_in(json!({"id": id, "secret": "wrong"})).status, 401);
+    assert_eq!(log_in(json!({"id": "none", "secret": secret})).status, 401);
+    let robot = log_in(json!({"id": id, "secret": secret})).header("x-subject-token").to_owned();
+    let who = f.get("/v2.0/whoami", &robot).body;
+    assert_eq!((&who["user"], &who["roles"]), (&json!("demo"), &json!(["reader"])));
+    assert_eq!(post(&robot, json!({"name": "child"})).status, 403, "it makes no others of its kind");
+    let rescope =
+        json!({"auth": {"identity": {"methods": ["token"], "token": {"id": robot}}, "scope": project("demo")}});
+    assert_eq!(f.served.call("POST", "/identity/v3/auth/tokens", &[], Some(&rescope)).status, 401);
+
+    assert_eq!(f.get(&path, &token).body["application_credentials"][0]["name"], "robot");
+    assert_eq!(f.get(&format!("{path}/{id}"), &token).body["application_credential"].get("secret"), None);
+    assert_eq!(f.get(&path, &f.token("admin")).status, 200);
+    let foreign = f.identity.directory().user_named("admin").unwrap().id.clone();
+    assert_eq!(f.get(&format!("/identity/v3/users/{foreign}/application_credentials"), &token).status, 403);
+    let delete = || f.served.call("DELETE", &format!("{path}/{id}"), &[("x-auth-token", &token)], None).status;
+    assert_eq!((delete(), delete()), (204, 404));
+    assert_eq!(f.get("/v2.0/whoami", &robot).status, 401, "its tokens went with it");
+}
+
+#[test]
+fn what_the_command_line_changes_counts_without_a_restart() {
+    let f = Fixture::new();
+    let file = f.dir.path().join("identity.json");
+    let (demo, old) = (f.token("demo"), f.password("demo"));
+    let seen = f.identity.look(None);
+    assert_eq!(f.identity.look(seen), seen);
+    directory::change::<_, DirectoryError>(&file, |directory| {
+        let user = directory.users.iter_mut().find(|u| u.name == "demo").unwrap();
+        user.password_hash = Some(password::hash("another password").unwrap());
+        user.password_changed_us = Some(Timestamp::now().as_microsecond());
+        Ok(())
+    })
+    .unwrap();
+    assert_ne!(f.identity.look(seen), seen);
+    assert_eq!(f.get("/v2.0/whoami", &demo).status, 401, "the old password's tokens are void");
+    assert_eq!(f.login_with("demo", &old, Value::Null).status, 401);
+    assert_eq!(f.login_with("demo", "another password", Value::Null).status, 201);
+    // A file that cannot be used changes nothing.
+    std::fs::write(&file, "{").unwrap();
+    f.identity.look(None);
+    assert_eq!(f.login_with("demo", "another password", Value::Null).status, 201);
 }

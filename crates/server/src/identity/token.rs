@@ -25,6 +25,9 @@ pub(super) struct Claims {
     /// The project's id, where the token is scoped to one.
     #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
     pub(super) project_id: Option<String>,
+    /// The application credential's id, where one was shown.
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub(super) credential: Option<String>,
     /// How the user showed who they are: `password`, `token`.
     #[serde(rename = "m")]
     pub(super) methods: Vec<String>,
@@ -91,6 +94,7 @@ mod tests {
         Claims {
             user_id: "u".into(),
             project_id: Some("p".into()),
+            credential: None,
             methods: vec!["password".into()],
             issued_us: 1_000_000,
             expires_us: 2_000_000,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use evergate_config::Sources;
 use evergate_config::settings::PolicyFile;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::{Policy, PolicyError};
+use crate::private_file::{Stamp, stamp};
 
 /// Pause between two looks at the files.
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
@@ -28,9 +29,6 @@ struct State {
     /// What the files were when they were last read, also when they could not be used.
     seen: Vec<Stamp>,
 }
-
-/// What tells a changed file: `None` for one that is not there.
-type Stamp = Option<(SystemTime, u64, u64)>;
 
 impl Default for Watched {
     fn default() -> Self {
@@ -121,12 +119,7 @@ pub fn find(named: &PolicyFile, sources: &Sources) -> Result<Vec<PathBuf>, Polic
 }
 
 fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
-    use std::os::unix::fs::MetadataExt as _;
-    let stamp = |path: &PathBuf| {
-        let meta = std::fs::metadata(path).ok()?;
-        Some((meta.modified().ok()?, meta.len(), meta.ino()))
-    };
-    files.iter().map(stamp).collect()
+    files.iter().map(|path| stamp(path)).collect()
 }
 
 #[cfg(test)]
