@@ -50,9 +50,11 @@ pub struct Network {
     pub segment: Segment,
     /// Largest IP packet, in bytes, that the network carries.
     pub mtu: u16,
-    /// Every port of the network, on whatever host: what Neutron's l2population distributes.
+    /// Every port of the network, on whatever host: what Neutron's l2population distributes. Of a network that
+    /// no tunnels carry, where the switches outside know the others: ports of this host and of its routers.
     pub ports: BTreeMap<PortId, NetworkPort>,
-    /// The tunnel addresses of the *other* hosts that have the network: where flooded frames go.
+    /// The tunnel addresses of the *other* hosts that have the network: where flooded frames go. None for a
+    /// network that no tunnels carry.
     pub peers: BTreeSet<IpAddr>,
     /// Of an HA network: every VRID in use on it, so that a foreign one can be told from a neighbour's.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]

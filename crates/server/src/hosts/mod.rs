@@ -25,6 +25,7 @@ use axum::routing::{get, post};
 use evergate_model::HostReport;
 use tokio::sync::{Semaphore, watch};
 
+pub use relevance::concerns;
 pub use token::{HostToken, TokenError};
 
 use crate::error::ApiError;

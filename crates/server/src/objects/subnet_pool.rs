@@ -162,9 +162,10 @@ impl SubnetPool {
     ///
     /// As [`Tx::query`].
     pub fn note_networks(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql = "SELECT DISTINCT network_id FROM subnets WHERE subnetpool_id = ?1";
-        for network in tx.query(sql, &values![&self.id], |row| row.text(0))? {
+        let sql = "SELECT network_id, id FROM subnets WHERE subnetpool_id = ?1";
+        for (network, subnet) in tx.query(sql, &values![&self.id], |row| Ok((row.text(0)?, row.text(1)?)))? {
             tx.changed(Kind::Network, network);
+            tx.changed(Kind::Subnet, subnet);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A transaction, as all work on the store sees it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
@@ -21,12 +21,13 @@ const CLEANING_PERIOD: i64 = 100;
 pub struct Tx<'c> {
     conn: &'c Connection,
     changed: RefCell<BTreeSet<(Kind, String)>>,
+    statements: Cell<usize>,
     now: Timestamp,
 }
 
 impl<'c> Tx<'c> {
     pub(super) fn new(conn: &'c Connection) -> Self {
-        Self { conn, changed: RefCell::default(), now: Timestamp::now() }
+        Self { conn, changed: RefCell::default(), statements: Cell::new(0), now: Timestamp::now() }
     }
 
     /// The time of this transaction, the same for all it writes.
@@ -45,6 +46,7 @@ impl<'c> Tx<'c> {
     ///
     /// [`StoreError::Constraint`] when a rule of the schema forbids it.
     pub fn execute(&self, sql: &str, params: &[Value]) -> Result<usize, StoreError> {
+        self.count_statement();
         self.conn.execute(sql, params)
     }
 
@@ -59,6 +61,7 @@ impl<'c> Tx<'c> {
         params: &[Value],
         mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
+        self.count_statement();
         let mut found = Vec::new();
         self.conn.query(sql, params, &mut |row| {
             found.push(read(row)?);
@@ -78,6 +81,7 @@ impl<'c> Tx<'c> {
         params: &[Value],
         read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
+        self.count_statement();
         let (mut read, mut found) = (Some(read), None);
         self.conn.query(sql, params, &mut |row| {
             found = read.take().map(|read| read(row)).transpose()?;
@@ -113,6 +117,15 @@ impl<'c> Tx<'c> {
         self.execute("DELETE FROM settings WHERE name = ?1", &values![name])?;
         self.execute("INSERT INTO settings (name, value) VALUES (?1, ?2)", &values![name, value])?;
         Ok(())
+    }
+
+    /// Counts the statements that this transaction ran: of reading many objects at once, a fixed number.
+    pub fn statements(&self) -> usize {
+        self.statements.get()
+    }
+
+    fn count_statement(&self) {
+        self.statements.set(self.statements.get() + 1);
     }
 
     /// Notes that an object changed, came or went: followers of the change log will look at it.

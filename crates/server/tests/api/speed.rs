@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use evergate_server::dvr;
+use evergate_server::hosts::concerns;
 use serde_json::json;
 
 use crate::harness::{PROJECT, Server, admin, id, member};
@@ -61,4 +63,72 @@ fn a_thousand_ha_routers_with_gateway_and_interface() {
         server.put(&who, &format!("{path}/remove_router_interface"), json!({"subnet_id": subnet["id"]}));
         assert_eq!(server.delete(&who, &path).status, 204);
     });
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn a_thousand_distributed_ha_routers_on_fifty_compute_hosts() {
+    let server = Server::with_many_ha_routers();
+    ["h1", "h2", "h3"].into_iter().for_each(|name| server.host_in_mode(name, "dvr_snat"));
+    let compute: Vec<String> = (4..54).map(|n| format!("h{n}")).collect();
+    compute.iter().for_each(|name| server.host_in_mode(name, "dvr"));
+    let external = json!({
+        "router:external": true, "provider:network_type": "flat", "provider:physical_network": "physnet1",
+    });
+    let external = server.make(&admin(), "network", external);
+    let subnet = json!({"network_id": external["id"], "ip_version": 4, "cidr": "198.18.0.0/15"});
+    server.make(&admin(), "subnet", subnet);
+    let info = json!({"distributed": true, "external_gateway_info": {"network_id": external["id"]}});
+    let mut routers = Vec::new();
+    timed("router create --distributed --ha", ROUTERS, || routers.push(server.make(&admin(), "router", info.clone())));
+    let mut subnets = Vec::new();
+    timed("network and subnet create", ROUTERS, || subnets.push(server.make_network(&admin(), "n", "10.0.0.0/24").1));
+    let mut pairs = routers.iter().zip(&subnets);
+    timed("router add subnet", ROUTERS, || {
+        let (router, subnet) = pairs.next().unwrap();
+        let path = format!("/v2.0/routers/{}/add_router_interface", id(router));
+        assert_eq!(server.put(&admin(), &path, json!({"subnet_id": subnet["id"]})).status, 200);
+    });
+    // Five instances per router, so that each compute host has a hundred routers.
+    let mut n = 0;
+    timed("port create --host", ROUTERS * 5, || {
+        let port = json!({
+            "network_id": subnets[n % ROUTERS]["network_id"], "binding:host_id": compute[(n * 7 + n / ROUTERS) % 50],
+        });
+        n += 1;
+        server.make(&admin(), "port", port)
+    });
+    for host in ["h1", "h4"] {
+        let told = timed(&format!("the view of {host}"), 5, || server.told(host));
+        println!("  of {} routers and {} networks", told.routers.len(), told.networks.len());
+    }
+    let port = server.make(&admin(), "port", json!({"network_id": subnets[0]["network_id"]}));
+    let sent: Vec<_> = compute.iter().map(|host| (host, server.told(host))).collect();
+    timed("port set --host", 1, || {
+        let body = json!({"port": {"binding:host_id": "h9"}});
+        assert_eq!(server.put(&admin(), &format!("/v2.0/ports/{}", id(&port)), body).status, 200);
+    });
+    let mut looked_at = 0;
+    timed("whom it concerns, of all compute hosts", 1, || {
+        for (host, config) in &sent {
+            let look = |tx: &evergate_server::store::Tx<'_>| concerns(tx, host, config, config.revision);
+            looked_at += usize::from(server.store.read(look).unwrap());
+        }
+    });
+    println!("  {looked_at} hosts");
+    timed("a host's mode changes: all routers are looked at", 1, || server.host_in_mode("h20", "dvr_no_external"));
+    timed("all routers, at the start of the server", 1, || {
+        server.write(|tx| dvr::settle_all(tx, &server.options));
+    });
+    // All of this may have taken longer than hosts are waited for.
+    ["h1", "h2", "h3"].into_iter().for_each(|name| server.host_in_mode(name, "dvr_snat"));
+    timed("router set --centralized and back", 10, || {
+        for distributed in [false, true] {
+            let body = json!({"router": {"distributed": distributed}});
+            let path = format!("/v2.0/routers/{}", id(&routers[1]));
+            assert_eq!(server.put(&admin(), &path, body).status, 200);
+        }
+    });
+    timed("router show", 100, || server.get(&admin(), &format!("/v2.0/routers/{}", id(&routers[0]))));
+    timed("list of 1000 routers", 3, || server.list(&admin(), "routers", ""));
 }
