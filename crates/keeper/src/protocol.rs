@@ -176,9 +176,12 @@ pub struct RouterSpec {
     pub vrid: u8,
     /// The virtual address on the HA interface: its presence after a restart means "was active".
     pub virtual_address: Ipv4Net,
+    /// VRRP version: 2, or 3 with intervals below a second.
+    #[serde(default = "version_2")]
+    pub vrrp_version: u8,
     /// VRRP priority.
     pub priority: u8,
-    /// Centiseconds.
+    /// Centiseconds; whole seconds in version 2.
     pub advertise_interval_cs: u16,
     /// Whether a higher priority takes over from a living active.
     pub preempt: bool,
@@ -213,6 +216,10 @@ pub struct RouterSpec {
     /// False: what the router needs is not in place yet; it takes part as soon as it is. An active copy
     /// that becomes false resigns: leave it true for a copy that control merely has not looked at yet.
     pub ready: bool,
+}
+
+fn version_2() -> u8 {
+    2
 }
 
 /// Debug leaves the password out.

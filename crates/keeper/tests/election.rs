@@ -138,6 +138,28 @@ fn sigterm_hands_over_within_skew_time_and_leaves_nothing() {
 }
 
 #[test]
+fn whoever_was_frozen_neither_takes_the_role_from_a_living_active_nor_contests_who_took_it() {
+    if !can_run() {
+        return;
+    }
+    let Pair { lab, keepers, controls } = Pair::elected();
+    // A backup that did not run for longer than it would wait in silence: what it did not hear proves nothing.
+    keepers[0].signal("STOP");
+    for_a_while("the active goes on", Duration::from_secs(6), || lab.has_vip(2));
+    keepers[0].signal("CONT");
+    for_a_while("and the one that wakes leaves it the role", Duration::from_secs(4), || lab.vip_holders(&BOTH) == [2]);
+
+    // An active that did not run for so long was replaced. It has the higher address, and would win a contest.
+    keepers[1].signal("STOP");
+    eventually("the backup takes over", || lab.has_vip(1));
+    keepers[1].signal("CONT");
+    eventually("the one that wakes steps down", || lab.vip_holders(&BOTH) == [1]);
+    for_a_while("for good", Duration::from_secs(5), || lab.vip_holders(&BOTH) == [1]);
+    let transition = controls[1].expect_transition(HaState::Standby).1;
+    assert!(transition.reason.contains("was away"), "{transition:?}");
+}
+
+#[test]
 fn a_lost_carrier_moves_the_role_and_its_return_does_not_move_it_back() {
     if !can_run() {
         return;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use evergate_vrrp::router::{Config, Interop, InvalidConfig, Vrid};
+use evergate_vrrp::router::{Config, Interop, InvalidConfig, Version, Vrid};
 use evergate_vrrp::wire;
 
 use crate::hex::{self, HexError};
@@ -44,6 +44,10 @@ pub(super) enum SpecError {
     Vrrp(#[from] InvalidConfig),
     #[error("an advertisement interval of {0} cs cannot be written in version 2: whole seconds, 1 to 255")]
     Interval(u16),
+    #[error("an advertisement interval of {0} cs cannot be written in version 3: 1 to 4095")]
+    IntervalV3(u16),
+    #[error("there is no VRRP version {0}; there are 2 and 3")]
+    Version(u8),
     #[error("the password is longer than 8 bytes")]
     Password,
     #[error("item '{key}' is listed twice")]
@@ -58,10 +62,15 @@ pub(super) enum SpecError {
 
 /// What the VRRP engine is told. `agrees`: there are other paths on which copies can agree.
 pub(super) fn config(spec: &RouterSpec, agrees: bool) -> Result<Config, SpecError> {
-    // Neutron's range; the engine's own check would name neither unit nor reason.
-    if !(100..=25_500).contains(&spec.advertise_interval_cs) || !spec.advertise_interval_cs.is_multiple_of(100) {
-        return Err(SpecError::Interval(spec.advertise_interval_cs));
-    }
+    // The engine's own check would name neither unit nor reason.
+    let cs = spec.advertise_interval_cs;
+    let version = match spec.vrrp_version {
+        2 if (100..=25_500).contains(&cs) && cs.is_multiple_of(100) => Version::V2,
+        2 => return Err(SpecError::Interval(cs)),
+        3 if (1..=4095).contains(&cs) => Version::V3,
+        3 => return Err(SpecError::IntervalV3(cs)),
+        other => return Err(SpecError::Version(other)),
+    };
     if spec.password.as_ref().is_some_and(|password| password.len() > 8) {
         return Err(SpecError::Password);
     }
@@ -81,6 +90,7 @@ pub(super) fn config(spec: &RouterSpec, agrees: bool) -> Result<Config, SpecErro
         agreement: agrees.then(|| spec.peer_hosts.keys().map(|&peer| IpAddr::V4(peer)).collect()),
         // Control lists all copies, so nobody's turn is taken by not waiting 0.8 s for it.
         interop: Interop { hasten_resignation: true, ..Interop::default() },
+        version,
         ..Config::neutron(vrid, spec.ha_address.addr())
     };
     config.validate()?;

@@ -55,6 +55,22 @@ fn a_takeover_advertises_then_adds_in_order_then_announces_reports_and_claims() 
 }
 
 #[test]
+fn version_3_takes_over_in_fractions_of_a_second() {
+    let mut host = Host::new();
+    (host.spec.vrrp_version, host.spec.advertise_interval_cs) = (3, 10);
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    // Three intervals of 0.1 s, and (256 - 50) / 256 of one.
+    host.advance(Duration::from_millis(380));
+    assert_eq!(host.state(), "backup");
+    // The others are asked first.
+    host.advance(Duration::from_millis(25));
+    assert_eq!(host.state(), "active");
+    let before = host.engine.status().routers[0].sent;
+    host.advance(Duration::from_secs(1));
+    assert_eq!(host.engine.status().routers[0].sent, before + 10);
+}
+
+#[test]
 fn a_kernel_that_takes_its_time_delays_what_is_said_but_no_advertisement() {
     let mut host = Host::with_router();
     host.kernel_stalls = true;
@@ -504,10 +520,14 @@ fn a_namespace_that_is_not_there_yet_is_tried_again() {
 fn a_specification_that_makes_no_sense_is_refused_as_a_whole() {
     let mut host = Host::active();
     type Spoil = fn(&mut RouterSpec);
-    let cases: [(Spoil, &str); 8] = [
+    let cases: [(Spoil, &str); 12] = [
         (|spec| spec.vrid = 0, "VRID 0"),
         (|spec| spec.priority = 0, "priority 0"),
         (|spec| spec.advertise_interval_cs = 150, "150 cs"),
+        (|spec| spec.advertise_interval_cs = 0, "0 cs"),
+        (|spec| (spec.vrrp_version, spec.advertise_interval_cs) = (3, 0), "0 cs"),
+        (|spec| (spec.vrrp_version, spec.advertise_interval_cs) = (3, 4096), "4096 cs"),
+        (|spec| spec.vrrp_version = 4, "no VRRP version 4"),
         (|spec| spec.password = Some("much too long".to_owned()), "longer than 8"),
         (|spec| spec.items[0].add = "zz".to_owned(), "'tap' is unusable"),
         (|spec| spec.items[1].del = "0000".to_owned(), "'vip' is not one netlink message"),
@@ -1118,6 +1138,7 @@ fn spec() -> RouterSpec {
         ha_address: "169.254.192.10/18".parse().unwrap(),
         vrid: 1,
         virtual_address: "169.254.0.1/24".parse().unwrap(),
+        vrrp_version: 2,
         priority: 50,
         advertise_interval_cs: 200,
         preempt: false,

@@ -270,6 +270,7 @@ impl Lab {
             ha_address: format!("169.254.192.{n}/18").parse().expect("an address"),
             vrid: 7,
             virtual_address: VIP.parse().expect("an address"),
+            vrrp_version: 2,
             priority: 50,
             advertise_interval_cs: 100,
             preempt: false,
