@@ -5,13 +5,13 @@
 mod common;
 mod machine;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{
-    EXTERNAL_NETWORK, HOST_VTEP, PEER_VTEP, PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, ip, port, port_id,
-    remove_router, settings,
+    EXTERNAL_NETWORK, HOST_VTEP, PEER_VTEP, PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, ip, mac, port,
+    port_id, remove_router, settings,
 };
 use evergate_dataplane::fake::FakeKernel;
 use evergate_dataplane::{Netns, Op};
@@ -20,7 +20,7 @@ use evergate_hostd::worker::Worker;
 use evergate_keeper::protocol::{
     FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, RouterStatus, Status, ToKeeper, Transition,
 };
-use evergate_model::host::{ActiveCopy, HaStateReport, HostConfig, HostReport, Location};
+use evergate_model::host::{ActiveCopy, AgentGateway, Distributed, HaStateReport, HostConfig, HostReport, Location};
 use evergate_model::stream::Change;
 use evergate_model::{FloatingIpId, HaState, RouterId, names};
 use machine::FakeMachine;
@@ -339,6 +339,68 @@ fn removal_waits_for_the_keeper() {
     assert!(!sim.has_netns() && !sim.has_link("tap00100000-00"));
     assert_eq!(sim.removals(), 1, "asked once");
     assert_eq!(sim.report().applied_revision, Some(6));
+}
+
+#[test]
+fn a_router_that_becomes_distributed_moves_its_copy_to_another_namespace_and_back() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let ways = [
+        (distributed(with_router(6)), names::snat_namespace(ROUTER)),
+        (with_router(7), names::qrouter_namespace(ROUTER)),
+    ];
+    for (config, netns) in ways {
+        sim.to_keeper.clear();
+        sim.change(&config);
+        assert_eq!((sim.removals(), sim.specs().len()), (1, 0), "the copy that was is let go of first");
+        sim.keeper_says(FromKeeper::Removed { router: ROUTER });
+        assert_eq!(sim.specs().last().unwrap().netns, netns);
+        let inside = sim.kernel().state().netns[&Netns::Named(names::qrouter_namespace(ROUTER))].clone();
+        assert_eq!(inside.links.keys().any(|link| link.starts_with("ha-")), netns.starts_with("qrouter-"));
+        assert_eq!(sim.report().applied_revision, Some(config.revision));
+        sim.pass(PERIOD * 2);
+        assert_eq!(sim.removals(), 1, "asked once");
+    }
+    let left = Netns::Named(names::snat_namespace(ROUTER));
+    assert!(!sim.kernel().state().netns.contains_key(&left));
+}
+
+#[test]
+fn a_floating_ip_that_is_translated_at_the_instance_works_whichever_copy_is_active() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    let mut config = distributed(with_router(5));
+    let external = port(0x31, &["203.0.113.11"], Location::Local);
+    add_port(&mut config, EXTERNAL_NETWORK, port_id(0x31), external);
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    router.distributed.as_mut().unwrap().agent_gateway =
+        Some(AgentGateway { port_id: port_id(0x31), mac: mac(0x31), addresses: Vec::new() });
+    sim.snapshot(config.clone());
+    let id = FloatingIpId::from_u128(1);
+    assert!(!sim.report().floating_ips_active.contains(&id), "translated where the source NAT is: not here");
+    config.revision = 6;
+    config.routers.get_mut(&ROUTER).unwrap().floating_ips.get_mut(&id).unwrap().distributed = true;
+    sim.change(&config);
+    assert!(sim.report().floating_ips_active.contains(&id));
+}
+
+/// The same router, distributed, with a copy of its source NAT and a port of an instance on this host.
+fn distributed(mut config: HostConfig) -> HostConfig {
+    let everywhere = port(0x20, &["10.0.0.1"], Location::Everywhere { router: ROUTER });
+    add_port(&mut config, PROJECT_NETWORK, port_id(0x20), everywhere);
+    let snat = port(0x21, &["10.0.0.5"], Location::Active { router: ROUTER });
+    add_port(&mut config, PROJECT_NETWORK, port_id(0x21), snat);
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    let mut interface = router.interfaces[&port_id(0x20)].clone();
+    (interface.mac, interface.addresses) = (mac(0x21), vec!["10.0.0.5/24".parse().unwrap()]);
+    router.distributed = Some(Distributed {
+        routes_here: true,
+        translates_here: true,
+        snat_ports: BTreeMap::from([(port_id(0x21), interface)]),
+        agent_gateway: None,
+    });
+    config
 }
 
 #[test]

@@ -177,11 +177,36 @@ fn parse_links(text: &str) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
+    use evergate_dataplane::state::Route;
+
     use super::*;
 
     #[test]
     fn link_names_are_read_from_the_kernels_table() {
         let text = "Inter-|   Receive  |  Transmit\n face |bytes packets|bytes packets\n    lo:  1 2 3\neth0.5: 4 5\n";
         assert_eq!(parse_links(text), BTreeSet::from(["lo".to_owned(), "eth0.5".to_owned()]));
+    }
+
+    #[test]
+    fn a_floating_ip_is_announced_when_a_fip_namespace_leads_it_to_a_router() {
+        let op = |netns: &str, destination: &str, via: Option<&str>, table| Op::AddRoute {
+            netns: Netns::Named(netns.to_owned()),
+            route: Route {
+                table,
+                destination: destination.parse().unwrap(),
+                via: via.map(|via| via.parse().unwrap()),
+                link: Some("fpr-1".to_owned()),
+            },
+        };
+        let via = Some("169.254.64.0");
+        let floating = op("fip-1", "203.0.113.50/32", via, TABLE_MAIN);
+        assert_eq!(new_floating_ip(&floating), Some(("fip-1", "203.0.113.50".parse().unwrap())));
+        for other in [
+            op("qrouter-1", "203.0.113.50/32", via, TABLE_MAIN),
+            op("fip-1", "0.0.0.0/0", via, 2_852_016_425),
+            op("fip-1", "203.0.113.254/32", None, TABLE_MAIN),
+        ] {
+            assert_eq!(new_floating_ip(&other), None, "{other}");
+        }
     }
 }
