@@ -62,6 +62,8 @@ struct Intent {
     /// An address that both instances of network 1 may have; the second is on host 0.
     moving: bool,
     no_fg_address: bool,
+    /// Every network has an IPv6 subnet, too.
+    ipv6: bool,
 }
 
 impl Intent {
@@ -74,12 +76,20 @@ impl Intent {
             admin_state_up: true,
             allowed_addresses: Vec::new(),
         };
+        let ips = |n: usize, last: u8| {
+            let mut ips = vec![format!("10.0.{n}.{last}").parse().unwrap()];
+            ips.extend(self.ipv6.then(|| format!("2001:db8:{n}::{last}").parse::<IpAddr>().unwrap()));
+            ips
+        };
         let networks = [0, 1].map(|n| {
             let mut ports = BTreeMap::from([
                 (qr(n), port(mac(n as u8), format!("10.0.{n}.1"), Location::Everywhere { router: ROUTER })),
                 (sg(n), port(mac(0x20 + n as u8), format!("10.0.{n}.5"), there(GATEWAY))),
                 (instance(n), port(mac(0x30 + n as u8), format!("10.0.{n}.9"), there(n))),
             ]);
+            for (id, last) in [(qr(n), 1), (sg(n), 5), (instance(n), 9)] {
+                ports.get_mut(&id).unwrap().ips = ips(n, last);
+            }
             if n == 1 && self.moving {
                 let pair = |mac| vec![AllowedAddress { ip: "10.0.1.100/32".parse().unwrap(), mac }];
                 ports.get_mut(&instance(1)).unwrap().allowed_addresses = pair(mac(0x31));
@@ -113,10 +123,14 @@ impl Intent {
     }
 
     fn router(&self, host: usize) -> Router {
+        let v6 = |address: String| self.ipv6.then(|| address.parse().unwrap());
         let interface = |n: usize, mac, last| Interface {
             network_id: NETS[n],
             mac,
-            addresses: vec![format!("10.0.{n}.{last}/24").parse().unwrap()],
+            addresses: [format!("10.0.{n}.{last}/24").parse().unwrap()]
+                .into_iter()
+                .chain(v6(format!("2001:db8:{n}::{last}/64")))
+                .collect(),
             address_scopes: AddressScopes::default(),
             advertisement: None,
         };
@@ -135,8 +149,15 @@ impl Intent {
                 port_id: GATEWAY_PORT,
                 network_id: EXTERNAL,
                 mac: mac(0x50),
-                addresses: vec!["203.0.113.10/24".parse().unwrap()],
-                next_hops: vec!["203.0.113.254".parse().unwrap()],
+                addresses: ["203.0.113.10/24".parse().unwrap()]
+                    .into_iter()
+                    .chain(v6("2001:db8:ff::10/64".to_owned()))
+                    .collect(),
+                next_hops: ["203.0.113.254"]
+                    .into_iter()
+                    .chain(self.ipv6.then_some("2001:db8:ff::254"))
+                    .map(|hop| hop.parse().unwrap())
+                    .collect(),
                 onlink_subnets: Vec::new(),
                 enable_snat: true,
                 address_scopes: AddressScopes::default(),
@@ -398,4 +419,28 @@ fn an_address_that_moves_between_instances_is_found_from_every_host() {
     site.converge(&Intent { moving: true, ..Intent::default() });
     site.converge(&Intent::default());
     assert!(!run("ip netns exec h0 nft list tables").contains("bridge"));
+}
+
+#[test]
+fn ipv6_is_routed_where_the_instances_are_and_leaves_untranslated_by_the_gateway() {
+    let mut site = Site::new();
+    let give = |netns: &str, address: &str, route: &str| {
+        run(&format!(
+            "ip netns exec {netns} sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0; \
+             ip -n {netns} address add {address}/64 dev eth0 nodad; ip -n {netns} -6 route add {route}"
+        ));
+    };
+    give("outside", "2001:db8:ff::254", "2001:db8::/47 via 2001:db8:ff::10");
+    for n in [0, 1] {
+        give(&format!("i{n}"), &format!("2001:db8:{n}::9"), &format!("default via 2001:db8:{n}::1"));
+    }
+    let intent = Intent { ipv6: true, ..Intent::default() };
+    site.converge(&intent);
+    reaches("i0", "2001:db8:1::9");
+    let said = lost("i0", "2001:db8:1::9", "-s 1300");
+    assert!(said.contains(" 0% packet loss"), "{said}");
+    reaches("i1", "2001:db8:ff::254");
+    reaches("outside", "2001:db8::9");
+    site.restart();
+    site.converge(&intent);
 }
