@@ -11,7 +11,7 @@ use crate::support::{Cloud, PATIENCE};
 
 const FLOWS: &str = include_str!("flows.py");
 
-/// One end of many connections, see `flows.py`.
+/// One end of connections: a script in a machine or an instance, see `flows.py`.
 pub(crate) struct End {
     process: Child,
     input: ChildStdin,
@@ -19,8 +19,12 @@ pub(crate) struct End {
 }
 
 impl End {
-    pub(crate) fn start(mut command: Command, args: &[&str]) -> Self {
-        let command = command.arg("-c").arg(FLOWS).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+    pub(crate) fn start(command: Command, args: &[&str]) -> Self {
+        Self::run(command, FLOWS, args)
+    }
+
+    pub(crate) fn run(mut command: Command, script: &str, args: &[&str]) -> Self {
+        let command = command.arg("-c").arg(script).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let (input, output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
         Self { process, input, output: BufReader::new(output) }

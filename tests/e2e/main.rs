@@ -11,6 +11,7 @@ mod connections;
 mod distributed;
 mod faults;
 mod gateways;
+mod ipv6;
 mod keepalived;
 mod split_brain;
 mod support;

@@ -80,7 +80,10 @@ impl Advertising {
             ToKeeper::Unadvertise { router } => self.forget(*router),
             ToKeeper::RemoveRouter { router } => {
                 self.active.remove(router);
-                self.forget(*router);
+                // Of a distributed router, what is advertised here may be more than the copy that goes.
+                if self.specs.get(router).is_some_and(|spec| spec.follows_role) {
+                    self.forget(*router);
+                }
             }
             ToKeeper::EndOfState => {
                 let mentioned = self.mentioned.take().unwrap_or_default();
