@@ -25,7 +25,7 @@ use crate::options::Options;
 use crate::policy;
 use crate::resources::{
     self, Call, Resource, availability_zones, extensions, interfaces, port_forwardings, quotas, routers, scheduling,
-    subnet_pools, tags, versions,
+    subnet_pools, tags, versions, views,
 };
 use crate::store::{Store, Tx, TxError as _};
 
@@ -286,6 +286,9 @@ fn dispatch(call: Call<'_>, asked: &Asked) -> Result<Answer, ApiError> {
         [] if get => ok(versions::resources(&asked.base)),
         ["extensions"] if get => ok(extensions::list(call.options)),
         ["extensions", alias] if get => ok(extensions::member(call.options, alias)?),
+        ["network-ip-availabilities"] if get => ok(views::ip_availabilities(call, &asked.pairs)?),
+        ["network-ip-availabilities", id] if get => ok(views::ip_availability(call, id.trim_end_matches(".json"))?),
+        ["floatingip_pools"] if get => ok(views::floating_ip_pools(call)?),
         ["availability_zones"] if get => ok(availability_zones::list(call, &asked.pairs)?),
         ["quotas", rest @ ..] => quotas_verb(call, rest, asked),
         [collection, rest @ ..] => {

@@ -168,7 +168,8 @@ fn tag_condition(name: &str, wanted: &[&str]) -> Option<Condition> {
     Some(Condition { sql, values: tags.into_iter().map(Value::from).collect() })
 }
 
-/// `fixed_ips=ip_address=10.0.0.3` and `fixed_ips=subnet_id=...`: one address must match all kinds.
+/// `fixed_ips=ip_address=10.0.0.3`, `fixed_ips=subnet_id=...` and `fixed_ips=ip_address_substr=10.0`: one address
+/// must match all kinds.
 fn fixed_ip_condition(wanted: &[&str]) -> Result<Option<Condition>, ApiError> {
     let (mut sql, mut values) = (Vec::new(), Vec::new());
     for (key, column) in [("ip_address", "f.ip_address"), ("subnet_id", "f.subnet_id")] {
@@ -178,6 +179,12 @@ fn fixed_ip_condition(wanted: &[&str]) -> Result<Option<Condition>, ApiError> {
             sql.push(format!("{column} IN ({})", vec!["?"; texts.len()].join(", ")));
             values.extend(texts.into_iter().map(Value::from));
         }
+    }
+    for text in wanted.iter().filter_map(|text| text.strip_prefix("ip_address_substr=")) {
+        // What is no part of any address is found in none, and must not be a pattern.
+        let part = text.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | ':'));
+        sql.push(if part { "f.ip_address LIKE ?".to_owned() } else { "f.ip_address = ?".to_owned() });
+        values.push(Value::from(if part { format!("%{}%", text.to_ascii_lowercase()) } else { String::new() }));
     }
     if values.is_empty() {
         let message = format!("Invalid filter fixed_ips: '{}' is not of the form key=value", wanted.join(","));

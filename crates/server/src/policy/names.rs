@@ -68,6 +68,8 @@ pub(super) const OTHERS: &[(&str, Rule)] = &[
     ("get_l3-routers", Rule::Admin),
     ("create_l3-router", Rule::Admin),
     ("delete_l3-router", Rule::Admin),
+    ("get_network_ip_availability", Rule::Admin),
+    ("get_floatingip_pool", Rule::Any),
     ("get_availability_zone", Rule::Any),
     ("get_quota", Rule::Reader),
     ("update_quota", Rule::Admin),

@@ -93,6 +93,18 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Ranges of ports can be forwarded.",
         "2020-07-01T10:00:00-00:00",
     ),
+    (
+        "floatingip-pools",
+        "Floating IP Pools Extension",
+        "The subnets that floating IPs come from.",
+        "2018-03-21T10:00:00-00:00",
+    ),
+    (
+        "ip-substring-filtering",
+        "IP address substring filtering",
+        "Ports can be found by a part of an address.",
+        "2017-11-28T09:00:00-00:00",
+    ),
     ("l3-ha", "HA Router extension", "Routers with several copies, elected by VRRP.", "2014-04-26T00:00:00-00:00"),
     (
         "l3-port-ip-change-not-allowed",
@@ -108,6 +120,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Network Availability Zone",
         "Zones that a network is in.",
         "2015-01-01T10:00:00-00:00",
+    ),
+    (
+        "network-ip-availability",
+        "Network IP Availability",
+        "How many addresses of a network are in use.",
+        "2015-09-24T00:00:00-00:00",
     ),
     ("pagination", "Pagination support", "Lists come in pages.", "2016-06-12T00:00:00-00:00"),
     (
@@ -222,6 +240,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "Subnet Pool Prefix Operations",
         "Prefixes of a pool are added and removed in one step.",
         "2019-02-08T10:00:00-00:00",
+    ),
+    (
+        "tag-creation",
+        "Tag creation extension",
+        "Tags are added without reading the others.",
+        "2024-23-07T10:00:00-00:00",
     ),
     (
         "tag-ports-during-bulk-creation",

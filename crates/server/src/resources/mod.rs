@@ -25,6 +25,7 @@ pub mod subnet_pools;
 pub mod subnets;
 pub mod tags;
 pub mod versions;
+pub mod views;
 
 use std::collections::BTreeMap;
 

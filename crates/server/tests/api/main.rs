@@ -32,3 +32,4 @@ mod shapes;
 mod shortage;
 mod speed;
 mod subnet_pools;
+mod views;
