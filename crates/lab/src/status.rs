@@ -1,7 +1,7 @@
 //! `evergate lab status`: what stands, what is broken, who is active; from the kernel and the hosts
 //! themselves, and from the API where it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 
@@ -117,8 +117,9 @@ fn router<'a>(routers: &'a mut BTreeMap<String, RouterStatus>, id: &str) -> &'a 
 
 impl Machine<'_> {
     /// Ids of the routers that have a namespace here.
-    pub fn routers(&self) -> Vec<String> {
-        self.namespaces().iter().filter_map(|name| names::router_of_namespace(name)).map(|id| id.to_string()).collect()
+    pub fn routers(&self) -> BTreeSet<String> {
+        let router = |name: &String| names::router_of_namespace(name).or_else(|| names::router_of_snat_namespace(name));
+        self.namespaces().iter().filter_map(router).map(|id| id.to_string()).collect()
     }
 
     /// Names of the network namespaces on the node.
