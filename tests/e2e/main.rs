@@ -13,6 +13,7 @@ mod faults;
 mod gateways;
 mod ipv6;
 mod keepalived;
+mod planned;
 mod split_brain;
 mod support;
 mod walk_through;

@@ -17,6 +17,7 @@ mod copy;
 mod discards;
 pub mod effect;
 mod gateways;
+mod handover;
 mod health;
 mod inquiry;
 mod ledger;
@@ -117,6 +118,8 @@ pub struct Engine {
     patrol: Patrol,
     worst_lateness: Duration,
     stopped: bool,
+    /// The other hosts were told that this one stops.
+    silent: bool,
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +147,7 @@ impl Engine {
             patrol: Patrol::default(),
             worst_lateness: Duration::ZERO,
             stopped: false,
+            silent: false,
         }
     }
 
@@ -170,6 +174,7 @@ impl Engine {
 
     /// Says what is to be said to other hosts after an input.
     fn finish(&mut self, now: Instant) {
+        self.end_stop(now);
         self.attend_agreement(now);
         self.shared.flush_claims(now);
     }
@@ -546,16 +551,16 @@ impl Engine {
             info!("stopping: every active router is handed over");
             self.stopped = true;
             for router in self.copies.keys().copied().collect::<Vec<_>>() {
-                self.with(router, |copy, shared| copy.stop(shared, now));
+                self.with(router, |copy, shared| copy.leave(shared, now));
             }
-            self.shared.liveness.handle_stop(now);
-            self.attend_liveness(now);
+            self.finish(now);
         }
     }
 
     /// Whether nothing remains but to carry out the effects and to leave.
     pub fn is_stopped(&self) -> bool {
-        self.stopped && self.closing.is_empty() && self.copies.values().all(|copy| copy.waiting.is_over())
+        let is_done = |copy: &RouterCopy| copy.waiting.is_over() && !copy.leaving && copy.lingering.is_none();
+        self.stopped && self.closing.is_empty() && self.copies.values().all(is_done)
     }
 
     /// The copy with the lowest VRID of each HA network here hears all VRIDs, so that a foreign one is

@@ -17,6 +17,7 @@ use tracing::{debug, info};
 use super::access::{Access, How};
 use super::discards::sender_of;
 use super::effect::{Effect, Opened, SocketRequest};
+use super::handover::Handover;
 use super::health::{self, Health};
 use super::inquiry::Kept;
 use super::ledger::Ledger;
@@ -41,7 +42,7 @@ const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct RouterCopy {
     pub(super) spec: RouterSpec,
-    items: Vec<Prepared>,
+    pub(super) items: Vec<Prepared>,
     pub(super) vrrp: VirtualRouter,
     pub(super) ledger: Ledger,
     access: Access,
@@ -55,6 +56,12 @@ pub(super) struct RouterCopy {
     pub(super) epoch: u64,
     /// When that was.
     pub(super) active_since: Instant,
+    /// Another copy is asked to take over.
+    pub(super) handover: Option<Handover>,
+    /// Until when it goes on forwarding although another copy has taken over, as was planned.
+    pub(super) lingering: Option<Instant>,
+    /// It leaves the election when that is done.
+    pub(super) leaving: bool,
     /// Other hosts are asked whether this copy may take over.
     pub(super) inquiry: Option<Inquiry>,
     /// Why it did not, and was told of.
@@ -115,6 +122,9 @@ impl RouterCopy {
             strangers: BTreeMap::new(),
             epoch: 0,
             active_since: now,
+            handover: None,
+            lingering: None,
+            leaving: false,
             inquiry: None,
             kept: None,
             asking: None,
@@ -308,15 +318,19 @@ impl RouterCopy {
             match output {
                 Output::Transmit(advertisement) => self.transmit(&advertisement, shared),
                 Output::Activate => {
+                    self.lingering = None;
                     self.begin_transition(shared, now);
                     let batches = self.ledger.activate(shared.wanted(self.id()), &self.items);
                     self.run(batches, shared);
                 }
                 Output::Deactivate => {
                     self.begin_transition(shared, now);
-                    let batches = self.ledger.deactivate(shared.wanted(self.id()), &self.items);
-                    self.run(batches, shared);
                     self.give_up_mastership(shared);
+                    if !self.lingers(now) {
+                        let batches = self.ledger.deactivate(shared.wanted(self.id()), &self.items);
+                        self.run(batches, shared);
+                        shared.apply_follow(self.id());
+                    }
                 }
                 Output::AnnounceAddresses => self.announce_all(shared),
                 Output::TakeoverDue { active } => self.takeover_due(active, shared, now),
@@ -499,6 +513,9 @@ impl RouterCopy {
             self.decide(shared, now);
             self.drain(shared, now);
         }
+        if self.handover_deadline().is_some_and(|at| at <= now) || self.leaving {
+            self.attend_handover(shared, now);
+        }
         if self.asking_deadline().is_some_and(|at| at <= now) {
             self.settle(shared, now);
         }
@@ -542,6 +559,7 @@ impl RouterCopy {
             self.inquiry.as_ref().and_then(Inquiry::poll_timeout),
             self.asking_deadline(),
             self.health_deadline(),
+            self.handover_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -550,6 +568,7 @@ impl RouterCopy {
 
     /// Leaves the election for good: an active resigns with priority 0.
     pub(super) fn stop(&mut self, shared: &mut Shared, now: Instant) {
+        (self.handover, self.leaving) = (None, false);
         self.spec.ready = false;
         self.vrrp.handle_shutdown(now);
         self.drain(shared, now);
@@ -562,7 +581,7 @@ impl RouterCopy {
     pub(super) fn remove(mut self, shared: &mut Shared, now: Instant) {
         let was_active = self.is_active();
         self.stop(shared, now);
-        if !was_active {
+        if !was_active || self.lingering.take().is_some() {
             self.clean_up(shared);
         }
         shared.outbox.withdraw(self.id());

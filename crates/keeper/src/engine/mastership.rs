@@ -112,11 +112,10 @@ impl RouterCopy {
         self.claim(shared, now);
     }
 
-    /// Is no longer active: claims no more, and follows whoever is known to have the router.
+    /// Is no longer active: claims no more.
     pub(super) fn give_up_mastership(&mut self, shared: &mut Shared) {
         shared.outbox.withdraw(self.id());
         shared.book.vacate(self.id(), shared.settings.vtep);
-        shared.apply_follow(self.id());
     }
 
     /// **The place where a claim of another host meets an active copy.**
@@ -146,6 +145,10 @@ impl RouterCopy {
 
     /// Another copy is active as well: its host is told of our claim, and says what it knows.
     pub(super) fn contested(&self, with: IpAddr, shared: &mut Shared) {
+        // Whoever hands over steps down when the other one is ready, and not before.
+        if self.handover.is_some() || !self.waiting.is_over() {
+            return;
+        }
         if let Some(host) = self.host_of(with) {
             self.tell_claim(&[host].into(), self.epoch, shared);
         }

@@ -321,3 +321,47 @@ fn a_handover_is_taken_at_once_and_a_recorded_one_is_not() {
     assert!(host.log.contains(&"transition active 4".to_owned()), "{:?}", host.log);
     assert!(host.engine.status().routers[0].problem.is_empty() && COPY.is_link_local());
 }
+
+/// What was asked of another host's copy, as (receiver, epoch).
+fn handovers(host: &mut Host) -> Vec<(IpAddr, u64)> {
+    let asked = std::mem::take(&mut host.asked);
+    let handovers = asked.into_iter().filter(|(_, question)| question.kind == Say::Handover);
+    handovers.map(|(to, question)| (to, question.entries[0].epoch)).collect()
+}
+
+#[test]
+fn a_stopping_keeper_hands_over_and_goes_on_until_the_other_is_ready() {
+    let mut host = active(200);
+    host.say_known(THEIRS, 1, Some(OURS));
+    host.log.clear();
+    host.engine.handle_stop(host.now);
+    host.settle();
+    assert_eq!(handovers(&mut host), [(THEIRS, 1)]);
+    host.advance(Duration::from_millis(120));
+    assert_eq!(handovers(&mut host), [(THEIRS, 1); 2], "a request may be lost");
+    // The other one advertises before its kernel is ready.
+    host.hear(advertisement(200, 50));
+    assert_eq!((host.state(), host.kernel.len()), ("active".to_owned(), 4));
+    assert!(!host.log.iter().any(|line| line.contains("claim 192.0.2.2 claim")), "{:?}", host.log);
+    host.claim_from(THEIRS, Kind::Claim, 2);
+    assert_eq!((host.state(), host.kernel.len()), ("backup".to_owned(), 4), "it goes on for a moment");
+    assert!(!host.engine.is_stopped());
+    host.advance(Duration::from_millis(80));
+    assert!(host.engine.is_stopped() && host.kernel.is_empty());
+    assert!(!host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+    assert!(host.log.contains(&"follow + 192.0.2.2".to_owned()), "{:?}", host.log);
+}
+
+#[test]
+fn a_handover_that_nobody_takes_becomes_a_resignation() {
+    let mut host = active(200);
+    host.say_known(THEIRS, 1, Some(OURS));
+    host.log.clear();
+    host.engine.handle_stop(host.now);
+    host.settle();
+    host.advance(Duration::from_millis(999));
+    assert!(!host.engine.is_stopped() && host.kernel.len() == 4);
+    host.advance(Duration::from_millis(10));
+    assert!(host.engine.is_stopped() && host.kernel.is_empty());
+    assert!(host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+}

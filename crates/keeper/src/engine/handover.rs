@@ -1,0 +1,138 @@
+//! A planned move: the next copy is ready before this one stops.
+//!
+//! The active asks another copy's host to take over. That one becomes active with the next epoch, and claims the
+//! router when its kernel holds the addresses; only that claim makes this copy step down. All copies share one
+//! MAC address per port, so for a moment both may hold them. After the claim this copy goes on forwarding for
+//! [`LINGER`]: other hosts hear of the claim at about the same time, and what they sent here until then is on
+//! its way.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use super::copy::RouterCopy;
+use super::shared::Shared;
+use crate::claims::question::{Kind, Question};
+use crate::claims::wire::Entry;
+
+/// How long a copy goes on after another one has claimed the router: three sendings of that claim (0, 20 and 60
+/// ms after the first).
+const LINGER: Duration = Duration::from_millis(80);
+/// A request may be lost.
+const AGAIN: Duration = Duration::from_millis(50);
+/// How long one host is given before the next is asked. Its kernel may be busy.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A host that was heard this lately is worth asking, where BFD does not say.
+const LATELY: Duration = Duration::from_secs(12);
+
+/// Another copy is being asked to take over.
+#[derive(Debug)]
+pub(super) struct Handover {
+    /// Hosts to ask, the best last.
+    candidates: Vec<IpAddr>,
+    again: Instant,
+    until: Instant,
+}
+
+impl RouterCopy {
+    /// Begins to hand the role over; false if there is nobody to take it.
+    pub(super) fn hand_over(&mut self, shared: &Shared, now: Instant) -> bool {
+        let alive = |host: &IpAddr| {
+            let heard = shared.agreement.company.last_heard(*host);
+            let lately = heard.is_some_and(|at| now.saturating_duration_since(at) < LATELY);
+            if shared.liveness.is_on() { shared.liveness.is_up(*host) } else { lately }
+        };
+        // The highest address is the next in an election, too.
+        let candidates: Vec<IpAddr> = self.spec.peer_hosts.values().copied().filter(alive).collect();
+        if candidates.is_empty() || !self.is_active() || !shared.can_ask() {
+            return false;
+        }
+        self.handover = Some(Handover { candidates, again: now, until: now + PATIENCE });
+        true
+    }
+
+    /// Leaves the election for good, without an interruption if another copy can take over.
+    pub(super) fn leave(&mut self, shared: &mut Shared, now: Instant) {
+        if self.hand_over(shared, now) {
+            self.leaving = true;
+            self.attend_handover(shared, now);
+        } else if self.lingering.is_some() {
+            self.leaving = true;
+        } else {
+            self.stop(shared, now);
+        }
+    }
+
+    /// Sends what is due, and ends what is over.
+    pub(super) fn attend_handover(&mut self, shared: &mut Shared, now: Instant) {
+        if self.lingering.is_some_and(|until| until <= now) {
+            self.end_lingering(shared);
+        }
+        let active = self.is_active();
+        let Some(handover) = self.handover.as_mut().filter(|_| active) else {
+            self.handover = None;
+            if self.leaving && self.lingering.is_none() {
+                self.leaving = false;
+                self.stop(shared, now);
+            }
+            return;
+        };
+        if handover.until <= now {
+            handover.candidates.pop();
+            (handover.again, handover.until) = (now, now + PATIENCE);
+        }
+        match handover.candidates.last() {
+            Some(&host) if handover.again <= now => {
+                handover.again = now + AGAIN;
+                self.ask_to_take_over(host, shared);
+            }
+            Some(_) => {}
+            None => {
+                shared.warn(format!("router {}: no other copy takes it over", self.id()));
+                self.handover = None;
+                self.attend_handover(shared, now);
+            }
+        }
+    }
+
+    fn ask_to_take_over(&self, host: IpAddr, shared: &mut Shared) {
+        let Some(own) = shared.settings.vtep else { return };
+        let entry = Entry { router: self.id(), epoch: self.epoch, vtep: Some(own) };
+        let kind = Kind::Handover;
+        let question = Question { kind, sender: own, origin: own, subject: host, number: 0, entries: vec![entry] };
+        shared.send_question(host, &question);
+    }
+
+    /// The role is gone; tells whether the kernel is to be left as it is for a moment.
+    pub(super) fn lingers(&mut self, now: Instant) -> bool {
+        let planned = self.handover.take().is_some();
+        if planned {
+            self.lingering = Some(now + LINGER);
+        }
+        planned
+    }
+
+    fn end_lingering(&mut self, shared: &mut Shared) {
+        self.lingering = None;
+        let batches = self.ledger.deactivate(shared.wanted(self.id()), &self.items);
+        self.run(batches, shared);
+        shared.apply_follow(self.id());
+    }
+
+    pub(super) fn handover_deadline(&self) -> Option<Instant> {
+        let handover = self.handover.as_ref().map(|handover| handover.again.min(handover.until));
+        handover.into_iter().chain(self.lingering).min()
+    }
+}
+
+impl Engine {
+    /// Takes the host out of all elections once nothing is being handed over any more.
+    pub(super) fn end_stop(&mut self, now: Instant) {
+        let leaving = self.copies.values().any(|copy| copy.leaving);
+        if self.stopped && !self.silent && !leaving {
+            self.silent = true;
+            self.shared.liveness.handle_stop(now);
+            self.attend_liveness(now);
+        }
+    }
+}
