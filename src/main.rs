@@ -1,5 +1,7 @@
 //! The one executable. Each subcommand is a role, and lives in its own crate; this file only picks one.
 
+mod cloud;
+mod drain;
 mod log;
 
 use std::process::ExitCode;
@@ -28,6 +30,10 @@ enum Command {
     Show(evergate_hostd::cli::ShowArgs),
     /// Print what the host daemon would change in the kernel now.
     Plan(evergate_hostd::cli::PlanArgs),
+    /// Move every router away from a host, before it is worked on, without losing a packet.
+    Drain(drain::DrainArgs),
+    /// Let routers return to a host that was drained.
+    Undrain(drain::UndrainArgs),
     /// Speak VRRP on this machine from a keepalived configuration, without a cloud.
     Vrrp(evergate_standalone::cli::Args),
     /// The host daemon's control process; `evergate host` starts it.
@@ -48,6 +54,8 @@ fn main() -> ExitCode {
         Command::Lab(args) => evergate_lab::cli::run(args),
         Command::Show(args) => evergate_hostd::cli::run_show(args),
         Command::Plan(args) => evergate_hostd::cli::run_plan(args),
+        Command::Drain(args) => drain::drain(&args),
+        Command::Undrain(args) => drain::undrain(&args),
         Command::Vrrp(args) => evergate_standalone::cli::run(args),
         Command::Control(args) => evergate_hostd::cli::run_control(args),
         Command::Keeper(args) => evergate_keeper::cli::run(args),

@@ -113,6 +113,8 @@ pub struct Engine {
     understood: bool,
     /// Removed routers whose sockets are still being closed.
     closing: BTreeSet<RouterId>,
+    /// Routers that go as soon as another copy has taken over.
+    removing: BTreeSet<RouterId>,
     /// Routers that are active here.
     actives: BTreeSet<RouterId>,
     patrol: Patrol,
@@ -143,6 +145,7 @@ impl Engine {
             status_owed: false,
             understood: false,
             closing: BTreeSet::new(),
+            removing: BTreeSet::new(),
             actives: BTreeSet::new(),
             patrol: Patrol::default(),
             worst_lateness: Duration::ZERO,
@@ -174,6 +177,7 @@ impl Engine {
 
     /// Says what is to be said to other hosts after an input.
     fn finish(&mut self, now: Instant) {
+        self.end_removals(now);
         self.end_stop(now);
         self.attend_agreement(now);
         self.shared.flush_claims(now);
@@ -219,6 +223,10 @@ impl Engine {
 
     fn handle_router(&mut self, spec: RouterSpec, now: Instant) {
         let router = spec.router;
+        // It is wanted again before it has gone.
+        if self.removing.remove(&router) {
+            self.with(router, |copy, _| copy.stay_after_all());
+        }
         if let Some(mentioned) = &mut self.mentioned {
             mentioned.routers.insert(router);
         }
@@ -262,7 +270,30 @@ impl Engine {
         }
     }
 
+    /// Begins the removal of a router: an active copy is handed over first, where another one lives.
     fn remove_router(&mut self, router: RouterId, now: Instant) {
+        if self.removing.contains(&router) {
+            return;
+        }
+        let mut waits = false;
+        self.with(router, |copy, shared| waits = !copy.leaving && copy.begin_leaving(shared, now));
+        if waits {
+            self.removing.insert(router);
+        } else {
+            self.end_removal(router, now);
+        }
+    }
+
+    /// Removes what is to be removed and has been handed over.
+    fn end_removals(&mut self, now: Instant) {
+        let is_done = |router: &&RouterId| !self.copies.get(*router).is_some_and(|copy| copy.leaving);
+        for router in self.removing.iter().filter(is_done).copied().collect::<Vec<_>>() {
+            self.removing.remove(&router);
+            self.end_removal(router, now);
+        }
+    }
+
+    fn end_removal(&mut self, router: RouterId, now: Instant) {
         if let Some(copy) = self.copies.remove(&router) {
             self.shared.liveness.share(copy.spec.peer_hosts.values(), []);
             self.shared.agreement.concern(&circle(Some(&copy)), &BTreeSet::new());

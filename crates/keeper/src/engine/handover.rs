@@ -53,14 +53,23 @@ impl RouterCopy {
 
     /// Leaves the election for good, without an interruption if another copy can take over.
     pub(super) fn leave(&mut self, shared: &mut Shared, now: Instant) {
-        if self.hand_over(shared, now) {
-            self.leaving = true;
-            self.attend_handover(shared, now);
-        } else if self.lingering.is_some() {
-            self.leaving = true;
-        } else {
+        if !self.begin_leaving(shared, now) {
             self.stop(shared, now);
         }
+    }
+
+    /// Begins to leave the election; false if there is nothing to wait for.
+    pub(super) fn begin_leaving(&mut self, shared: &mut Shared, now: Instant) -> bool {
+        self.leaving = self.hand_over(shared, now) || self.lingering.is_some();
+        if self.leaving {
+            self.attend_handover(shared, now);
+        }
+        self.leaving
+    }
+
+    /// It is not to leave any more. Where another copy was asked already, it may take over all the same.
+    pub(super) fn stay_after_all(&mut self) {
+        (self.leaving, self.handover) = (false, None);
     }
 
     /// Sends what is due, and ends what is over.

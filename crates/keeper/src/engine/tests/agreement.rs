@@ -365,3 +365,30 @@ fn a_handover_that_nobody_takes_becomes_a_resignation() {
     assert!(host.engine.is_stopped() && host.kernel.is_empty());
     assert!(host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
 }
+
+#[test]
+fn a_router_that_is_taken_from_this_host_is_handed_over_first() {
+    let mut host = active(200);
+    host.say_known(THEIRS, 1, Some(OURS));
+    host.log.clear();
+    host.say(ToKeeper::RemoveRouter { router: R });
+    host.say(ToKeeper::RemoveRouter { router: R });
+    assert_eq!(handovers(&mut host), [(THEIRS, 1)]);
+    assert_eq!((host.kernel.len(), host.log.contains(&"removed".to_owned())), (4, false));
+    host.claim_from(THEIRS, Kind::Claim, 2);
+    assert_eq!(host.kernel.len(), 4, "it goes on for a moment");
+    host.advance(Duration::from_millis(80));
+    assert_eq!(host.kernel, [""; 0]);
+    assert_eq!(host.log[host.log.len() - 2..], ["close", "removed"]);
+    assert!(!host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+
+    // It is wanted again meanwhile.
+    let mut host = active(200);
+    host.say_known(THEIRS, 1, Some(OURS));
+    host.say(ToKeeper::RemoveRouter { router: R });
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    host.log.clear();
+    host.advance(Duration::from_secs(2));
+    assert_eq!((host.state(), host.kernel.len()), ("active".to_owned(), 4));
+    assert!(!host.log.contains(&"removed".to_owned()));
+}
