@@ -27,7 +27,7 @@ use crate::listener::Patient;
 use crate::openapi;
 use crate::options::{Limits, Options};
 use crate::policy::{self, Watched};
-use crate::store::Store;
+use crate::store::{self, Store};
 
 /// How long requests that are under way may take after the signal to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -47,6 +47,11 @@ pub struct Args {
     /// Print every rule of the policy that is in force, as a policy file, then stop.
     #[arg(long)]
     pub print_policy: bool,
+    /// Copy everything from this SQLite database (sqlite:///path) into the configured PostgreSQL, which must be
+    /// empty, then stop. No server may run on either. The target is not an argument because its URL may hold a
+    /// password, and arguments are seen by everybody on the machine.
+    #[arg(long, value_name = "URL")]
+    pub migrate_store: Option<String>,
     /// Write the address that is listened on to this file, as 192.0.2.1:9696, once requests are served.
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
@@ -65,6 +70,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return print(&config.effective());
     }
     let settings = ServerSettings::from_config(&config);
+    if let Some(from) = &args.migrate_store {
+        return migrate_store(from, &settings.database);
+    }
     let policy = policy::find(&settings.policy_file, &sources).and_then(Watched::open)?;
     if args.print_policy {
         return print(&policy.current().print());
@@ -74,6 +82,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .build()
         .context("failed to start the threads that serve requests")?;
     runtime.block_on(serve(&settings, policy, args.address_file.as_deref()))
+}
+
+/// Takes the deployment from a SQLite file to PostgreSQL.
+fn migrate_store(from: &str, to: &Database) -> anyhow::Result<()> {
+    let Some(Database::Sqlite(path)) = Database::from_url(from) else {
+        bail!("a store is migrated from SQLite: give sqlite:/// and the path of its file");
+    };
+    if let Database::Sqlite(_) = to {
+        bail!("a store is migrated to PostgreSQL: give its URL as connection in section [database]");
+    }
+    // Opening would make it.
+    anyhow::ensure!(path.exists(), "there is no database {}", path.display());
+    let _lock = lock(&path)?;
+    let from = Database::Sqlite(path);
+    let rows =
+        store::copy(&from, to).with_context(|| format!("failed to migrate {from} to {to}; nothing was copied"))?;
+    print(&format!("{rows} rows were copied from {from} to {to}\n"))
 }
 
 /// Not print!: a reader that had enough, such as head, is no reason to panic.

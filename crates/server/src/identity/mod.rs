@@ -225,9 +225,12 @@ impl Identity {
         let identity = Arc::clone(self);
         let (id, end) = (claims.audit_ids.first().cloned().unwrap_or_default(), claims.expires_us);
         let work = move || {
-            // The list is made inside the write, so that of two at once the later holds both.
+            // The list is made inside the write, so that of two at once, also on two servers, the later holds both.
             identity.store.write(|tx| {
+                let stored: BTreeMap<String, i64> =
+                    tx.setting(REVOKED_SETTING)?.and_then(|list| serde_json::from_str(&list).ok()).unwrap_or_default();
                 let mut revoked = identity.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+                revoked.extend(stored);
                 revoked.retain(|_, end| *end > now.as_microsecond());
                 revoked.insert(id.clone(), end);
                 let list = serde_json::to_string(&*revoked).expect("strings and numbers are always JSON");

@@ -16,6 +16,7 @@
 //! constraint can say, such as quotas, hold because writers take turns, over all servers (see `postgres.rs`).
 
 mod connection;
+mod copy;
 mod dialect;
 mod error;
 mod follow;
@@ -33,6 +34,7 @@ use std::time::Instant;
 use evergate_config::settings::Database;
 use tokio::sync::watch;
 
+pub use copy::copy;
 pub use dialect::Dialect;
 pub use error::{Cause, Outage, StoreError, TxError};
 pub use tx::{Tx, timestamp_text};

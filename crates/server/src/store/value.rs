@@ -110,7 +110,8 @@ pub enum Row<'a> {
 }
 
 impl Row<'_> {
-    fn value(&self, column: usize) -> Result<Value, StoreError> {
+    /// Reads a column as it is.
+    pub(super) fn value(&self, column: usize) -> Result<Value, StoreError> {
         match self {
             Self::Sqlite(row) => {
                 let value = row.get_ref(column)?;

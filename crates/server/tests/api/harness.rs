@@ -117,6 +117,11 @@ impl Server {
         Self::over(database, options, Arc::default(), Self::directory().1)
     }
 
+    /// The SQLite file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.dir.join("evergate.sqlite")
+    }
+
     /// Makes a directory of the server's own; answers also its number.
     fn directory() -> (u32, PathBuf) {
         static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -253,6 +253,42 @@ fn what_ails_the_database_is_told_and_ends_by_itself() {
 }
 
 #[test]
+fn a_deployment_moves_from_sqlite_to_an_empty_database_and_to_no_other() {
+    if std::env::var(POSTGRES).is_ok() {
+        return;
+    }
+    let old = Server::with(Options { l3_ha: true, ..Options::default() });
+    old.hosts();
+    let (external, _) = old.make_external();
+    let (_, subnet) = old.make_network(&member(PROJECT), "inside", "10.1.0.0/24");
+    let gateway = json!({"name": "r", "external_gateway_info": {"network_id": external["id"]}});
+    let router = old.make(&member(PROJECT), "router", gateway);
+    let path = format!("/v2.0/routers/{}/add_router_interface", id(&router));
+    assert_eq!(old.put(&member(PROJECT), &path, json!({"subnet_id": subnet["id"]})).status, 200);
+    old.make(&member(PROJECT), "floatingip", json!({"floating_network_id": external["id"]}));
+    let everything = |server: &Server| {
+        let collections = ["networks", "subnets", "ports", "routers", "floatingips", "agents", "security-groups"];
+        let lists = collections.map(|collection| server.list(&admin(), collection, "?sort_key=id&sort_dir=asc"));
+        (lists, server.told("h1"))
+    };
+
+    // A look makes the default security group, so before the copy.
+    let before = everything(&old);
+    let cluster = Cluster::start();
+    let url = Database::Postgres(cluster.make_database());
+    let file = Database::Sqlite(old.file());
+    assert!(evergate_server::store::copy(&file, &url).unwrap() > 30);
+    let new = Server::on(&url, Options { l3_ha: true, ..Options::default() });
+    assert!(everything(&new) == before, "{:?}\n{before:?}", everything(&new));
+    // It goes on where the old one was.
+    assert_eq!(new.post(&member(PROJECT), "/v2.0/routers", json!({"router": {"name": "s"}})).status, 201);
+    let again = evergate_server::store::copy(&file, &url).unwrap_err().to_string();
+    assert!(again.contains("not empty") && again.contains("routers"), "{again}");
+    let back = evergate_server::store::copy(&url, &file).unwrap_err().to_string();
+    assert!(back.contains("from SQLite to PostgreSQL only"), "{back}");
+}
+
+#[test]
 fn a_server_of_a_later_version_is_not_overrun() {
     if std::env::var(POSTGRES).is_ok() {
         return;
