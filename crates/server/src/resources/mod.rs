@@ -363,7 +363,10 @@ fn matching_ids(call: Call<'_>, resource: &dyn Resource, query: &ListQuery) -> R
         // A caller without a project owns nothing: NULL equals nothing, whereas HA networks have the
         // project ''.
         conditions.push(format!("({})", table.scope));
-        params.push(Value::from(call.ctx.project_id.as_deref().filter(|project| !project.is_empty())));
+        // PostgreSQL refuses a parameter that nothing uses.
+        if table.scope.contains("?1") {
+            params.push(Value::from(call.ctx.project_id.as_deref().filter(|project| !project.is_empty())));
+        }
     }
     for condition in query.conditions.iter().chain(&resource.within()) {
         conditions.push(format!("({})", condition.numbered(params.len() + 1)));
