@@ -3,7 +3,7 @@
 pub(crate) mod flows;
 pub(crate) mod pair;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -150,8 +150,13 @@ impl Bench {
 
     /// Starts a process in the instance that ends with the first answer from outside.
     pub(crate) fn first_answer(&self) -> Result<Waiting> {
-        let mut command = self.lab.instance_command("vm1", std::env::current_exe().context("own path")?)?;
-        let child = command.arg(FIRST_ANSWER).stdout(Stdio::piped()).spawn();
+        self.first_answer_of("vm1", WEB)
+    }
+
+    /// Starts a process in an instance that ends with the first answer of an echo server.
+    pub(crate) fn first_answer_of(&self, instance: &str, echo: Ipv4Addr) -> Result<Waiting> {
+        let mut command = self.lab.instance_command(instance, std::env::current_exe().context("own path")?)?;
+        let child = command.args([FIRST_ANSWER, &echo.to_string()]).stdout(Stdio::piped()).spawn();
         Ok(Waiting(child.context("failed to start the waiting process")?))
     }
 }
@@ -183,16 +188,15 @@ impl Waiting {
 
 /// Becomes the waiting process if the arguments say so. Call first in `main`.
 pub(crate) fn wait_if_asked() {
-    if !std::env::args().any(|arg| arg == FIRST_ANSWER) {
-        return;
-    }
+    let mut args = std::env::args().skip_while(|arg| arg != FIRST_ANSWER).skip(1);
+    let Some(echo) = args.next().and_then(|text| text.parse().ok()) else { return };
     let answered = UdpSocket::bind("0.0.0.0:0")
-        .is_ok_and(|socket| socket.set_read_timeout(Some(Duration::from_millis(1))).is_ok() && hear(&socket));
+        .is_ok_and(|socket| socket.set_read_timeout(Some(Duration::from_millis(1))).is_ok() && hear(&socket, echo));
     std::process::exit(i32::from(!answered));
 }
 
-fn hear(socket: &UdpSocket) -> bool {
-    let target = SocketAddr::from((WEB, ECHO_PORT));
+fn hear(socket: &UdpSocket, echo: Ipv4Addr) -> bool {
+    let target = SocketAddr::from((echo, ECHO_PORT));
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut buffer = [0; 16];
     while Instant::now() < deadline {
