@@ -10,13 +10,18 @@ EVERGATE := $(abspath $(TARGET))/evergate
 .PHONY: help lab lab-up lab-down test bench deps build
 
 help:
-	@echo "make lab       bring up a deployment of six hosts on this machine and walk through it"
-	@echo "make lab-down  take it down again; nothing stays behind"
+	@echo "make lab       bring up two small clouds on this machine and walk through them"
+	@echo "make lab-down  take them down again; nothing stays behind"
 	@echo "make test      run every check and test"
 	@echo "make bench     measure speed and memory"
 
+# Two labs beside each other: HA routers, then distributed ones in the deployment of the documents.
 lab: lab-up
 	@$(EVERGATE) lab --name $(LAB) demo
+	@echo
+	@echo "Bringing up the lab '$(LAB)_dvr' …"
+	@$(EVERGATE) lab --name $(LAB)_dvr up --profile dvr-ha --network-hosts 2 --compute-hosts 2
+	@$(EVERGATE) lab --name $(LAB)_dvr demo
 
 lab-up: deps build
 	@echo "Bringing up the lab '$(LAB)' …"
@@ -24,6 +29,7 @@ lab-up: deps build
 
 lab-down: build
 	@$(EVERGATE) lab --name $(LAB) down
+	@$(EVERGATE) lab --name $(LAB)_dvr down
 
 test: deps
 	@cargo xtask ci

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -189,7 +189,16 @@ impl Running {
     ///
     /// There is no such instance, or its host is off.
     pub fn start(lab: &Lab, instance: &str, interval: Duration) -> Result<Self> {
-        let target = format!("{WEB}:{ECHO_PORT}");
+        Self::start_towards(lab, instance, WEB.into(), interval)
+    }
+
+    /// Starts a probe from an instance to the echo server of another one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Running::start`].
+    pub fn start_towards(lab: &Lab, instance: &str, to: IpAddr, interval: Duration) -> Result<Self> {
+        let target = SocketAddr::from((to, ECHO_PORT)).to_string();
         let interval = interval.as_millis().to_string();
         let evergate = lab.spec().evergate.clone();
         let mut command = lab.instance_command(instance, evergate)?;
