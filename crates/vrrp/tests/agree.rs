@@ -375,7 +375,7 @@ impl World {
                 }
                 self.learn(copy, epoch, whose);
                 let active = whose == Some(speaker) && epoch >= self.hosts[copy].known.0;
-                inquiry.handle_answer(Answer { speaker: tunnel(speaker), active });
+                inquiry.handle_answer(Answer { speaker: tunnel(speaker), active }, self.now);
             }
         }
         let Some(verdict) = inquiry.verdict(self.now) else {

@@ -34,14 +34,22 @@ impl RouterCopy {
 
     /// Begins to ask. `seen`: the suspect was heard on another path after it fell silent on this one.
     pub(super) fn inquire(&mut self, suspect: Option<IpAddr>, seen: bool, shared: &Shared, now: Instant) {
-        let company = shared.can_ask() && shared.agreement.company.has_others(suspect, now);
-        self.inquiry = Some(Inquiry::ask(shared.rules(), suspect, company, seen && shared.can_ask(), now));
+        // A copy that was cut off remains so until somebody is heard, however long ago others were; and then
+        // another one is likely to serve.
+        let cut_off = self.kept == Some(Stay::Isolated) && !self.spec.claim_to.is_empty();
+        let company = cut_off || shared.agreement.company.has_others(suspect, now);
+        let (company, seen) = (company && shared.can_ask(), (seen || cut_off) && shared.can_ask());
+        self.inquiry = Some(Inquiry::ask(shared.rules(), suspect, company, seen, now));
     }
 
     /// A host has said whether it is active.
     pub(super) fn handle_answer(&mut self, answer: Answer, shared: &mut Shared, now: Instant) {
+        let told = shared.book.known(self.id()).vtep.filter(|vtep| Some(*vtep) != shared.settings.vtep);
         if let Some(inquiry) = &mut self.inquiry {
-            inquiry.handle_answer(answer);
+            inquiry.handle_answer(answer, now);
+            if let Some(host) = told {
+                inquiry.handle_hint(host, now);
+            }
             self.decide(shared, now);
             self.drain(shared, now);
         }

@@ -89,13 +89,24 @@ impl Inquiry {
         self.suspect
     }
 
+    /// Takes the word of somebody that this host has the active copy: it is that host's silence, then.
+    pub fn handle_hint(&mut self, host: IpAddr, now: Instant) {
+        if self.suspect != Some(host) {
+            (self.suspect, self.gave_up, self.again) = (Some(host), false, now);
+        }
+    }
+
     /// The wait on the HA network is over, too.
     pub fn handle_due(&mut self) {
         self.due = true;
     }
 
-    /// Takes an answer.
-    pub fn handle_answer(&mut self, answer: Answer) {
+    /// Takes an answer. The first one that comes when answers had not come for long shows that a way is back,
+    /// and not all ways come back at once: the others get time from now on.
+    pub fn handle_answer(&mut self, answer: Answer, now: Instant) {
+        if self.company && self.reached.is_empty() && now > self.since + self.rules.listen {
+            (self.since, self.again) = (now, now);
+        }
         if Some(answer.speaker) != self.suspect {
             self.reached.insert(answer.speaker);
         }

@@ -35,7 +35,7 @@ fn the_silence_of_one_host_among_others_is_believed_after_a_moment() {
     let now = start();
     let mut inquiry = Inquiry::ask(rules(), Some(host(1)), true, false, now);
     assert!(inquiry.take_question(now) && !inquiry.take_question(now + MS));
-    inquiry.handle_answer(Answer { speaker: host(3), active: false });
+    inquiry.handle_answer(Answer { speaker: host(3), active: false }, now + MS);
     assert_eq!(inquiry.verdict(now + 20 * MS), None, "the wait on the HA network is not over");
     inquiry.handle_due();
     assert_eq!(inquiry.verdict(now + 19 * MS), None);
@@ -47,7 +47,7 @@ fn whoever_says_that_it_is_active_is_left_alone_by_whatever_way_it_says_so() {
     let now = start();
     for speaker in [1, 3] {
         let mut inquiry = Inquiry::ask(rules(), Some(host(1)), true, false, now);
-        inquiry.handle_answer(Answer { speaker: host(speaker), active: true });
+        inquiry.handle_answer(Answer { speaker: host(speaker), active: true }, now);
         assert_eq!(inquiry.verdict(now), Some(Verdict::Stay(Stay::Lives(host(speaker)))));
     }
 }
@@ -58,7 +58,7 @@ fn a_host_that_lives_but_gave_up_is_not_waited_for() {
     let mut inquiry = Inquiry::ask(rules(), Some(host(1)), true, true, now);
     inquiry.handle_due();
     assert_eq!(inquiry.verdict(now + 100 * MS), None, "it was seen: its answer is on its way");
-    inquiry.handle_answer(Answer { speaker: host(1), active: false });
+    inquiry.handle_answer(Answer { speaker: host(1), active: false }, now + 15 * MS);
     assert_eq!(inquiry.verdict(now + 100 * MS), Some(Verdict::TakeOver));
 }
 
@@ -74,6 +74,24 @@ fn a_copy_that_nobody_answers_stays_unless_the_setting_says_otherwise_or_there_i
         assert_eq!(inquiry.verdict(now + (after - 1) * MS), None);
         assert_eq!(inquiry.verdict(now + after * MS), Some(verdict));
     }
+}
+
+#[test]
+fn when_the_first_way_is_back_the_others_get_time_to_be_back() {
+    let now = start();
+    let mut inquiry = Inquiry::ask(rules(), None, true, true, now);
+    inquiry.handle_due();
+    inquiry.handle_answer(Answer { speaker: host(3), active: false }, now + 290 * MS);
+    inquiry.handle_hint(host(2), now + 290 * MS);
+    assert!(inquiry.take_question(now + 290 * MS), "the host that was named is asked at once");
+    assert_eq!(inquiry.suspect(), Some(host(2)));
+    assert_eq!(inquiry.verdict(now + 310 * MS), None);
+    let mut dead = inquiry.clone();
+    inquiry.handle_answer(Answer { speaker: host(2), active: true }, now + 320 * MS);
+    assert_eq!(inquiry.verdict(now + 320 * MS), Some(Verdict::Stay(Stay::Lives(host(2)))));
+    dead.handle_answer(Answer { speaker: host(4), active: false }, now + 500 * MS);
+    assert_eq!(dead.verdict(now + 589 * MS), None);
+    assert_eq!(dead.verdict(now + 590 * MS), Some(Verdict::TakeOver));
 }
 
 /// Runs until something is said or `until` is over; returns what, and whom were asked.

@@ -234,6 +234,34 @@ fn an_active_that_loses_all_company_steps_down_unless_it_may_serve_alone_or_neve
 }
 
 #[test]
+fn a_host_that_comes_back_after_long_asks_whoever_it_is_told_of_before_it_takes_over() {
+    for lives in [true, false] {
+        let mut host = active(200);
+        host.say_known(THIRD, 1, Some(OURS));
+        host.say_known(THEIRS, 1, Some(OURS));
+        host.advance(Duration::from_secs(90));
+        assert_eq!(host.state(), "backup", "it is cut off however long ago others were heard");
+        let about = |(to, q): &&(IpAddr, Question)| *to == THIRD && !q.entries.is_empty();
+        let mut question = host.asked.iter().rfind(about).map(|(_, question)| question.clone()).unwrap();
+        (question.kind, question.sender, question.subject) = (Say::Answer, THIRD, THIRD);
+        question.entries = vec![Entry { router: R, epoch: 2, vtep: Some(THEIRS) }];
+        host.asked.clear();
+        host.receive(&question);
+        let named = |host: &Host| host.asked.iter().any(|(to, asked)| *to == THIRD && asked.subject == THEIRS);
+        for _ in 0..110 {
+            if !named(&host) {
+                host.advance(Duration::from_millis(10));
+            }
+        }
+        assert!(named(&host), "{:?}", host.asked);
+        assert_eq!(host.state(), "backup", "one way is back, and others may be on their way");
+        host.answered_by(THEIRS, THIRD, lives.then_some(2));
+        host.advance(Duration::from_secs(2));
+        assert_eq!(host.state(), if lives { "backup" } else { "active" });
+    }
+}
+
+#[test]
 fn a_host_says_what_it_knows_and_passes_the_question_on() {
     let mut host = active(200);
     let entry = Entry { router: R, epoch: 0, vtep: None };
