@@ -9,11 +9,14 @@
 mod bad_input;
 mod connections;
 mod distributed;
+mod failures;
 mod faults;
 mod gateways;
 mod ipv6;
 mod keepalived;
 mod planned;
+mod random;
+mod settled;
 mod split_brain;
 mod support;
 mod walk_through;
