@@ -123,9 +123,15 @@ pub(super) fn parse_solicitation(frame: &[u8]) -> Option<To> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/mutate.rs"]
+mod mutate;
+
+#[cfg(test)]
 mod tests {
+    use super::mutate::Dice;
     use super::*;
 
+    const ETHERNET_AND_IPV6: usize = 54;
     const ROUTER: ([u8; 6], &str) = ([0xfa, 0x16, 0x3e, 0, 0, 1], "fe80::f816:3eff:fe00:1");
 
     fn router() -> ([u8; 6], Ipv6Addr) {
@@ -191,5 +197,36 @@ mod tests {
         (0..whole.len()).for_each(|length| assert_eq!(parse_solicitation(&whole[..length]), None));
         // An advertisement is no solicitation.
         assert_eq!(parse_solicitation(&frame(&Advertisement::default(), router(), To::All)), None);
+    }
+
+    #[test]
+    fn whatever_arrives_is_discarded_or_answered_where_it_came_from() {
+        let examples = [
+            solicitation("fe80::9", &[1, 1, 2, 0, 0, 0, 0, 9]),
+            solicitation("fe80::9", &[14, 1, 1, 2, 3, 4, 5, 6, 1, 1, 2, 0, 0, 0, 0, 9]),
+            solicitation("::", &[]),
+            frame(&Advertisement::default(), router(), To::All),
+        ];
+        let (mut dice, mut answered) = (Dice::new(1), 0);
+        for round in 0..20_000 {
+            let mut whole = examples[round % examples.len()].clone();
+            dice.mutate(&mut whole, &examples);
+            // Without this nearly all would be discarded for their checksums.
+            if let Some((head, message)) = whole.split_at_checked(ETHERNET_AND_IPV6).filter(|(_, m)| m.len() >= 4) {
+                let at = |from: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&head[from..from + 16]).unwrap());
+                let message = [&message[..2], &[0, 0], &message[4..]].concat();
+                whole = icmpv6::frame(([2, 0, 0, 0, 0, 9], at(22)), (None, at(38)), message);
+            }
+            match parse_solicitation(&whole) {
+                None => continue,
+                Some(To::All) => assert_eq!(whole[22..38], [0; 16]),
+                Some(To::One { mac, ip }) => {
+                    assert_eq!((&mac, ip.octets().as_slice()), (whole[6..].first_chunk().unwrap(), &whole[22..38]));
+                    assert!(!ip.is_unspecified() && !ip.is_multicast());
+                }
+            }
+            answered += 1;
+        }
+        assert!((1000..19_000).contains(&answered), "{answered}");
     }
 }
