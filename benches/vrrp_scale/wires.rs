@@ -65,7 +65,7 @@ impl Wires {
         let bridge = |name: String| link_op(name, LinkKind::Bridge, None, None);
         let vxlan = |network: u16| {
             let kind = LinkKind::Vxlan { vni: u32::from(network) + 1, local: vtep(side), port: 4789 };
-            let port = BridgePort { learning: false, neigh_suppress: true };
+            let port = BridgePort { learning: false, neigh_suppress: true, isolated: false };
             link_op(format!("vxlan-{network}"), kind, Some(format!("ha{network}")), Some(port))
         };
         let flood = |network: u16| {
@@ -143,7 +143,7 @@ impl Drop for Wires {
 
 /// Flags of the tap of an HA interface, as the product sets them.
 fn ha_port() -> BridgePort {
-    BridgePort { learning: true, neigh_suppress: false }
+    BridgePort { learning: true, neigh_suppress: false, isolated: true }
 }
 
 fn link(kind: LinkKind, master: Option<String>, port: Option<BridgePort>) -> Link {

@@ -35,7 +35,7 @@ pub enum Impossible {
 const LINK_NAME_MAX: usize = 15;
 
 /// A port's flags when it joins a bridge, whatever they were before.
-const NEW_PORT: BridgePort = BridgePort { learning: true, neigh_suppress: false };
+const NEW_PORT: BridgePort = BridgePort { learning: true, neigh_suppress: false, isolated: false };
 
 /// Does what the op does.
 ///

@@ -177,7 +177,12 @@ fn set_link(netns: &Netns, name: &str, change: &LinkChange) -> Vec<String> {
 fn port_command(netns: &Netns, name: &str, port: BridgePort) -> String {
     let on = |flag: bool| if flag { "on" } else { "off" };
     let (learning, suppress) = (on(port.learning), on(port.neigh_suppress));
-    format!("{} link set dev {} learning {learning} neigh_suppress {suppress}", bridge(netns), quoted(name))
+    let isolated = on(port.isolated);
+    format!(
+        "{} link set dev {} learning {learning} neigh_suppress {suppress} isolated {isolated}",
+        bridge(netns),
+        quoted(name)
+    )
 }
 
 fn address_command(netns: &Netns, verb: &str, address: &Address) -> String {

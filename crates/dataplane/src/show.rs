@@ -90,7 +90,8 @@ impl fmt::Display for BridgePort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let learning = if self.learning { "" } else { ", not learning" };
         let suppress = if self.neigh_suppress { ", neighbours suppressed" } else { "" };
-        write!(f, "{learning}{suppress}")
+        let isolated = if self.isolated { ", isolated" } else { "" };
+        write!(f, "{learning}{suppress}{isolated}")
     }
 }
 

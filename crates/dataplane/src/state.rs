@@ -144,6 +144,8 @@ pub struct BridgePort {
     pub learning: bool,
     /// Answers ARP and ND from known neighbours instead of flooding. On for VXLAN ports.
     pub neigh_suppress: bool,
+    /// Frames from it go to no other port that has this flag. On for the taps of HA interfaces.
+    pub isolated: bool,
 }
 
 /// The addresses of the pairs between routers and the `fip-` namespaces of their host: Neutron's range.

@@ -125,7 +125,7 @@ fn probes(netns: &Netns, alias: &str) -> Vec<(&'static str, Op)> {
         peer_link: peer_link.map(Box::new),
     };
     let vxlan = LinkKind::Vxlan { vni: 1, local: Ipv4Addr::LOCALHOST.into(), port: 4789 };
-    let suppress = BridgePort { learning: false, neigh_suppress: true };
+    let suppress = BridgePort { learning: false, neigh_suppress: true, isolated: true };
     let veth = |peer: &str| LinkKind::Veth { peer: Some((netns.clone(), peer.to_owned())) };
     vec![
         ("bridges: there will be no networks", add("probe-br", link(LinkKind::Bridge, None, None), None)),

@@ -14,6 +14,7 @@ pub(crate) const IFLA_BR_STP_STATE: u16 = 5;
 pub(crate) const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 pub(crate) const IFLA_BRPORT_LEARNING: u16 = 8;
 pub(crate) const IFLA_BRPORT_NEIGH_SUPPRESS: u16 = 32;
+pub(crate) const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 // linux/veth.h
 pub(crate) const VETH_INFO_PEER: u16 = 1;

@@ -18,7 +18,9 @@ use ipnet::{IpNet, Ipv4Net};
 use super::distributed::{FLOATING_RULE, FLOATING_TABLE, in_table};
 use super::namespace::{Leg, RouterNamespace, loopback, track_connections};
 use super::{Compiler, nat, routes};
-use crate::state::{Address, FIP_PAIRS, Link, LinkKind, NeighbourKey, Netns, NetnsState, OWNER_MARK, Route, Rule};
+use crate::state::{
+    Address, BridgePort, FIP_PAIRS, Link, LinkKind, NeighbourKey, Netns, NetnsState, OWNER_MARK, Route, Rule,
+};
 
 /// A `fip-` namespace while it is compiled.
 pub(super) struct FipNamespace {
@@ -135,7 +137,8 @@ impl<'a> Compiler<'a> {
             ..NetnsState::default()
         };
         let leg = Leg { port: agent.port_id, network, link: link.clone(), mac: agent.mac, addresses: Vec::new() };
-        if !self.make_pair(&owner, &netns, &mut state.links, (&leg, true)) {
+        let port = BridgePort { learning: true, neigh_suppress: false, isolated: false };
+        if !self.make_pair(&owner, &netns, &mut state.links, (&leg, port)) {
             return false;
         }
         // It answers for every address that it has a route for by another device, and at once: by default an

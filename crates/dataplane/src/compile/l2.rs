@@ -120,7 +120,7 @@ impl Compiler<'_> {
             master: Some(bridge.to_owned()),
             // The server says where ports are; what a frame claims about its sender is not believed.
             // Addresses that move between instances must be asked for, and their announcements must come through.
-            port: Some(BridgePort { learning: false, neigh_suppress: !arp::may_move(network) }),
+            port: Some(BridgePort { learning: false, neigh_suppress: !arp::may_move(network), isolated: false }),
         };
         self.add_host_link(&object(network.id), name.clone(), device).then_some(name)
     }

@@ -146,8 +146,12 @@ impl<'a> Compiler<'a> {
             Part::Anycast => false,
             Part::Whole | Part::Gateway => !(by_keeper && self.is_tunnelled(leg.network)),
         };
+        // Every advertisement is for the group, and a bridge floods it. This host's copies are of different
+        // routers and have nothing to tell each other: unseparated, each of them would cost as much as there are.
+        let isolated = parts.router.ha.as_ref().is_some_and(|ha| ha.port_id == leg.port);
         let owner = format!("router {}", parts.router.id);
-        let is_made = self.make_pair(&owner, &parts.netns, &mut parts.state.links, (leg, learning));
+        let port = BridgePort { learning, neigh_suppress: false, isolated };
+        let is_made = self.make_pair(&owner, &parts.netns, &mut parts.state.links, (leg, port));
         if is_made && leg.has_ipv6() {
             parts.state.sysctls.extend(ipv6::settings(&leg.link));
         }
@@ -165,7 +169,7 @@ impl<'a> Compiler<'a> {
         owner: &str,
         netns: &Netns,
         links: &mut BTreeMap<String, Link>,
-        (leg, learning): (&Leg, bool),
+        (leg, port): (&Leg, BridgePort),
     ) -> bool {
         let Some(segment) = self.segments.get(&leg.network).cloned() else {
             self.problem(
@@ -185,7 +189,7 @@ impl<'a> Compiler<'a> {
             mtu: Some(segment.mtu),
             mac: Some(tap_mac(leg.mac)),
             master: Some(segment.bridge),
-            port: Some(BridgePort { learning, neigh_suppress: false }),
+            port: Some(port),
         };
         let device = Link {
             kind: LinkKind::Veth { peer: Some((Netns::Host, tap_name.clone())) },

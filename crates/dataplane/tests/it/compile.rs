@@ -327,7 +327,7 @@ fn only_taps_whose_way_the_keeper_knows_do_not_learn() {
     assert_eq!(learns(&ha, HA_PORT), Some(true));
     assert_eq!(learns(&cloud::network_host(&cloud::legacy_host()), QR_PORT), Some(true));
     let vxlan = host(&ha).links["vxlan-101"].port;
-    assert_eq!(vxlan, Some(BridgePort { learning: false, neigh_suppress: true }));
+    assert_eq!(vxlan, Some(BridgePort { learning: false, neigh_suppress: true, isolated: false }));
 }
 
 #[test]

@@ -11,9 +11,9 @@ use libc::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use crate::error::Cause;
 use crate::netns::NetnsFd;
 use crate::uapi::{
-    IFLA_BR_FORWARD_DELAY, IFLA_BR_MCAST_SNOOPING, IFLA_BR_STP_STATE, IFLA_BRPORT_LEARNING, IFLA_BRPORT_NEIGH_SUPPRESS,
-    IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6, IFLA_VXLAN_PORT, NETNSA_FD, NETNSA_NSID,
-    VETH_INFO_PEER,
+    IFLA_BR_FORWARD_DELAY, IFLA_BR_MCAST_SNOOPING, IFLA_BR_STP_STATE, IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LEARNING,
+    IFLA_BRPORT_NEIGH_SUPPRESS, IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6,
+    IFLA_VXLAN_PORT, NETNSA_FD, NETNSA_NSID, VETH_INFO_PEER,
 };
 use crate::wire::{Attrs, Message, i32_at, ip, text, u16_at, u32_at};
 
@@ -183,6 +183,7 @@ pub(crate) fn set(target: Target<'_>, change: &LinkChange, master: Option<u32>) 
         let data = |m: Message| {
             m.attr_u8(IFLA_BRPORT_LEARNING, port.learning.into())
                 .attr_u8(IFLA_BRPORT_NEIGH_SUPPRESS, port.neigh_suppress.into())
+                .attr_u8(IFLA_BRPORT_ISOLATED, port.isolated.into())
         };
         target
             .request(libc::RTM_NEWLINK, 0, change.up)
@@ -266,8 +267,11 @@ fn read_info(link: &mut RawLink, info: Attrs<'_>) {
     if info.get(libc::IFLA_INFO_SLAVE_KIND).map(text).as_deref() == Some("bridge") {
         let data = info.inside(libc::IFLA_INFO_SLAVE_DATA);
         let flag = |attribute| data.get(attribute).is_some_and(|value| value.first() == Some(&1));
-        link.port =
-            Some(BridgePort { learning: flag(IFLA_BRPORT_LEARNING), neigh_suppress: flag(IFLA_BRPORT_NEIGH_SUPPRESS) });
+        link.port = Some(BridgePort {
+            learning: flag(IFLA_BRPORT_LEARNING),
+            neigh_suppress: flag(IFLA_BRPORT_NEIGH_SUPPRESS),
+            isolated: flag(IFLA_BRPORT_ISOLATED),
+        });
     }
 }
 

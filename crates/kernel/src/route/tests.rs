@@ -91,7 +91,7 @@ fn a_vxlan_port_is_read() {
     let link = link::read(&bytes(VXLAN)).unwrap();
     assert_eq!((link.index, link.name.as_str(), link.kind.as_str()), (3, "vxlan-7", "vxlan"));
     assert_eq!(link.vxlan, Some(RawVxlan { vni: 7, local: Some("192.0.2.1".parse().unwrap()), port: 4789 }));
-    assert_eq!(link.port, Some(BridgePort { learning: false, neigh_suppress: true }));
+    assert_eq!(link.port, Some(BridgePort { learning: false, neigh_suppress: true, isolated: false }));
     assert_eq!((link.mtu, link.mac, link.master), (Some(1450), Some(mac(0x63)), Some(2)));
     assert_eq!(link.alias.as_deref(), Some("evergate: network 7"));
     assert!(link.up && link.running && !link.is_loopback);
@@ -104,7 +104,7 @@ fn a_veth_end_is_read_with_the_way_to_its_other_end() {
     assert_eq!((link.peer_index, link.peer_netns), (Some(2), Some(0)));
     // Up, but its other end is not.
     assert!(link.up && !link.running);
-    assert_eq!(link.port, Some(BridgePort { learning: true, neigh_suppress: false }));
+    assert_eq!(link.port, Some(BridgePort { learning: true, neigh_suppress: false, isolated: false }));
 }
 
 #[test]

@@ -45,7 +45,11 @@ fn macs() -> impl Strategy<Value = Mac> {
 }
 
 fn ports() -> impl Strategy<Value = BridgePort> {
-    (any::<bool>(), any::<bool>()).prop_map(|(learning, neigh_suppress)| BridgePort { learning, neigh_suppress })
+    any::<[bool; 3]>().prop_map(|[learning, neigh_suppress, isolated]| BridgePort {
+        learning,
+        neigh_suppress,
+        isolated,
+    })
 }
 
 fn masters() -> impl Strategy<Value = Option<String>> {
@@ -219,7 +223,7 @@ fn comparable(mut state: KernelState) -> KernelState {
 
 /// A network with a router's port, so that most ops find what they are about.
 fn start() -> Vec<Op> {
-    let port = BridgePort { learning: true, neigh_suppress: false };
+    let port = BridgePort { learning: true, neigh_suppress: false, isolated: false };
     let vxlan = LinkKind::Vxlan { vni: 7, local: Ipv4Addr::new(192, 0, 2, 1).into(), port: 4789 };
     let end = |netns, name: &str, last| plain(LinkKind::Veth { peer: Some((netns, name.to_owned())) }, true, last);
     let tap = with_master(end(named("n1"), "qr-1", 40), Some("br0".to_owned()), port);

@@ -47,8 +47,10 @@ fn a_veth_is_made_across_namespaces_with_both_ends_settled() {
     let netns = named("ns");
     let mut op = veth("tap1", &netns, "qr-1");
     if let Op::AddLink { link, .. } = &mut op {
-        *link =
-            Link { port: Some(BridgePort { learning: true, neigh_suppress: false }), ..as_port(link.clone(), "brq1") };
+        *link = Link {
+            port: Some(BridgePort { learning: true, neigh_suppress: false, isolated: true }),
+            ..as_port(link.clone(), "brq1")
+        };
     }
     apply(&mut kernel, &[add_netns("ns"), bridge(&HOST, "brq1"), op.clone()]);
     let Op::AddLink { link, peer_link: Some(peer), .. } = op else { unreachable!("made above") };
@@ -175,7 +177,7 @@ fn a_foreign_port_of_our_bridge_is_reported_and_can_be_plugged() {
     assert_eq!(seen.links.keys().collect::<Vec<_>>(), ["brq1", "tapi"]);
     let tap = &seen.links["tapi"];
     assert_eq!((&tap.kind, tap.up, tap.master.as_deref()), (&LinkKind::Other, true, Some("brq1")));
-    assert_eq!(tap.port, Some(BridgePort { learning: true, neigh_suppress: false }));
+    assert_eq!(tap.port, Some(BridgePort { learning: true, neigh_suppress: false, isolated: false }));
     apply(&mut kernel, &[set_link("tapi", LinkChange { master: Some(None), ..LinkChange::default() })]);
     assert!(!observe(&mut kernel, &HOST).links.contains_key("tapi"));
 }
@@ -187,7 +189,7 @@ fn a_link_changes_in_every_respect() {
         &mut kernel,
         &[bridge(&HOST, "brq1"), bridge(&HOST, "brq2"), add_link(&HOST, "v", as_port(vxlan(7), "brq1"))],
     );
-    let port = BridgePort { learning: true, neigh_suppress: false };
+    let port = BridgePort { learning: true, neigh_suppress: false, isolated: true };
     let change = LinkChange {
         up: Some(false),
         mtu: Some(1300),
@@ -210,6 +212,35 @@ fn a_link_changes_in_every_respect() {
     assert_eq!(seen, expected);
     apply(&mut kernel, &[set_link("v", LinkChange::default())]);
     assert_eq!(observe(&mut kernel, &HOST).links["v"], expected);
+}
+
+#[test]
+fn isolated_ports_hear_others_but_not_each_other() {
+    let mut kernel = host();
+    apply(&mut kernel, &[bridge(&HOST, "brq1")]);
+    for (n, isolated) in [(1, true), (2, true), (3, false)] {
+        let (netns, tap) = (format!("n{n}"), format!("tap{n}"));
+        let mut op = veth(&tap, &named(&netns), "ha-1");
+        if let Op::AddLink { link, peer_link: Some(peer), .. } = &mut op {
+            let port = Some(BridgePort { learning: true, neigh_suppress: false, isolated });
+            *link = Link { port, mac: Some(mac(10 + n)), ..as_port(link.clone(), "brq1") };
+            peer.mac = Some(mac(n));
+        }
+        let address = add_address(&named(&netns), "ha-1", &format!("169.254.192.{n}/18"));
+        apply(&mut kernel, &[add_netns(&netns), op, address]);
+    }
+    let hears = |from: u8, to: u8| {
+        let ping = format!("ip netns exec n{from} ping -c1 -W2 169.254.192.{to} >/dev/null && echo yes || true");
+        run(&ping) == "yes\n"
+    };
+    assert!(hears(1, 3) && hears(2, 3) && hears(3, 1), "what is not isolated is as ever");
+    assert!(!hears(1, 2));
+    let to_all = LinkChange {
+        port: Some(BridgePort { learning: true, neigh_suppress: false, isolated: false }),
+        ..LinkChange::default()
+    };
+    apply(&mut kernel, &[set_link("tap2", to_all)]);
+    assert!(hears(1, 2));
 }
 
 #[test]

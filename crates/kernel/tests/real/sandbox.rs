@@ -92,7 +92,7 @@ pub(crate) fn vxlan(vni: u32) -> Link {
 
 /// A port of `brq`, as VXLAN devices are.
 pub(crate) fn as_port(link: Link, master: &str) -> Link {
-    let port = Some(BridgePort { learning: false, neigh_suppress: true });
+    let port = Some(BridgePort { learning: false, neigh_suppress: true, isolated: false });
     Link { master: Some(master.to_owned()), port, ..link }
 }
 
