@@ -1,60 +1,110 @@
-//! Planned moves lose nothing.
+//! Planned moves lose nothing: no packet, and no connection.
 
 use std::time::Duration;
 
 use evergate_lab::fault::{Daemon, Fault, Signal};
 use evergate_lab::probe::Running;
 use evergate_lab::{Node, wait_for};
+use evergate_model::RouterId;
 
+use crate::connections::End;
 use crate::support::{Cloud, PATIENCE};
 
-#[test]
-fn a_clean_stop_hands_over_without_losing_a_packet() {
-    let mut cloud = Cloud::up("planned", Some(1));
-    let router = cloud.with_router();
-    cloud.with_instance();
-    let mut active = cloud.lab.wait_copies(router, 3, &["ha-", "qr-", "qg-"]).unwrap();
-    // Host after host, as in a rolling upgrade.
-    for _ in 0..2 {
+const DEVICES: [&str; 3] = ["ha-", "qr-", "qg-"];
+
+/// What goes through a router: a probe of one datagram per millisecond, a hundred connections through source NAT
+/// and a hundred to a floating IP, half of which the server uses first.
+struct Traffic {
+    probe: Running,
+    servers: [End; 2],
+    clients: [End; 2],
+}
+
+impl Traffic {
+    /// Makes the instances, one of them with a floating IP, and lets them talk.
+    fn start(cloud: &mut Cloud) -> Self {
+        cloud.with_instance();
+        let floating = cloud.member.ok("floating ip create public -f value -c floating_ip_address").unwrap();
+        let floating = floating.trim().to_owned();
+        cloud.member.ok(&format!("floating ip set {floating} --port vm1-port")).unwrap();
+        cloud.member.ok("port create vm2-port --network private").unwrap();
+        cloud.lab.add_instance("vm2", "vm2-port", Node::Compute(2)).unwrap();
+        wait_for("the second instance reaches the world", PATIENCE, || {
+            cloud.lab.instance_shell("vm2", "evergate lab fetch http://198.51.100.10/").map(Some)
+        })
+        .unwrap();
+        let python = |name: &str| cloud.lab.instance_command(name, "python3").unwrap();
+        let web = || cloud.lab.machine(Node::Web).command("python3").unwrap();
+        let mut servers = [End::start(web(), &["serve", "9000"]), End::start(python("vm1"), &["serve", "9001"])];
+        assert_eq!(servers.each_mut().map(End::says), ["ready", "ready"]);
+        let out = End::start(python("vm2"), &["connect", "198.51.100.10", "9000", "100"]);
+        let mut clients = [out, End::start(web(), &["connect", &floating, "9001", "100"])];
+        assert_eq!(clients.each_mut().map(End::says), ["ready", "ready"]);
         let probe = Running::start(&cloud.lab, "vm1", Duration::from_millis(1)).unwrap();
         cloud.wait_instance_reaches_the_world();
+        Self { probe, servers, clients }
+    }
+
+    /// Ends it, after everything was used once more.
+    fn finish_unharmed(mut self, cloud: &Cloud) {
+        cloud.wait_instance_reaches_the_world();
+        let report = self.probe.finish().unwrap();
+        eprintln!("{report}");
+        assert_eq!(report.lost(), 0, "{report}");
+        for server in &mut self.servers {
+            server.go();
+            assert_eq!(server.says(), "pushed");
+        }
+        for client in &mut self.clients {
+            client.go();
+            assert_eq!(client.says(), "alive 100 of 100, udp same");
+        }
+    }
+}
+
+fn wait_all_copies(cloud: &Cloud, router: RouterId) -> Node {
+    cloud.lab.wait_copies(router, 3, &DEVICES).unwrap()
+}
+
+#[test]
+fn a_clean_stop_hands_over_without_losing_a_packet_or_a_connection() {
+    let mut cloud = Cloud::up("planned", Some(1));
+    let router = cloud.with_router();
+    let mut active = wait_all_copies(&cloud, router);
+    let traffic = Traffic::start(&mut cloud);
+    // Host after host, as in a rolling upgrade.
+    for _ in 0..2 {
         let stop = Fault::Process(Daemon::Host, Signal::Term);
         cloud.lab.fail(active, stop.clone()).unwrap();
         let next = cloud.lab.wait_active(router).unwrap();
         assert_ne!(next, active);
-        cloud.wait_instance_reaches_the_world();
-        let report = probe.finish().unwrap();
-        eprintln!("{report}");
-        assert_eq!(report.lost(), 0, "{report}");
         cloud.lab.heal(active, &stop).unwrap();
-        cloud.lab.wait_copies(router, 3, &["ha-", "qr-", "qg-"]).unwrap();
+        wait_all_copies(&cloud, router);
         cloud.wait_shown_active("router1", next);
         active = next;
     }
+    traffic.finish_unharmed(&cloud);
 }
 
 #[test]
-fn a_drained_host_loses_its_routers_and_no_packet_until_it_is_undrained() {
+fn a_drained_host_loses_its_routers_and_no_packet_or_connection_until_it_is_undrained() {
     let mut cloud = Cloud::up("drain", Some(1));
     let router = cloud.with_router();
-    cloud.with_instance();
-    let active = cloud.lab.wait_copies(router, 3, &["ha-", "qr-", "qg-"]).unwrap();
+    let active = wait_all_copies(&cloud, router);
     cloud.wait_shown_active("router1", active);
-    let verb = |verb: &str| cloud.lab.machine(Node::Controller).shell(&format!("evergate {verb} {active}"));
-    let probe = Running::start(&cloud.lab, "vm1", Duration::from_millis(1)).unwrap();
-    cloud.wait_instance_reaches_the_world();
-    let said = verb("drain").unwrap();
+    let verb = |cloud: &Cloud, verb: &str| {
+        cloud.lab.machine(Node::Controller).shell(&format!("evergate {verb} {active}")).unwrap()
+    };
+    let traffic = Traffic::start(&mut cloud);
+    let said = verb(&cloud, "drain");
     assert!(said.ends_with(&format!("{active} is drained\n")), "{said}");
-    cloud.wait_instance_reaches_the_world();
-    let report = probe.finish().unwrap();
-    eprintln!("{said}{report}");
-    assert_eq!(report.lost(), 0, "{report}");
     wait_for("nothing of the router is left on the drained host", PATIENCE, || {
         Ok((!cloud.lab.hosts_of(router).contains(&active)).then_some(()))
     })
     .unwrap();
+    traffic.finish_unharmed(&cloud);
     let next = cloud.lab.wait_active(router).unwrap();
-    verb("undrain").unwrap();
-    cloud.lab.wait_copies(router, 3, &["ha-", "qr-", "qg-"]).unwrap();
+    verb(&cloud, "undrain");
+    wait_all_copies(&cloud, router);
     assert_eq!(cloud.lab.active_hosts(router).unwrap(), [next]);
 }

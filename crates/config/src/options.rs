@@ -178,7 +178,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("evergate", "claim_port", Int(1, MAX_U16), "3796", Host, "UDP port, at the tunnel addresses, on which a new active copy tells the other hosts."),
     opt("evergate", "conntrack_sync", Bool, "true", Host, "Whether the active copy of an HA router replicates its tracked connections to the other copies, so that they go on after a failover."),
     opt("evergate", "conntrack_sync_port", Int(1, MAX_U16), "3797", Host, "UDP port, at the tunnel addresses, on which hosts replicate tracked connections, encrypted."),
-    opt("evergate", "bfd_interval_ms", Int(0, 10_000), "300", Host, "Milliseconds between two BFD packets from each host to each that it shares routers with, both ways; at least 10. 0: VRRP alone notices that a host is gone."),
+    opt("evergate", "bfd_interval_ms", Int(0, 10_000), "150", Host, "Milliseconds between two BFD packets from each host to each that it shares routers with, both ways; at least 10. 0: VRRP alone notices that a host is gone."),
     opt("evergate", "bfd_multiplier", Int(1, 255), "3", Host, "BFD packets that may be missing in a row before a host counts as gone."),
     opt("evergate", "isolation_policy", Choice(&["standby", "serve"]), "standby", Host, "What a copy does that reaches no other host any more although it did before: standby steps down and leaves the router to the connected side; serve goes on, or takes over, so that two may be active."),
     opt("evergate", "ha_vrrp_preempt", Bool, "false", Host, "Whether a copy with a higher priority takes over from a living one."),

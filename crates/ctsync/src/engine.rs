@@ -415,6 +415,14 @@ impl Engine {
         self.routers.iter().map(|(id, router)| (*id, stats_of(router, now))).collect()
     }
 
+    /// The standbys that have been told of everything there is in this copy's table, but for what has just happened.
+    pub fn complete(&self, router: RouterId, now: Instant) -> BTreeSet<IpAddr> {
+        match self.routers.get(&router).map(|router| &router.side) {
+            Some(Side::Active { table, .. }) => table.complete(now),
+            Some(Side::Standby(_)) | None => BTreeSet::new(),
+        }
+    }
+
     /// What the standby's kernel must hold by what it was told (for tests and comparisons): number of flows.
     pub fn entries(&self, router: RouterId) -> usize {
         self.routers.get(&router).map_or(0, |router| match &router.side {

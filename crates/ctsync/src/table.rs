@@ -107,6 +107,9 @@ enum Phase {
     Live,
 }
 
+/// A standby that is behind for less than this lacks nothing but what has just happened.
+const FRESH: Duration = Duration::from_millis(50);
+
 /// A standby that is told.
 #[derive(Debug)]
 struct Subscriber {
@@ -427,6 +430,13 @@ impl Table {
     pub(crate) fn hopeless(&self) -> Vec<IpAddr> {
         let behind = |one: &Subscriber| one.deletes.len() > MAX_DELETES;
         self.subscribers.iter().filter(|(_, one)| behind(one)).map(|(peer, _)| *peer).collect()
+    }
+
+    /// The standbys that have everything, but for what is on its way.
+    pub(crate) fn complete(&self, now: Instant) -> BTreeSet<IpAddr> {
+        let is_fresh = |since: Instant| now.saturating_duration_since(since) < FRESH;
+        let complete = |one: &Subscriber| one.phase == Phase::Live && one.behind_since.is_none_or(is_fresh);
+        self.subscribers.iter().filter(|(_, one)| complete(one)).map(|(peer, _)| *peer).collect()
     }
 
     /// How far the slowest standby is behind, and whether all have everything; `None` if there is none.

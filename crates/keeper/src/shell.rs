@@ -466,6 +466,10 @@ impl Shell {
                     self.tell(text);
                 }
                 Effect::SendBfd { to, datagram } => self.bfd.send(&datagram, to),
+                Effect::AskWhoIsComplete(router) => {
+                    let hosts = self.replication.complete(router);
+                    self.engine.handle_complete(router, hosts, Instant::now());
+                }
                 Effect::Emit(mut message) => {
                     self.replication.overhear(&mut message);
                     self.advertising.overhear(&message);

@@ -5,12 +5,19 @@
 //! MAC address per port, so for a moment both may hold them. After the claim this copy goes on forwarding for
 //! [`LINGER`]: other hosts hear of the claim at about the same time, and what they sent here until then is on
 //! its way.
+//!
+//! Connections go on if the other copy's kernel holds them, so the one that is asked is one that was told of all of
+//! them. A standby that joined lately may not have been yet: it is waited for, for [`COMPLETION`].
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use evergate_model::RouterId;
+
 use super::Engine;
 use super::copy::RouterCopy;
+use super::effect::Effect;
 use super::shared::Shared;
 use crate::claims::question::{Kind, Question};
 use crate::claims::wire::Entry;
@@ -22,16 +29,47 @@ const LINGER: Duration = Duration::from_millis(80);
 const AGAIN: Duration = Duration::from_millis(50);
 /// How long one host is given before the next is asked. Its kernel may be busy.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for a copy that holds all connections. A drain or a stop waits for it.
+const COMPLETION: Duration = Duration::from_secs(4);
 /// A host that was heard this lately is worth asking, where BFD does not say.
 const LATELY: Duration = Duration::from_secs(12);
 
 /// Another copy is being asked to take over.
 #[derive(Debug)]
 pub(super) struct Handover {
-    /// Hosts to ask, the best last.
+    /// Hosts that may be asked, the best last.
     candidates: Vec<IpAddr>,
+    /// Those whose kernels hold the router's connections, as last heard.
+    complete: BTreeSet<IpAddr>,
+    /// Until when only those are asked.
+    patient_until: Instant,
+    /// Who is being asked, and until when.
+    asked: Option<(IpAddr, Instant)>,
     again: Instant,
-    until: Instant,
+}
+
+impl Handover {
+    /// Gives up a host that did not take the router over in time.
+    fn end_patience(&mut self, now: Instant) {
+        if let Some((host, _)) = self.asked.take_if(|(_, until)| *until <= now) {
+            self.candidates.retain(|candidate| *candidate != host);
+            self.again = now;
+        }
+    }
+
+    /// Chooses whom to ask, where nobody is being asked; `None` while that is to be waited for.
+    fn choose(&mut self, now: Instant) -> Option<IpAddr> {
+        if self.asked.is_none() {
+            let complete = self.candidates.iter().rfind(|host| self.complete.contains(host));
+            let any = self.candidates.last().filter(|_| self.patient_until <= now);
+            self.asked = complete.or(any).map(|host| (*host, now + PATIENCE));
+        }
+        self.asked.map(|(host, _)| host)
+    }
+
+    fn deadline(&self) -> Instant {
+        self.asked.map_or(self.again, |(_, until)| self.again.min(until))
+    }
 }
 
 impl RouterCopy {
@@ -47,7 +85,10 @@ impl RouterCopy {
         if candidates.is_empty() || !self.is_active() || !shared.can_ask() {
             return false;
         }
-        self.handover = Some(Handover { candidates, again: now, until: now + PATIENCE });
+        let replicates = shared.settings.replication_port.is_some();
+        let patient_until = if replicates { now + COMPLETION } else { now };
+        self.handover =
+            Some(Handover { candidates, complete: BTreeSet::new(), patient_until, asked: None, again: now });
         true
     }
 
@@ -86,21 +127,36 @@ impl RouterCopy {
             }
             return;
         };
-        if handover.until <= now {
-            handover.candidates.pop();
-            (handover.again, handover.until) = (now, now + PATIENCE);
+        handover.end_patience(now);
+        if handover.candidates.is_empty() {
+            shared.warn(format!("router {}: no other copy takes it over", self.spec.router));
+            self.handover = None;
+            self.attend_handover(shared, now);
+        } else if handover.again <= now {
+            handover.again = now + AGAIN;
+            let waited = handover.asked.is_none() && handover.patient_until <= now;
+            match handover.choose(now) {
+                Some(host) => {
+                    if waited && shared.settings.replication_port.is_some() && !handover.complete.contains(&host) {
+                        shared.warn(format!(
+                            "router {}: {host} is not known to hold all its connections",
+                            self.spec.router
+                        ));
+                    }
+                    self.ask_to_take_over(host, shared);
+                }
+                None => shared.effects.push_back(Effect::AskWhoIsComplete(self.id())),
+            }
         }
-        match handover.candidates.last() {
-            Some(&host) if handover.again <= now => {
-                handover.again = now + AGAIN;
-                self.ask_to_take_over(host, shared);
-            }
-            Some(_) => {}
-            None => {
-                shared.warn(format!("router {}: no other copy takes it over", self.id()));
-                self.handover = None;
-                self.attend_handover(shared, now);
-            }
+    }
+
+    /// Hears which hosts' kernels hold the router's connections.
+    pub(super) fn handle_complete(&mut self, hosts: BTreeSet<IpAddr>, shared: &mut Shared, now: Instant) {
+        let Some(handover) = &mut self.handover else { return };
+        handover.complete = hosts;
+        if handover.asked.is_none() && handover.candidates.iter().any(|host| handover.complete.contains(host)) {
+            handover.again = now;
+            self.attend_handover(shared, now);
         }
     }
 
@@ -129,12 +185,18 @@ impl RouterCopy {
     }
 
     pub(super) fn handover_deadline(&self) -> Option<Instant> {
-        let handover = self.handover.as_ref().map(|handover| handover.again.min(handover.until));
+        let handover = self.handover.as_ref().map(Handover::deadline);
         handover.into_iter().chain(self.lingering).min()
     }
 }
 
 impl Engine {
+    /// Takes the answer to [`Effect::AskWhoIsComplete`]: the hosts that were told of all the router's connections.
+    pub fn handle_complete(&mut self, router: RouterId, hosts: BTreeSet<IpAddr>, now: Instant) {
+        self.with(router, |copy, shared| copy.handle_complete(hosts, shared, now));
+        self.finish(now);
+    }
+
     /// Takes the host out of all elections once nothing is being handed over any more.
     pub(super) fn end_stop(&mut self, now: Instant) {
         let leaving = self.copies.values().any(|copy| copy.leaving);

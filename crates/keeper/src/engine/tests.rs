@@ -860,6 +860,8 @@ struct Host {
     bfd_out: Vec<(IpAddr, Vec<u8>)>,
     /// Questions, answers and handovers that were sent, with the receiver.
     asked: Vec<(IpAddr, Question)>,
+    /// Hosts that hold all connections of the router.
+    complete: BTreeSet<IpAddr>,
 }
 
 impl Host {
@@ -886,6 +888,7 @@ impl Host {
             refuses: None,
             bfd_out: Vec::new(),
             asked: Vec::new(),
+            complete: BTreeSet::new(),
         };
         host.connect();
         host.say(ToKeeper::EndOfState);
@@ -1022,6 +1025,7 @@ impl Host {
                 let kind = format!("{:?}", message.kind).to_lowercase();
                 self.log.push(format!("claim {} {kind} {}", to.ip(), message.entries[0].epoch));
             }
+            Effect::AskWhoIsComplete(router) => self.engine.handle_complete(router, self.complete.clone(), self.now),
             Effect::Emit(message) => self.emitted(message),
         }
     }

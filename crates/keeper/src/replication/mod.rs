@@ -35,6 +35,8 @@ const STACK: usize = 512 << 10;
 #[derive(Clone, Debug, Default)]
 struct Snapshot {
     routers: Vec<ReplicationStatus>,
+    /// Of routers that are active here: the hosts that hold all connections.
+    complete: BTreeMap<RouterId, BTreeSet<IpAddr>>,
     discards: BTreeMap<String, u64>,
 }
 
@@ -88,6 +90,8 @@ impl Replication {
                 let peers: BTreeSet<_> = spec.peer_hosts.values().copied().collect();
                 self.tell(Command::Router { router: spec.router, netns: spec.netns.clone(), peers });
             }
+            // What is active here is handed over first, and its connections with it.
+            ToKeeper::RemoveRouter { router } if self.active.contains_key(router) => {}
             ToKeeper::RemoveRouter { router } => self.forget(*router),
             ToKeeper::Follow(_)
             | ToKeeper::Vrids { .. }
@@ -138,11 +142,21 @@ impl Replication {
         self.tell(Command::Remove { router });
     }
 
-    fn add_to(&mut self, status: &mut Status) {
+    /// The hosts that hold all connections of a router that is active here, as far as the thread has said.
+    pub(crate) fn complete(&mut self, router: RouterId) -> BTreeSet<IpAddr> {
+        self.read();
+        self.last.complete.get(&router).cloned().unwrap_or_default()
+    }
+
+    fn read(&mut self) {
         // The thread's priority is lower than the loop's: never wait for it.
         if let Ok(snapshot) = self.shared.try_lock() {
             self.last = snapshot.clone();
         }
+    }
+
+    fn add_to(&mut self, status: &mut Status) {
+        self.read();
         status.replication = self.last.routers.clone();
         status.discards.extend(self.last.discards.clone());
     }

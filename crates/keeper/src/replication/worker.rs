@@ -434,7 +434,9 @@ impl Worker {
                 refused: local.refused,
             })
         };
+        let complete = self.routers.keys().map(|router| (*router, self.engine.complete(*router, now)));
         let snapshot = Snapshot {
+            complete: complete.filter(|(_, hosts)| !hosts.is_empty()).collect(),
             routers: self.routers.iter().filter_map(status).collect(),
             discards: self.discards.iter().map(|(discard, count)| (discard.to_string(), *count)).collect(),
         };

@@ -144,6 +144,36 @@ fn one_copy_is_shown_active_whatever_is_reported() {
 }
 
 #[test]
+fn whatever_hosts_say_of_each_other_s_takeovers_no_answer_shows_two_actives() {
+    let server = by_default();
+    let router = server.make(&member(PROJECT), "router", json!({}));
+    let hosts = ["h1", "h2", "h3"];
+    let mut said = [(HaState::Standby, 0); 3];
+    let mut dice = 5_u64;
+    for turn in 0..120 {
+        dice = dice.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let (host, roll) = ((dice >> 33) as usize % 3, dice >> 40);
+        // Mostly that it is active: in a new epoch, in that of another one, or in one that is long over.
+        let state = if roll % 4 == 0 { HaState::Standby } else { HaState::Active };
+        said[host] = (state, roll % 6);
+        server.report_state(hosts[host], &router, state, roll % 6);
+        let newest = said.iter().filter(|(state, _)| *state == HaState::Active).map(|(_, epoch)| *epoch).max();
+        let answer = server.get(&admin(), &format!("/v2.0/routers/{}/evergate:hosts", id(&router)));
+        let rows = answer.body["hosts"].as_array().unwrap().clone();
+        let row =
+            |row: &Value| (row["host"].as_str().unwrap().to_owned(), row["ha_state"].as_str().unwrap().to_owned());
+        for states in [server.ha_states(&router), rows.iter().map(row).collect()] {
+            let active: Vec<_> = states.iter().filter(|(_, state)| *state == "active").collect();
+            assert_eq!(active.len(), usize::from(newest.is_some()), "turn {turn}: {said:?} is shown as {states:?}");
+            for (host, _) in active {
+                let at = hosts.iter().position(|one| one == host).unwrap();
+                assert_eq!(said[at], (HaState::Active, newest.unwrap()), "turn {turn}: {said:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn copies_go_to_the_hosts_with_the_fewest_routers() {
     let server = Server::with(Options { l3_ha: true, max_l3_agents_per_router: 2, ..Options::default() });
     server.hosts();

@@ -420,3 +420,50 @@ fn a_router_that_is_taken_from_this_host_is_handed_over_first() {
     assert_eq!((host.state(), host.kernel.len()), ("active".to_owned(), 4));
     assert!(!host.log.contains(&"removed".to_owned()));
 }
+
+/// Active, with a standby on each of the two other hosts, and connections to replicate.
+fn active_and_replicating() -> Host {
+    let mut host = active(200);
+    host.spec.peer_hosts.insert(Ipv4Addr::new(169, 254, 192, 5), THIRD);
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    host.say(ToKeeper::Settings { settings: Settings { replication_port: Some(3797), ..settings() } });
+    for other in [THEIRS, THIRD] {
+        host.say_known(other, 1, Some(OURS));
+    }
+    host.asked.clear();
+    host.log.clear();
+    host
+}
+
+#[test]
+fn a_handover_waits_for_a_copy_that_holds_all_connections() {
+    let mut host = active_and_replicating();
+    host.engine.handle_stop(host.now);
+    host.settle();
+    host.advance(Duration::from_millis(500));
+    assert_eq!((handovers(&mut host), host.state()), (vec![], "active".to_owned()));
+    // Not the one with the highest address, but the one that is ready.
+    host.complete = BTreeSet::from([THIRD]);
+    host.advance(Duration::from_millis(60));
+    assert_eq!(handovers(&mut host).first(), Some(&(THIRD, 1)));
+    // It does not take the router over: the other one is asked as soon as it is ready, too.
+    host.complete = BTreeSet::from([THEIRS, THIRD]);
+    host.advance(Duration::from_millis(1100));
+    assert_eq!(handovers(&mut host).last(), Some(&(THEIRS, 1)));
+}
+
+#[test]
+fn a_copy_that_never_holds_all_connections_is_asked_in_the_end_and_the_operator_is_told() {
+    let mut host = active_and_replicating();
+    host.engine.handle_stop(host.now);
+    host.settle();
+    for _ in 0..3 {
+        host.advance(Duration::from_millis(1300));
+        host.say_known(THEIRS, 1, Some(OURS));
+    }
+    assert_eq!(handovers(&mut host), []);
+    host.advance(Duration::from_millis(200));
+    assert_eq!(handovers(&mut host).first(), Some(&(THEIRS, 1)));
+    let told = host.log.iter().filter(|line| line.contains("not known to hold all its connections")).count();
+    assert_eq!(told, 1, "{:?}", host.log);
+}
