@@ -222,6 +222,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "2016-09-12T10:00:00-00:00",
     ),
     (
+        "subnet-external-network",
+        "Subnet belongs to an external network",
+        "Subnets show whether their network is external, and are there for all who may use it.",
+        "2024-02-05T18:00:00-00:00",
+    ),
+    (
         "subnet-service-types",
         "Subnet service types",
         "Subnets reserved for kinds of device.",

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{Call, Resource, networks, object, parse_id, rbac_policies, security_groups, standard, visible};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
-use crate::ipam::FixedIpRequest;
+use crate::ipam::{FixedIp, FixedIpRequest};
 use crate::objects::dhcp_options::{self, DhcpOption};
 use crate::objects::network::Network;
 use crate::objects::port::{self, NewPort, Port, owner};
@@ -357,13 +357,31 @@ fn new_mac(call: Call<'_>, port: &Port, body: &Body) -> Result<Option<Mac>, ApiE
 /// What a router's port is and where it is follows from the router.
 fn refuse_changes_of_router_port(call: Call<'_>, port: &Port, body: &Body) -> Result<(), ApiError> {
     let fixed = ["fixed_ips", "device_id", "device_owner", "binding:host_id", "mac_address"];
-    let Some(name) = fixed.into_iter().find(|name| body.has(name)) else { return Ok(()) };
+    let kept = body.get::<Vec<FixedIpRequest>>("fixed_ips")?.is_some_and(|requests| has_these(port, &requests));
+    let changed = |name: &&str| body.has(name) && !(kept && *name == "fixed_ips");
+    let Some(name) = fixed.into_iter().find(changed) else { return Ok(()) };
     if is_owned(call, port.id)? {
         let reason =
             format!("{name} of port {} follows from the router, floating IP or host that it belongs to", port.id);
         return Err(ApiError::BadRequest { resource: "port".into(), reason });
     }
     Ok(())
+}
+
+/// Tells whether the port's addresses are just those that are asked for; of a subnet, one is as good as another.
+fn has_these(port: &Port, requests: &[FixedIpRequest]) -> bool {
+    let mut left = port.fixed_ips.clone();
+    // Those with an address come first, so that a request for a subnet alone does not take it away from them.
+    let (exact, any): (Vec<&FixedIpRequest>, Vec<&FixedIpRequest>) =
+        requests.iter().partition(|request| request.ip_address.is_some());
+    let found = exact.into_iter().chain(any).all(|request| {
+        let fits = |ip: &FixedIp| {
+            request.subnet_id.is_none_or(|subnet| subnet == ip.subnet_id)
+                && request.ip_address.is_none_or(|address| address == ip.ip_address)
+        };
+        left.iter().position(fits).map(|at| left.remove(at)).is_some()
+    });
+    found && left.is_empty()
 }
 
 fn refuse_service_port(call: Call<'_>, port: &Port) -> Result<(), ApiError> {

@@ -88,6 +88,13 @@ fn an_interface_has_the_subnets_gateway_address_and_answers_as_neutron() {
     assert_eq!(port["device_id"], router["id"]);
     assert_eq!(port["fixed_ips"][0]["ip_address"], "10.0.0.1");
     assert_eq!(port["port_security_enabled"], false);
+    // What the port has already is no change of it; Tempest asks for that.
+    let path_of_port = format!("/v2.0/ports/{}", id(&port));
+    let change = |fixed_ips| server.put(&admin(), &path_of_port, json!({"port": {"fixed_ips": fixed_ips}}));
+    let same = change(json!([{"subnet_id": subnet["id"]}]));
+    assert_eq!((same.status, &same.body["port"]["fixed_ips"]), (200, &port["fixed_ips"]));
+    assert_eq!(change(json!([{"ip_address": "10.0.0.7"}])).status, 400);
+    assert_eq!(change(json!([])).status, 400);
     let gone =
         server.put(&admin(), &format!("{}/remove_router_interface", path(&router)), json!({"subnet_id": subnet["id"]}));
     assert_eq!(gone.status, 200);

@@ -1,0 +1,114 @@
+"""What the suites `sdk` and `tempest` share: tests of PyPI packages, unmodified, in a virtual environment of their own.
+
+`inside.py` is what runs there. The environment is made in `.venv-conformance` by the first suite that needs it.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import urllib.request
+
+import yaml
+from run import Outcome
+
+HERE = pathlib.Path(__file__).resolve().parent
+VENV = HERE.parent.parent / ".venv-conformance"
+
+
+def python():
+    """The Python with the packages; installs them where that was not done yet."""
+    wanted, installed = HERE / "requirements.txt", VENV / "requirements.txt"
+    if not installed.exists() or installed.read_text() != wanted.read_text():
+        print(f"Installing the tests of openstacksdk and Tempest into {VENV.name}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+        pip = [VENV / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", wanted]
+        subprocess.run(pip, check=True)
+        # The mark of a finished installation.
+        installed.write_text(wanted.read_text())
+    return VENV / "bin/python"
+
+
+def tests(package, directory, environment, options, without):
+    """Runs a package's tests; `without` says of which not, and why: parts of names and reasons."""
+    directory.mkdir(parents=True, exist_ok=True)
+    report, log = directory / "report", directory / "log"
+    command = [python(), HERE / "inside.py", report, package]
+    command += ["--only", options.only] if options.only else []
+    for part in without:
+        command += ["--without", part]
+    with open(log, "w") as output:
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        ended = subprocess.run(command, env=environment, stdout=output, stderr=output, cwd=directory).returncode
+    lines = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
+    outcomes = [Outcome(line["name"], line.get("problem"), line.get("skipped")) for line in lines]
+    for outcome in outcomes:
+        if outcome.skipped in without:
+            outcome.skipped = without[outcome.skipped]
+    if ended:
+        outcomes.append(Outcome(package, problem=f"it ended with {ended}: {log.read_text()[-2000:]}"))
+    return outcomes
+
+
+def hosts(server):
+    """Reports as three network hosts would: schedulers and HA routers need some."""
+    token = (server.state / "host-token").read_text().strip()
+    for number in (1, 2, 3):
+        bridge = {"tunneling_ip": f"192.0.2.{number}", "tunnel_types": ["vxlan"],
+                  "bridge_mappings": {"physnet1": "br-ex"}}
+        report = {
+            "host": f"net{number}", "incarnation": 1, "sequence": 1, "applied_revision": None, "ha_states": {},
+            "ports_up": [], "floating_ips_active": [], "warnings": [],
+            "agents": [
+                {"kind": "l3", "availability_zone": "nova", "configurations": {"agent_mode": "legacy"}},
+                {"kind": "linux_bridge", "availability_zone": None, "configurations": bridge},
+            ],
+        }
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        url = f"{server.url}/evergate/v1/hosts/net{number}/report"
+        urllib.request.urlopen(urllib.request.Request(url, json.dumps(report).encode(), headers), timeout=30)
+
+
+def identity(server, *arguments, password=None):
+    """Runs `evergate identity` on the server's users and projects."""
+    command = [server.evergate, "identity", "--config-file", server.state.parent / "server.conf", *arguments]
+    if password:
+        command += ["--password-file", "-"]
+    subprocess.run(command, input=password, text=True, check=True, capture_output=True)
+
+
+def external(server):
+    """The id of the external network `public`, which is made when it is not there."""
+    admin = Admin(server)
+    if found := admin.call("GET", "networks?name=public")["networks"]:
+        return found[0]["id"]
+    public = admin.call("POST", "networks", {"network": {
+        "name": "public", "router:external": True,
+        "provider:network_type": "flat", "provider:physical_network": "physnet1",
+    }})["network"]["id"]
+    subnet = {"network_id": public, "ip_version": 4, "cidr": "198.18.0.0/16", "enable_dhcp": False}
+    admin.call("POST", "subnets", {"subnet": subnet})
+    return public
+
+
+class Admin:
+    """A caller of the API with the role admin."""
+
+    def __init__(self, server):
+        self.url = server.url
+        login = yaml.safe_load(server.clouds.read_text())["clouds"]["evergate-admin"]["auth"]
+        domain = {"id": "default"}
+        user = {"name": login["username"], "domain": domain, "password": login["password"]}
+        scope = {"project": {"name": login["project_name"], "domain": domain}}
+        identity = {"methods": ["password"], "password": {"user": user}}
+        answer = self.send("POST", "/identity/v3/auth/tokens", {"auth": {"identity": identity, "scope": scope}}, {})
+        self.token = answer.headers["X-Subject-Token"]
+
+    def call(self, method, path, body=None):
+        return json.load(self.send(method, f"/v2.0/{path}", body, {"X-Auth-Token": self.token}))
+
+    def send(self, method, path, body, headers):
+        data = json.dumps(body).encode() if body else None
+        headers = {"Content-Type": "application/json", **headers}
+        return urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers, method=method), timeout=60)
