@@ -40,6 +40,7 @@ pub(crate) fn all(config: &mut Config) {
             tunnels(config);
             mappings(config);
             vrrp_password(config);
+            vrrp_version(config);
             advertisements(config);
             port_filter(config);
             url(config, "server_url", &["http://"]);
@@ -341,6 +342,39 @@ fn vrrp_password(config: &mut Config) {
         // RFC 2338 §5.3.10: the authentication data are eight bytes.
         let why = "the password is longer than the eight bytes that VRRP carries: the rest has no effect".to_owned();
         config.complain(Level::Warning, "DEFAULT", "ha_vrrp_auth_password", why);
+    }
+}
+
+/// Version 3 has shorter intervals than version 2, and less of everything else.
+fn vrrp_version(config: &mut Config) {
+    let number = |section, name| match config.value(section, name) {
+        Some(Value::Int(number)) => Some(*number),
+        _ => None,
+    };
+    let version = number("evergate", "vrrp_version");
+    let (seconds, ms) = (number("DEFAULT", "ha_vrrp_advert_int"), number("evergate", "vrrp_advert_interval_ms"));
+    if let Some(ms) = ms {
+        if version == Some(2) {
+            let why = "VRRP version 2 has whole seconds, as ha_vrrp_advert_int: set vrrp_version = 3 in section \
+                       [evergate], or leave this out";
+            config.complain(Level::Error, "evergate", "vrrp_advert_interval_ms", why.to_owned());
+        } else if ms % 10 != 0 {
+            let why = format!("{ms} cannot be advertised: VRRP version 3 has steps of 10 milliseconds");
+            config.complain(Level::Error, "evergate", "vrrp_advert_interval_ms", why);
+        }
+    }
+    if version != Some(3) {
+        return;
+    }
+    if ms.is_none() && seconds.is_some_and(|seconds| seconds > 40) {
+        let why = "VRRP version 3 has at most 40 seconds (vrrp_advert_interval_ms: 40950)".to_owned();
+        config.complain(Level::Error, "DEFAULT", "ha_vrrp_advert_int", why);
+    }
+    // Whoever set one believes that it is asked for.
+    if !text(config, "DEFAULT", "ha_vrrp_auth_password").is_empty() {
+        let why = "VRRP version 3 has no password (RFC 9568 section 9): leave it out, or set vrrp_version = 2 in \
+                   section [evergate]";
+        config.complain(Level::Error, "DEFAULT", "ha_vrrp_auth_password", why.to_owned());
     }
 }
 

@@ -181,6 +181,9 @@ pub static OPTIONS: &[Opt] = &[
     opt("evergate", "bfd_interval_ms", Int(0, 10_000), "150", Host, "Milliseconds between two BFD packets from each host to each that it shares routers with, both ways; at least 10. 0: VRRP alone notices that a host is gone."),
     opt("evergate", "bfd_multiplier", Int(1, 255), "3", Host, "BFD packets that may be missing in a row before a host counts as gone."),
     opt("evergate", "isolation_policy", Choice(&["standby", "serve"]), "standby", Host, "What a copy does that reaches no other host any more although it did before: standby steps down and leaves the router to the connected side; serve goes on, or takes over, so that two may be active."),
+    opt("evergate", "vrrp_version", Int(2, 3), "2", Host, "VRRP version that the copies speak, the same on all hosts: 2 (RFC 3768) as Neutron's, or 3 (RFC 9568), which allows intervals below a second and knows no password."),
+    // The field of version 3 has twelve bits, in centiseconds.
+    unset("evergate", "vrrp_advert_interval_ms", Int(10, 40_950), Host, "Milliseconds between two advertisements of version 3, in steps of 10; instead of ha_vrrp_advert_int."),
     opt("evergate", "ha_vrrp_preempt", Bool, "false", Host, "Whether a copy with a higher priority takes over from a living one."),
     opt("evergate", "ha_vrrp_preempt_delay", Int(0, 1000), "0", Host, "Seconds that a copy waits after its start before it preempts."),
     opt("evergate", "ha_vrrp_priority", Int(1, 254), "50", Server, "VRRP priority of the copies."),

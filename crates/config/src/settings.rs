@@ -72,6 +72,10 @@ pub struct HostSettings {
     pub rtr_adv_interval: (u16, u16),
     /// Seconds between two advertisements: what fits VRRP version 2's field.
     pub ha_vrrp_advert_int: u8,
+    /// VRRP version: 2 or 3.
+    pub vrrp_version: u8,
+    /// Milliseconds between two advertisements of version 3, in place of `ha_vrrp_advert_int`.
+    pub vrrp_advert_interval_ms: Option<u16>,
     /// How advertisements are authenticated when there is a password.
     pub ha_vrrp_auth_type: VrrpAuthType,
     /// The password, if advertisements are authenticated; its first eight bytes count.
@@ -142,6 +146,8 @@ impl HostSettings {
                 config.int("DEFAULT", "max_rtr_adv_interval"),
             ),
             ha_vrrp_advert_int: config.int("DEFAULT", "ha_vrrp_advert_int"),
+            vrrp_version: config.int("evergate", "vrrp_version"),
+            vrrp_advert_interval_ms: config.given_int("evergate", "vrrp_advert_interval_ms"),
             ha_vrrp_auth_type: VrrpAuthType::Pass,
             ha_vrrp_auth_password: config.non_empty("DEFAULT", "ha_vrrp_auth_password").map(Secret),
             ha_vrrp_health_check_interval: config.int("DEFAULT", "ha_vrrp_health_check_interval"),

@@ -13,7 +13,9 @@ use crate::state::{Address, Route};
 /// How the copies of all routers on a host elect, from `l3_agent.ini`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct VrrpSettings {
-    /// Advertisement interval in centiseconds (`ha_vrrp_advert_int` is in seconds).
+    /// VRRP version: 2, or 3 (`vrrp_version`).
+    pub version: u8,
+    /// Advertisement interval in centiseconds (`ha_vrrp_advert_int`, or `vrrp_advert_interval_ms`).
     pub advertise_interval_cs: u16,
     /// Whether a higher priority takes over from a living active.
     pub preempt: bool,
@@ -40,14 +42,22 @@ pub struct HealthCheck {
 
 impl Default for VrrpSettings {
     fn default() -> Self {
-        // Neutron's defaults: 2 s, nopreempt, no password.
-        Self { advertise_interval_cs: 200, preempt: false, preempt_delay_s: 0, password: None, health_check: None }
+        // Neutron's defaults: version 2, 2 s, nopreempt, no password.
+        Self {
+            version: 2,
+            advertise_interval_cs: 200,
+            preempt: false,
+            preempt_delay_s: 0,
+            password: None,
+            health_check: None,
+        }
     }
 }
 
 impl fmt::Debug for VrrpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VrrpSettings")
+            .field("version", &self.version)
             .field("advertise_interval_cs", &self.advertise_interval_cs)
             .field("preempt", &self.preempt)
             .field("preempt_delay_s", &self.preempt_delay_s)
@@ -73,6 +83,9 @@ pub fn render(router: RouterId, copy: &HaCopy, prepared: &Prepared, settings: &V
     line(0, "global_defs {");
     line(1, "notification_email_from neutron@openstack.local");
     line(1, "router_id neutron");
+    if settings.version != 2 {
+        line(1, &format!("vrrp_version {}", settings.version));
+    }
     line(0, "}");
     let check = settings.health_check.as_ref().filter(|_| !prepared.gateways.is_empty());
     if let Some(check) = check {
@@ -188,7 +201,11 @@ fn route(route: &Route) -> String {
 /// Whole seconds as Neutron writes them; keepalived takes fractions, too.
 fn seconds(cs: u16) -> String {
     let (whole, rest) = (cs / 100, cs % 100);
-    if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:02}") }
+    match (rest, rest % 10) {
+        (0, _) => whole.to_string(),
+        (_, 0) => format!("{whole}.{}", rest / 10),
+        _ => format!("{whole}.{rest:02}"),
+    }
 }
 
 /// The password as one word: quoted where keepalived's parser would take it apart or read it as a comment

@@ -316,7 +316,10 @@ pub fn host_settings(settings: &HostSettings) -> evergate_dataplane::HostSetting
 /// How the copies of this host elect.
 pub fn vrrp_settings(settings: &HostSettings) -> VrrpSettings {
     VrrpSettings {
-        advertise_interval_cs: u16::from(settings.ha_vrrp_advert_int) * 100,
+        version: settings.vrrp_version,
+        advertise_interval_cs: settings
+            .vrrp_advert_interval_ms
+            .map_or(u16::from(settings.ha_vrrp_advert_int) * 100, |ms| ms / 10),
         preempt: settings.ha_vrrp_preempt,
         preempt_delay_s: settings.ha_vrrp_preempt_delay,
         password: settings.ha_vrrp_auth_password.as_ref().map(|secret| secret.0.clone()),

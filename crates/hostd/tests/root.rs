@@ -198,6 +198,20 @@ fn a_deleted_router_leaves_nothing() {
 }
 
 #[test]
+fn version_3_and_its_interval_come_from_the_configuration() {
+    on_a_host("version3", |host| {
+        host.configure("vrrp_version = 3\nvrrp_advert_interval_ms = 100\n");
+        start_active(host);
+        let script = "timeout 30 tcpdump -lnv -c 1 -i any 'ip proto 112' 2>/dev/null";
+        let heard = host.run(&["nsenter", &format!("--net={}", host.netns_path().display()), "sh", "-c", script]);
+        assert!(heard.contains("VRRPv3") && heard.contains("intvl 10cs"), "{heard}");
+        let text = std::fs::read_to_string(host.ha_confs().join("keepalived.conf")).unwrap();
+        assert!(text.contains("vrrp_version 3\n") && text.contains("advert_int 0.1\n"), "{text}");
+        assert_eq!(host.plan(), "# nothing to do\n");
+    });
+}
+
+#[test]
 fn a_clean_stop_resigns_and_keeps_the_namespace() {
     on_a_host("stopped", |host| {
         start_active(host);

@@ -42,6 +42,32 @@ fn a_stock_keepalived_takes_over_from_a_keeper_and_keeps_the_role() {
 }
 
 #[test]
+fn version_3_at_a_tenth_of_a_second_is_spoken_with_keepalived_both_ways() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::new(2);
+    let v3 = RouterSpec { vrrp_version: 3, advertise_interval_cs: 10, ..spec(&lab, 1, None) };
+    let mut keeper = lab.keeper(1);
+    keeper.control().tell(settings(1), std::slice::from_ref(&v3), &[]);
+    eventually("the keeper is active", || lab.has_vip(1));
+    let keepalived = Keepalived::start_v3(&lab, 2);
+    for_a_while("keepalived hears it and stays backup", Duration::from_secs(3), || lab.vip_holders(&BOTH) == [1]);
+    keeper.signal("TERM");
+    assert!(keeper.wait());
+    eventually("keepalived takes over", || lab.vip_holders(&BOTH) == [2]);
+
+    let keeper = lab.keeper(1);
+    let mut control = keeper.control();
+    control.tell(settings(1), &[v3], &[]);
+    eventually("the keeper is back and hears keepalived", || control.status().routers[0].received > 2);
+    assert_eq!(control.status().discards, Default::default(), "every packet was understood");
+    assert!(lab.has_vip(2) && !lab.has_vip(1));
+    keepalived.stop();
+    eventually("the keeper takes over", || lab.vip_holders(&BOTH) == [1]);
+}
+
+#[test]
 fn keepalived_resigning_is_followed_by_the_keeper() {
     if !can_run() {
         return;
@@ -106,15 +132,24 @@ struct Keepalived {
 impl Keepalived {
     /// Starts one in a router's namespace, with what Neutron writes.
     fn start(lab: &Lab, n: u8, password: Option<&str>) -> Self {
+        Self::start_as(lab, n, password, ("", "1"))
+    }
+
+    /// Starts one that speaks version 3 ten times a second.
+    fn start_v3(lab: &Lab, n: u8) -> Self {
+        Self::start_as(lab, n, None, ("    vrrp_version 3\n", "0.1"))
+    }
+
+    fn start_as(lab: &Lab, n: u8, password: Option<&str>, (version, interval): (&str, &str)) -> Self {
         let folder = lab.run_path(n);
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let authentication = password.map_or(String::new(), |password| {
             format!("    authentication {{\n        auth_type PASS\n        auth_pass {password}\n    }}\n")
         });
         let configuration = format!(
-            "global_defs {{\n    notification_email_from neutron@openstack.local\n    router_id neutron\n}}\n\
+            "global_defs {{\n    notification_email_from neutron@openstack.local\n    router_id neutron\n{version}}}\n\
              vrrp_instance VR_7 {{\n    state BACKUP\n    interface ha-1\n    virtual_router_id 7\n    priority 50\n    \
-             garp_master_delay 60\n    nopreempt\n    advert_int 1\n{authentication}    \
+             garp_master_delay 60\n    nopreempt\n    advert_int {interval}\n{authentication}    \
              track_interface {{\n        ha-1\n    }}\n    \
              virtual_ipaddress {{\n        {VIP} dev ha-1\n    }}\n    \
              virtual_ipaddress_excluded {{\n        10.0.0.1/24 dev qr-1 no_track\n    }}\n    \

@@ -124,6 +124,17 @@ fn what_cannot_work_here_is_refused_where_it_stands() {
     assert!(host("[evergate]\nserver_url = controller:9696\n").contains("http://"));
     assert!(host("[evergate]\nserver_url = http://a:9696, b:9696\n").contains("separated by commas"));
     assert!(host("[DEFAULT]\nha_vrrp_advert_int = 0\n").contains("at least 1"));
+    let ms = "[evergate]\nvrrp_advert_interval_ms = ";
+    let v3 = "\n[evergate]\nvrrp_version = 3\n";
+    let error = |text: String| one(Role::Host, &text);
+    assert!(error(format!("{ms}100\n")).starts_with("x.conf:2: "));
+    assert!(error(format!("{ms}100\n")).contains("whole seconds"));
+    assert!(error(format!("{ms}105{v3}")).contains("steps of 10"));
+    assert!(error(format!("{ms}9{v3}")).contains("at least 10"));
+    assert!(error(format!("{ms}40960{v3}")).contains("at most 40950"));
+    let long = error(format!("[DEFAULT]\nha_vrrp_advert_int = 41{v3}"));
+    assert!(long.starts_with("x.conf:2: ") && long.contains("40 seconds"), "{long}");
+    assert!(error(format!("[DEFAULT]\nha_vrrp_auth_password = x{v3}")).contains("no password"));
     // The other daemon does not mind.
     assert!(read(Role::Host, &[("x.conf", "[database]\nconnection = mysql://db/neutron\n")]).is_ok());
 }

@@ -55,6 +55,17 @@ vrrp_instance VR_7 {
 }
 
 #[test]
+fn version_3_has_intervals_below_a_second() {
+    let text = |advertise_interval_cs| {
+        rendered(&VrrpSettings { version: 3, advertise_interval_cs, ..VrrpSettings::default() })
+    };
+    assert!(text(10).contains("    router_id neutron\n    vrrp_version 3\n}\n"), "{}", text(10));
+    for (cs, expected) in [(1, "0.01"), (10, "0.1"), (25, "0.25"), (100, "1"), (4095, "40.95")] {
+        assert!(text(cs).contains(&format!("    advert_int {expected}\n")), "{}", text(cs));
+    }
+}
+
+#[test]
 fn a_health_check_runs_a_script_that_pings_what_the_active_copy_must_reach() {
     let settings = checked();
     let text = rendered(&settings);
@@ -106,7 +117,13 @@ fn a_password_that_cannot_be_written_is_not_written_wrongly() {
 fn a_stock_keepalived_accepts_the_text() {
     let plain = VrrpSettings::default();
     let odd_password = VrrpSettings { password: Some("a!b #{$c".to_owned()), ..VrrpSettings::default() };
-    let fraction = VrrpSettings { preempt: true, preempt_delay_s: 5, ..VrrpSettings::default() };
+    let fraction = VrrpSettings {
+        version: 3,
+        advertise_interval_cs: 10,
+        preempt: true,
+        preempt_delay_s: 5,
+        ..VrrpSettings::default()
+    };
     for (n, settings) in [plain, odd_password, fraction, checked()].iter().enumerate() {
         let file = std::env::temp_dir().join(format!("evergate-keepalived-{}-{n}.conf", std::process::id()));
         std::fs::write(&file, rendered(settings)).unwrap();

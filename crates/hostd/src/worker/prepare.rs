@@ -68,7 +68,7 @@ impl<M: Machine> Worker<M> {
             ha_address: copy.address,
             vrid: copy.vrid,
             virtual_address: copy.virtual_address,
-            vrrp_version: 2,
+            vrrp_version: self.vrrp.version,
             priority: copy.priority,
             advertise_interval_cs: self.vrrp.advertise_interval_cs,
             preempt: self.vrrp.preempt,

@@ -85,6 +85,12 @@ impl Host {
         self.folder.join("host.conf")
     }
 
+    /// Adds lines to the configuration file.
+    pub(crate) fn configure(&self, lines: &str) {
+        let text = fs::read_to_string(self.config_file()).unwrap();
+        fs::write(self.config_file(), text + lines).unwrap();
+    }
+
     /// Starts `evergate host`.
     pub(crate) fn start(&mut self) {
         let log = File::options().create(true).append(true).open(self.folder.join("log")).unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use evergate_model::{HaState, RouterId};
 use evergate_vrrp::agreement::Inquiry;
 use evergate_vrrp::router::{Config, Output, PeerDown, State, Suspicion, VirtualRouter};
-use evergate_vrrp::wire;
+use evergate_vrrp::wire::{self, Ipv4Checksum, Remarks};
 use tracing::{debug, info};
 
 use super::access::{Access, How};
@@ -405,7 +405,10 @@ impl RouterCopy {
                 shared.still_advertises(host);
             }
         }
-        for remark in received.remarks.names() {
+        // What we send ourselves is nothing to tell of.
+        let ours = self.vrrp.config().interop.ipv4_checksum == Ipv4Checksum::PseudoHeader;
+        let remarks = Remarks { old_checksum: received.remarks.old_checksum && !ours, ..received.remarks };
+        for remark in remarks.names() {
             shared.discards.bump(remark);
         }
         if self.asking.is_some() && received.advertisement.priority > 0 {

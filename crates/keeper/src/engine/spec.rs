@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use evergate_vrrp::router::{Config, Interop, InvalidConfig, Version, Vrid};
-use evergate_vrrp::wire;
+use evergate_vrrp::wire::{self, Ipv4Checksum};
 
 use crate::hex::{self, HexError};
 use crate::protocol::{Item, Place, RouterSpec};
@@ -89,7 +89,10 @@ pub(super) fn config(spec: &RouterSpec, agrees: bool) -> Result<Config, SpecErro
         peers: spec.peers.iter().map(|&peer| IpAddr::V4(peer)).collect(),
         agreement: agrees.then(|| spec.peer_hosts.keys().map(|&peer| IpAddr::V4(peer)).collect()),
         // Control lists all copies, so nobody's turn is taken by not waiting 0.8 s for it.
-        interop: Interop { hasten_resignation: true, ..Interop::default() },
+        //
+        // Deviation: RFC 9568 §5.2.8 has version 3's checksum over IPv4 without a pseudo-header. Stock speakers
+        // send it with one; keepalived accepts nothing else once it has heard it, we accept both.
+        interop: Interop { hasten_resignation: true, ipv4_checksum: Ipv4Checksum::PseudoHeader, ..Interop::default() },
         version,
         ..Config::neutron(vrid, spec.ha_address.addr())
     };
