@@ -123,7 +123,13 @@ async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<
 
     let (stop, stopping) = watch::channel(false);
     let options = Arc::new(options(settings));
-    store.write(|tx| dvr::settle_all(tx, &options)).context("failed to bring distributed routers up to date")?;
+    let (at_start, as_set) = (Arc::clone(&store), Arc::clone(&options));
+    // PostgreSQL's client waits on a runtime of its own, which it may not do on a thread of this one.
+    let settled = tokio::task::spawn_blocking(move || at_start.write(|tx| dvr::settle_all(tx, &as_set))).await;
+    settled
+        .map_err(anyhow::Error::from)
+        .and_then(|settled| Ok(settled?))
+        .context("failed to bring distributed routers up to date")?;
     let hosts =
         Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
     let policy = Arc::new(policy);
