@@ -30,7 +30,7 @@ for line in sys.stdin:
 "#;
 
 /// The world outside has IPv6, too; the provider's router knows the way to the project's network.
-fn give_the_world_ipv6(cloud: &Cloud, router: &str) {
+pub(crate) fn give_the_world_ipv6(cloud: &Cloud, router: &str) {
     let on = "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 0 > $f; done";
     let outside = format!(
         "{on}; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
@@ -45,7 +45,7 @@ fn give_the_world_ipv6(cloud: &Cloud, router: &str) {
 }
 
 /// The address that the router's gateway has in an IPv6 subnet.
-fn gateway_address(cloud: &mut Cloud) -> String {
+pub(crate) fn gateway_address(cloud: &mut Cloud) -> String {
     let shown = cloud.member.json("router show router1").unwrap();
     let fixed_ips = shown["external_gateway_info"]["external_fixed_ips"].as_array().unwrap().clone();
     let mut addresses = fixed_ips.iter().filter_map(|fixed: &Value| fixed["ip_address"].as_str());

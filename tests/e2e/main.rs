@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod connections;
+mod conversion;
 mod distributed;
 mod failures;
 mod faults;

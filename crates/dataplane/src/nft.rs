@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use evergate_model::Mac;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Name of our table in every namespace of ours.
 pub const TABLE_NAME: &str = "evergate";
@@ -209,6 +209,22 @@ impl Default for NftMap {
     /// An empty map of addresses.
     fn default() -> Self {
         Self::Addresses(BTreeMap::new())
+    }
+}
+
+impl NftTable {
+    /// Tells whether something is translated that comes for this address, on whichever port.
+    pub fn translates(&self, ip: Ipv4Addr) -> bool {
+        let is_for = |statement: &NftStatement| match statement {
+            NftStatement::Destination { net, negated: false } => *net == IpNet::from(Ipv4Net::from(ip)),
+            _ => false,
+        };
+        let leads = |rule: &NftRule| {
+            let is_dnat = rule.statements.iter().any(|statement| matches!(statement, NftStatement::Dnat { .. }));
+            is_dnat && rule.statements.iter().any(is_for)
+        };
+        self.maps.values().any(|map| map.has_address(ip))
+            || self.chains.values().flat_map(|chain| &chain.rules).any(leads)
     }
 }
 

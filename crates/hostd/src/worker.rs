@@ -23,7 +23,7 @@ use evergate_dataplane::nft::NftFamily;
 use evergate_dataplane::{
     Desired, KernelState, Netns, NetnsState, Op, Plan, Refusal, View, check, compile, diff, effects,
 };
-use evergate_model::host::{FloatingIp, HostConfig, Location};
+use evergate_model::host::{FloatingIp, HostConfig, Location, PortForwarding};
 use evergate_model::{FloatingIpId, PortId, RouterId, names};
 
 use crate::round::{Outcome, Round};
@@ -283,11 +283,9 @@ fn ports_here(config: &HostConfig) -> impl Iterator<Item = (PortId, bool)> {
 }
 
 fn floating_ips(config: &HostConfig, observed: &KernelState) -> BTreeSet<FloatingIpId> {
-    let translates = |netns: String, floating| {
-        let state = observed.netns.get(&Netns::Named(netns));
-        let table = state.and_then(|state| state.nft.get(&NftFamily::Ip));
-        table.is_some_and(|table| table.maps.values().any(|map| map.has_address(floating)))
-    };
+    let table =
+        |netns: String| observed.netns.get(&Netns::Named(netns)).and_then(|state| state.nft.get(&NftFamily::Ip));
+    let translates = |netns, floating| table(netns).is_some_and(|table| table.translates(floating));
     let mut found = BTreeSet::new();
     for (id, router) in &config.routers {
         let of = |fip: &FloatingIp| match router.distributed {
@@ -296,6 +294,10 @@ fn floating_ips(config: &HostConfig, observed: &KernelState) -> BTreeSet<Floatin
         };
         let here = router.floating_ips.iter().filter(|(_, fip)| translates(of(fip), fip.floating));
         found.extend(here.map(|(id, _)| *id));
+        let netns =
+            if router.distributed.is_some() { names::snat_namespace(*id) } else { names::qrouter_namespace(*id) };
+        let forwarding = |one: &&PortForwarding| translates(netns.clone(), one.floating);
+        found.extend(router.port_forwardings.values().filter(forwarding).filter_map(|one| one.floating_ip_id));
     }
     found
 }

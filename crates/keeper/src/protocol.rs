@@ -213,6 +213,10 @@ pub struct RouterSpec {
     /// not wait for anybody's silence.
     #[serde(default)]
     pub new: bool,
+    /// This host served the router until it was converted: its copy starts as active, unless somebody has been
+    /// active in an epoch above this one.
+    #[serde(default)]
+    pub inherits: Option<u64>,
     /// False: what the router needs is not in place yet; it takes part as soon as it is. An active copy
     /// that becomes false resigns: leave it true for a copy that control merely has not looked at yet.
     pub ready: bool,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +38,9 @@ pub struct Report {
     pub sender_late_ms: f64,
     /// Interruptions, in order of time.
     pub gaps: Vec<Gap>,
+    /// Datagrams since the last that was answered: an interruption that the probe did not see the end of.
+    #[serde(default)]
+    pub unanswered_at_end: u64,
 }
 
 /// An interruption: at least one datagram in a row without an answer.
@@ -78,6 +81,7 @@ impl Report {
             duration_ms: sent.last().map_or(0.0, |last| ms(*last)),
             sender_late_ms: ms(sender_late),
             gaps: heard.windows(2).filter_map(gap).collect(),
+            unanswered_at_end: (sent.len() - heard.last().map_or(0, |last| last + 1)) as u64,
         }
     }
 }
@@ -198,10 +202,18 @@ impl Running {
     ///
     /// As [`Running::start`].
     pub fn start_towards(lab: &Lab, instance: &str, to: IpAddr, interval: Duration) -> Result<Self> {
-        let target = SocketAddr::from((to, ECHO_PORT)).to_string();
+        let command = lab.instance_command(instance, &lab.spec().evergate)?;
+        Self::start_by(command, SocketAddr::from((to, ECHO_PORT)), interval)
+    }
+
+    /// Starts a probe to any echo server; `command` runs the executable at the place where the probe begins.
+    ///
+    /// # Errors
+    ///
+    /// The command cannot be run.
+    pub fn start_by(mut command: Command, target: SocketAddr, interval: Duration) -> Result<Self> {
+        let target = target.to_string();
         let interval = interval.as_millis().to_string();
-        let evergate = lab.spec().evergate.clone();
-        let mut command = lab.instance_command(instance, evergate)?;
         command.args(["lab", "probe", "--target", &target, "--interval-ms", &interval, "--json", "--until-input-ends"]);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         Ok(Self(child.context("failed to start the probe")?))
@@ -239,7 +251,7 @@ mod tests {
     fn silence_at_either_end_is_loss_but_no_gap() {
         let sent = [ms(0), ms(5), ms(10)];
         let report = Report::of(&sent, &[false, true, false], Duration::ZERO);
-        assert_eq!((report.lost(), report.gaps.len()), (2, 0));
+        assert_eq!((report.lost(), report.gaps.len(), report.unanswered_at_end), (2, 0, 1));
         assert_eq!(Report::of(&[], &[], Duration::ZERO).longest_gap_ms(), 0.0);
     }
 

@@ -206,6 +206,9 @@ pub struct AgentGateway {
 /// A port of the router's external address that leads to a port of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortForwarding {
+    /// The floating IP, as far as the server says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floating_ip_id: Option<FloatingIpId>,
     /// The floating IP's address.
     pub floating: Ipv4Addr,
     /// IP protocol number: 6 for TCP, 17 for UDP.
@@ -239,6 +242,10 @@ pub struct HaCopy {
     pub peers: BTreeMap<String, HaPeer>,
     /// The highest epoch the server has seen for this router.
     pub epoch: u64,
+    /// Set where the host served the router until it was converted: its copy is to start as active, unless
+    /// somebody has been active in an epoch above this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherits: Option<u64>,
 }
 
 /// Another copy of an HA router; the map's key is its host's name.

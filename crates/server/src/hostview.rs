@@ -103,7 +103,7 @@ struct Routers {
     addresses: BTreeMap<PortId, Vec<Address>>,
     macs: BTreeMap<PortId, Mac>,
     /// HA network and VRID.
-    ha: BTreeMap<RouterId, (NetworkId, u8)>,
+    ha: BTreeMap<RouterId, HaRow>,
     /// Subnets that routers advertise.
     advertised: BTreeMap<SubnetId, Advertised>,
     /// By network and IP version.
@@ -191,6 +191,7 @@ impl Routers {
     fn port_forwardings(&self, router: &Router) -> BTreeMap<PortForwardingId, HostPortForwarding> {
         let forwarding = |(floating, forwarding): &(Ipv4Addr, PortForwarding)| {
             let told = HostPortForwarding {
+                floating_ip_id: Some(forwarding.floating_ip_id),
                 floating: *floating,
                 // RFC 9293, 768, 9260 and 4340 in IANA's protocol numbers.
                 protocol: match forwarding.protocol.as_str() {
@@ -282,7 +283,8 @@ impl Routers {
         host: &str,
         vteps: &BTreeMap<String, IpAddr>,
     ) -> Option<HaCopy> {
-        let (network_id, vrid) = *self.ha.get(&router.id)?;
+        let row = self.ha.get(&router.id)?;
+        let (network_id, vrid) = (row.network_id, row.vrid);
         let copies = self.bindings.get(&router.id)?;
         let port_id = copies.iter().find(|copy| copy.host == host)?.ha_port_id?;
         let peer = |copy: &Binding| {
@@ -299,6 +301,7 @@ impl Routers {
             priority: options.ha_vrrp_priority,
             peers: copies.iter().filter(|copy| copy.host != host).filter_map(peer).collect(),
             epoch: copies.iter().map(|copy| copy.epoch).max().unwrap_or(0),
+            inherits: (row.heir.as_deref() == Some(host)).then_some(row.heir_epoch),
         })
     }
 
@@ -371,9 +374,21 @@ fn port_macs(tx: &Tx<'_>, ports: &[String]) -> Result<BTreeMap<PortId, Mac>, Sto
     Ok(query_in(tx, sql, ports, |row| Ok((row.parse(0)?, row.parse(1)?)))?.into_iter().collect())
 }
 
-fn ha_rows(tx: &Tx<'_>, routers: &[String]) -> Result<BTreeMap<RouterId, (NetworkId, u8)>, StoreError> {
-    let sql = "SELECT router_id, network_id, vrid FROM ha_routers WHERE router_id IN ({})";
-    let rows = query_in(tx, sql, routers, |row| Ok((row.parse(0)?, (row.parse(1)?, row.num(2)?))))?;
+/// What all copies of an HA router have in common.
+struct HaRow {
+    network_id: NetworkId,
+    vrid: u8,
+    /// The host that served the router until it was converted, and the epoch up to then.
+    heir: Option<String>,
+    heir_epoch: u64,
+}
+
+fn ha_rows(tx: &Tx<'_>, routers: &[String]) -> Result<BTreeMap<RouterId, HaRow>, StoreError> {
+    let sql = "SELECT router_id, network_id, vrid, heir, heir_epoch FROM ha_routers WHERE router_id IN ({})";
+    let rows = query_in(tx, sql, routers, |row| {
+        let (network_id, vrid) = (row.parse(1)?, row.num(2)?);
+        Ok((row.parse(0)?, HaRow { network_id, vrid, heir: row.opt_text(3)?, heir_epoch: row.num(4)? }))
+    })?;
     Ok(rows.into_iter().collect())
 }
 

@@ -69,6 +69,8 @@ pub enum Reason {
     Fault,
     /// The state was found in the kernel at start-up.
     Adopted,
+    /// Its place served alone until the virtual router came to be.
+    Inherited,
     /// This active did not run for so long that another copy has taken over, or is about to.
     Absence,
     /// The configuration became that of another virtual router.
@@ -274,6 +276,18 @@ impl VirtualRouter {
                 self.become_backup(None, interval, Wait::First, Reason::Startup, now);
             }
             Phase::Initialize | Phase::Backup(_) | Phase::Active(_) => self.handle_startup(now),
+        }
+    }
+
+    /// Starts as Active, because this place served until now what the virtual router is for, in another way.
+    ///
+    /// Deviation: RFC 9568 §6.4.1 knows no such start; every newcomer is a Backup first. The caller knows that
+    /// nobody has been active since. Should another be all the same, priority and address decide between
+    /// the two as always. Does nothing but in Initialize.
+    pub fn handle_inheritance(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Initialize => self.become_active(Reason::Inherited, now),
+            Phase::Backup(_) | Phase::Active(_) => {}
         }
     }
 

@@ -115,7 +115,8 @@ pub(super) fn forward_ports(
     let mut services: BTreeMap<u8, BTreeMap<Service, Service>> = BTreeMap::new();
     let (mut ranges, mut problems) = (Vec::new(), Vec::new());
     for (id, forwarding) in forwardings {
-        let PortForwarding { floating, protocol, external_ports: outside, fixed, internal_ports: inside } = *forwarding;
+        let PortForwarding { floating, protocol, external_ports: outside, fixed, internal_ports: inside, .. } =
+            *forwarding;
         if outside == inside && outside.0 != outside.1 {
             ranges.push(rule([
                 NftStatement::Destination { net: Ipv4Net::from(floating).into(), negated: false },

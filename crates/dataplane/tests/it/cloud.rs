@@ -112,6 +112,7 @@ pub(crate) fn ha_copy() -> HaCopy {
             HaPeer { address: Ipv4Addr::new(169, 254, 192, 6), vtep: Some(NETWORK_2) },
         )]),
         epoch: 3,
+        inherits: None,
     }
 }
 

@@ -521,7 +521,7 @@ fn source_nat_is_left_out_when_it_is_off_and_floating_ips_stay() {
 
 fn forwarding(external_ports: (u16, u16), internal_ports: (u16, u16)) -> PortForwarding {
     let (floating, fixed) = ("203.0.113.60".parse().unwrap(), "10.0.0.9".parse().unwrap());
-    PortForwarding { floating, protocol: 6, external_ports, fixed, internal_ports }
+    PortForwarding { floating_ip_id: None, floating, protocol: 6, external_ports, fixed, internal_ports }
 }
 
 #[test]

@@ -115,6 +115,7 @@ fn ports_are_forwarded_and_scopes_kept_apart() {
     let router = config.routers.get_mut(&ROUTER).unwrap();
     router.interfaces.get_mut(&cloud::QR_PORT).unwrap().address_scopes.v4 = Some(AddressScopeId::from_u128(1));
     let forwarding = |external_ports, internal_ports| PortForwarding {
+        floating_ip_id: None,
         floating: Ipv4Addr::new(203, 0, 113, 60),
         protocol: 6,
         external_ports,

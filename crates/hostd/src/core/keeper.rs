@@ -285,9 +285,9 @@ impl KeeperSide {
             let is_active = self.roles.get(id).is_some_and(|role| role.state == HaState::Active);
             spec.ready |= takes_part || is_active;
             // The epoch alone is nothing to repeat the whole for: the keeper learns it from claims, and
-            // from what it follows. Nor is that the router is not new any more.
+            // from what it follows. Nor is that the router is not new any more, or how it came to be.
             if let Some(told) = told
-                && (RouterSpec { epoch: told.epoch, new: told.new, ..spec.clone() }) == *told
+                && (RouterSpec { epoch: told.epoch, new: told.new, inherits: told.inherits, ..spec.clone() }) == *told
             {
                 continue;
             }
@@ -295,6 +295,8 @@ impl KeeperSide {
             spec.epoch = spec.epoch.max(known);
             // It was prepared some time ago: a keeper that starts again must wait as it would for any.
             spec.new &= known == 0 && !config.active_copies.contains_key(id);
+            let recorded = config.active_copies.get(id).map_or(0, |copy| copy.epoch);
+            spec.inherits = spec.inherits.filter(|epoch| known.max(recorded) <= *epoch);
             self.told.insert(*id, spec.clone());
             messages.push(ToKeeper::Router(Box::new(spec)));
         }

@@ -103,7 +103,8 @@ fn floating_ips(facts: &Facts<'_>) -> std::collections::BTreeSet<evergate_model:
     for (id, router) in &config.routers {
         let serves = router.ha.is_none() || is_active(id);
         let here = router.floating_ips.iter().filter(|(_, fip)| serves || fip.distributed).map(|(id, _)| *id);
-        found.extend(here.filter(|id| last.floating_ips.contains(id)));
+        let forwarding = router.port_forwardings.values().filter(|_| serves).filter_map(|one| one.floating_ip_id);
+        found.extend(here.chain(forwarding).filter(|id| last.floating_ips.contains(id)));
     }
     found
 }

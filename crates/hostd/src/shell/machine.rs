@@ -20,7 +20,7 @@ use crate::worker::Machine;
 /// no earlier owner of any of them.
 const MOST_ANNOUNCED: usize = 64;
 
-/// How often a floating IP is announced, and the pause between; Neutron's figures.
+/// How often an external address is announced, and the pause between; Neutron's figures.
 const ANNOUNCEMENTS: u32 = 3;
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -49,27 +49,38 @@ impl RealMachine {
         socket.send(&announce::frame(mac.0, ip)).with_context(|| format!("failed to send on {link}"))
     }
 
-    /// Tells the external network of floating IPs that came here: it may know them at another host.
-    fn announce_floating_ips<E>(&self, ops: &[Op], results: &[Result<(), E>]) {
-        let mut new: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
-        for (netns, ip) in ops.iter().zip(results).filter(|(_, r)| r.is_ok()).filter_map(|(op, _)| new_floating_ip(op))
-        {
-            new.entry(netns).or_default().push(ip);
+    /// Tells the external network of addresses that came here: it may know them at another host.
+    fn announce_outside<E>(&self, ops: &[Op], results: &[Result<(), E>]) {
+        let mut new: BTreeMap<(&str, &str), Vec<IpAddr>> = BTreeMap::new();
+        let done = ops.iter().zip(results).filter(|(_, result)| result.is_ok()).map(|(op, _)| op);
+        for (netns, link, ip) in done.filter_map(new_outside) {
+            new.entry((netns, link)).or_default().push(ip);
         }
-        for (netns, ips) in new {
-            match outside(&self.netns_path.join(netns)) {
+        for ((netns, link), ips) in new {
+            match outside(&self.netns_path.join(netns), link) {
                 Ok((socket, mac)) => announce_repeatedly(socket, mac, ips),
-                Err(error) => tracing::warn!(netns, "floating IPs are not announced: {error:#}"),
+                Err(error) => tracing::warn!(netns, "external addresses are not announced: {error:#}"),
             }
         }
     }
 }
 
-/// A floating IP that leads to a router here from now on, and the namespace that answers for it outside.
-fn new_floating_ip(op: &Op) -> Option<(&str, IpAddr)> {
-    let Op::AddRoute { netns: Netns::Named(netns), route } = op else { return None };
-    let is_one = route.table == TABLE_MAIN && route.via.is_some() && route.destination.prefix_len() == 32;
-    (is_one && netns.starts_with("fip-")).then_some((netns.as_str(), route.destination.addr()))
+/// An external address that leads here from now on: the namespace and (the start of the name of) the device
+/// that answer for it outside. What follows the role of an HA router is not applied here: the keeper announces it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "two ops of many are looked for")]
+fn new_outside(op: &Op) -> Option<(&str, &str, IpAddr)> {
+    match op {
+        // A floating IP that is led to a router.
+        Op::AddRoute { netns: Netns::Named(netns), route } => {
+            let is_one = route.table == TABLE_MAIN && route.via.is_some() && route.destination.prefix_len() == 32;
+            (is_one && netns.starts_with("fip-")).then_some((netns.as_str(), "fg-", route.destination.addr()))
+        }
+        Op::AddAddress { netns: Netns::Named(netns), address } => {
+            let link = address.link.as_str();
+            link.starts_with("qg-").then_some((netns.as_str(), link, address.net.addr()))
+        }
+        _ => None,
+    }
 }
 
 impl Machine for RealMachine {
@@ -116,7 +127,7 @@ impl Machine for RealMachine {
                 tracing::debug!(%ip, %mac, "not announced: {error:#}");
             }
         }
-        self.announce_floating_ips(ops, &results);
+        self.announce_outside(ops, &results);
         results.into_iter().map(|result| Ok(result?)).collect()
     }
 
@@ -133,12 +144,13 @@ impl Machine for RealMachine {
     }
 }
 
-/// The device of a `fip-` namespace on its external network, to send on, and its Ethernet address.
-fn outside(netns: &Path) -> anyhow::Result<(PacketSocket, Mac)> {
+/// A namespace's device on its external network, to send on, and its Ethernet address.
+fn outside(netns: &Path, link: &str) -> anyhow::Result<(PacketSocket, Mac)> {
     let netns = NetnsFd::open(netns)?;
     let links = netns.run(link_names)??;
-    let name = links.iter().find(|name| name.starts_with("fg-")).context("it has no fg- device")?;
-    let (index, mac) = rt::link_mac(&mut BatchSocket::open(&netns)?, name)?.context("its fg- device is gone")?;
+    let name = links.iter().find(|name| name.starts_with(link)).with_context(|| format!("it has no {link} device"))?;
+    let found = rt::link_mac(&mut BatchSocket::open(&netns)?, name)?;
+    let (index, mac) = found.with_context(|| format!("its device {name} is gone"))?;
     Ok((PacketSocket::open(&netns, index, Filter::SendOnly)?, mac))
 }
 
@@ -177,7 +189,7 @@ fn parse_links(text: &str) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use evergate_dataplane::state::Route;
+    use evergate_dataplane::state::{Address, Route};
 
     use super::*;
 
@@ -200,13 +212,23 @@ mod tests {
         };
         let via = Some("169.254.64.0");
         let floating = op("fip-1", "203.0.113.50/32", via, TABLE_MAIN);
-        assert_eq!(new_floating_ip(&floating), Some(("fip-1", "203.0.113.50".parse().unwrap())));
+        assert_eq!(new_outside(&floating), Some(("fip-1", "fg-", "203.0.113.50".parse().unwrap())));
         for other in [
             op("qrouter-1", "203.0.113.50/32", via, TABLE_MAIN),
             op("fip-1", "0.0.0.0/0", via, 2_852_016_425),
             op("fip-1", "203.0.113.254/32", None, TABLE_MAIN),
         ] {
-            assert_eq!(new_floating_ip(&other), None, "{other}");
+            assert_eq!(new_outside(&other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn addresses_of_a_gateway_port_are_announced_outside_and_others_are_not() {
+        let op = |link: &str| Op::AddAddress {
+            netns: Netns::Named("qrouter-1".to_owned()),
+            address: Address { link: link.to_owned(), net: "203.0.113.50/32".parse().unwrap() },
+        };
+        assert_eq!(new_outside(&op("qg-1")), Some(("qrouter-1", "qg-1", "203.0.113.50".parse().unwrap())));
+        assert_eq!(new_outside(&op("qr-1")), None);
     }
 }

@@ -32,6 +32,7 @@ impl<M: Machine> Worker<M> {
                     let hindrance = self.hindrance(round, router, prepared, sight).unwrap_or_default();
                     spec.ready = hindrance.is_empty();
                     spec.new = round.live && copy.epoch == 0 && !round.config.active_copies.contains_key(id);
+                    spec.inherits = copy.inherits.filter(|_| round.live);
                     let keepalived_conf = keepalived::render(*id, copy, prepared, &self.vrrp);
                     let checked = self.vrrp.health_check.is_some() && !prepared.gateways.is_empty();
                     let check_script =
@@ -83,6 +84,7 @@ impl<M: Machine> Worker<M> {
             claim_to: prepared.claim_to.clone(),
             epoch: copy.epoch,
             new: false,
+            inherits: None,
             ready: false,
         })
     }

@@ -107,6 +107,7 @@ pub fn add_ha_router(config: &mut HostConfig) {
             HaPeer { address: "169.254.192.12".parse().unwrap(), vtep: Some(ip(PEER_VTEP)) },
         )]),
         epoch: 0,
+        inherits: None,
     };
     config.routers.insert(ROUTER, router(Some(copy)));
 }
@@ -202,6 +203,7 @@ fn add_numbered_router(config: &mut HostConfig, n: u32) {
         priority: 50,
         peers: BTreeMap::new(),
         epoch: 0,
+        inherits: None,
     };
     let mut router = Router { id, floating_ips: BTreeMap::new(), ..router(Some(copy)) };
     if let Some(gateway) = &mut router.gateway {

@@ -293,8 +293,11 @@ impl RouterCopy {
             self.clean_up(shared);
         }
         // Whoever was active before has an epoch, which the server or its claim has told.
-        if self.spec.new && shared.book.known(self.id()).epoch == 0 {
+        let known = shared.book.known(self.id()).epoch;
+        if self.spec.new && known == 0 {
             self.vrrp.handle_first_startup(now);
+        } else if self.spec.inherits.is_some_and(|epoch| known <= epoch) {
+            self.vrrp.handle_inheritance(now);
         } else {
             self.vrrp.handle_startup(now);
         }

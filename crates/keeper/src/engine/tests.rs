@@ -270,6 +270,16 @@ fn a_router_that_is_not_ready_takes_no_part() {
 }
 
 #[test]
+fn an_heir_starts_as_active_unless_somebody_was_since() {
+    for (known, state) in [(4, "active"), (5, "backup")] {
+        let mut host = Host::new();
+        host.spec = RouterSpec { epoch: known, inherits: Some(4), ..host.spec.clone() };
+        host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+        assert_eq!(host.state(), state);
+    }
+}
+
+#[test]
 fn without_its_ha_interface_a_copy_is_in_no_election_and_comes_back_as_backup() {
     for gone in [Some(false), None] {
         let mut host = Host::active();
@@ -1162,6 +1172,7 @@ fn spec() -> RouterSpec {
         claim_to: BTreeSet::from([OURS, THEIRS, THIRD]),
         epoch: 0,
         new: false,
+        inherits: None,
         ready: true,
     }
 }

@@ -145,6 +145,7 @@ fn in_words(reason: Reason) -> &'static str {
         Reason::HigherAddress => "another copy with equal priority and a higher address is active",
         Reason::Fault => "the HA interface is down or cannot be used",
         Reason::Adopted => "was active when the keeper was restarted",
+        Reason::Inherited => "this host served the router before it was converted",
         Reason::Absence => "was away for longer than three intervals",
         Reason::Reconfigured => "became another virtual router",
         Reason::Impaired => "lost its way to the gateway",

@@ -290,6 +290,7 @@ impl Lab {
             claim_to: BTreeSet::new(),
             epoch: 0,
             new: false,
+            inherits: None,
             ready: true,
         }
     }

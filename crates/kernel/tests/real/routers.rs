@@ -87,6 +87,7 @@ fn ports_are_forwarded_from_outside_and_from_inside_beside_source_nat() {
     let mut kernel = around();
     let mut config = config(false);
     let forwarding = |external_ports, internal_ports| PortForwarding {
+        floating_ip_id: None,
         floating: "203.0.113.60".parse().unwrap(),
         protocol: 6,
         external_ports,
@@ -284,6 +285,7 @@ fn copy() -> HaCopy {
         priority: 50,
         peers: BTreeMap::new(),
         epoch: 0,
+        inherits: None,
     }
 }
 

@@ -68,8 +68,6 @@ struct Candidate {
     port: Option<PortId>,
     /// The router's gateway port is bound to the host.
     at_gateway: bool,
-    /// It only forwards ports, and the gateway port is up.
-    forwards: bool,
 }
 
 /// A floating IP that a host has the word on.
@@ -79,8 +77,6 @@ pub struct OfHost {
     pub id: FloatingIpId,
     /// The status that it has.
     pub status: String,
-    /// It only forwards ports and works, since the router's gateway does: the host does not name it.
-    pub forwards: bool,
 }
 
 /// Floating IPs whose status is for this host to say.
@@ -103,22 +99,17 @@ pub fn of_host(tx: &Tx<'_>, host: &str) -> Result<Vec<OfHost>, StoreError> {
         }
     };
     let here = candidates.iter().filter(|(_, candidate)| is_here(candidate));
-    let of_host = |(id, candidate): (&FloatingIpId, &Candidate)| OfHost {
-        id: *id,
-        status: candidate.status.clone(),
-        forwards: candidate.forwards,
-    };
+    let of_host = |(id, candidate): (&FloatingIpId, &Candidate)| OfHost { id: *id, status: candidate.status.clone() };
     Ok(here.map(of_host).collect())
 }
 
 fn candidates(tx: &Tx<'_>, host: &str) -> Result<BTreeMap<FloatingIpId, Candidate>, StoreError> {
-    let by_port = "SELECT f.id, f.status, f.floating_network_id, r.distributed, f.port_id, 0 FROM floating_ips f \
+    let by_port = "SELECT f.id, f.status, f.floating_network_id, r.distributed, f.port_id FROM floating_ips f \
                    JOIN routers r ON r.id = f.router_id AND r.distributed = 1 \
                    JOIN ports p ON p.id = f.port_id WHERE p.host_id = ?1";
     // A standby copy has nothing to say about floating IPs: only the copy that the gateway port is bound to
     // does, and a legacy router's only one.
-    let by_gateway = "SELECT f.id, f.status, f.floating_network_id, r.distributed, f.port_id, \
-                      CASE WHEN f.port_id IS NULL AND p.status = 'ACTIVE' THEN 1 ELSE 0 END FROM floating_ips f \
+    let by_gateway = "SELECT f.id, f.status, f.floating_network_id, r.distributed, f.port_id FROM floating_ips f \
                       JOIN routers r ON r.id = f.router_id \
                       JOIN router_ports rp ON rp.router_id = f.router_id AND rp.role = 'gateway' \
                       JOIN ports p ON p.id = rp.port_id WHERE p.host_id = ?1";
@@ -127,8 +118,7 @@ fn candidates(tx: &Tx<'_>, host: &str) -> Result<BTreeMap<FloatingIpId, Candidat
         candidates.extend(tx.query(sql, &values![host], |row| {
             let (status, external) = (row.text(1)?, row.parse(2)?);
             let (distributed, port) = (row.bool(3)?, row.opt_parse(4)?);
-            let forwards = row.bool(5)?;
-            Ok((row.parse(0)?, Candidate { status, external, distributed, port, at_gateway, forwards }))
+            Ok((row.parse(0)?, Candidate { status, external, distributed, port, at_gateway }))
         })?);
     }
     Ok(candidates)

@@ -170,8 +170,7 @@ pub fn disassociate(tx: &Tx<'_>, port: PortId, is_gone: impl Fn(Ipv4Addr) -> boo
 pub fn record_status(tx: &Tx<'_>, host: &str, active: &BTreeSet<FloatingIpId>) -> Result<(), StoreError> {
     for found in floating::of_host(tx, host)? {
         let (id, status) = (found.id, found.status);
-        // One that only forwards ports is up where the gateway is: no host names it.
-        let reported = if found.forwards || active.contains(&id) { "ACTIVE" } else { "DOWN" };
+        let reported = if active.contains(&id) { "ACTIVE" } else { "DOWN" };
         if status != reported {
             tx.execute("UPDATE floating_ips SET status = ?2 WHERE id = ?1", &values![id, reported])?;
             bump(tx, "floating_ips", id)?;

@@ -1,6 +1,6 @@
 //! Port forwardings of floating IPs.
 
-use evergate_server::objects::{floating_ip, port};
+use evergate_server::objects::floating_ip;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, OTHER, PROJECT, Server, admin, id, member, reader};
@@ -200,17 +200,16 @@ fn what_forwardings_need_stays_and_what_they_lead_to_takes_them_along() {
 }
 
 #[test]
-fn it_is_up_where_the_gateway_is() {
+fn it_is_up_when_the_host_of_the_gateway_says_so() {
     let w = world();
     w.make(json!({"internal_port": 80, "external_port": 8080}));
     assert_eq!(w.shown_ip()["status"], "DOWN");
     let gateway = w.server.list(&admin(), "ports", "?device_owner=network:router_gateway")[0].clone();
     let host = gateway["binding:host_id"].as_str().unwrap().to_owned();
-    let up = std::collections::BTreeSet::from([id(&gateway).parse().unwrap()]);
-    w.server.write(|tx| {
-        port::record_status(tx, &host, &up)?;
-        Ok(floating_ip::record_status(tx, &host, &Default::default())?)
-    });
+    let active = std::collections::BTreeSet::from([id(&w.shown_ip()).parse().unwrap()]);
+    w.server.write(|tx| Ok(floating_ip::record_status(tx, "elsewhere", &active)?));
+    assert_eq!(w.shown_ip()["status"], "DOWN", "the word is the gateway's host's");
+    w.server.write(|tx| Ok(floating_ip::record_status(tx, &host, &active)?));
     assert_eq!(w.shown_ip()["status"], "ACTIVE");
 }
 

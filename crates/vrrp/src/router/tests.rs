@@ -65,6 +65,15 @@ fn adoption_gives_way_to_a_higher_address_that_took_over_meanwhile() {
     assert_eq!(bench.drain(), given_up(Reason::HigherAddress));
 }
 
+#[test]
+fn an_heir_is_active_at_once_and_gives_way_to_a_higher_address() {
+    let mut bench = Bench::new(v2());
+    bench.router.handle_inheritance(bench.now);
+    assert_eq!(bench.drain(), taken_over(&bench, State::Initialize, Reason::Inherited));
+    bench.hear(HIGHER, 50);
+    assert_eq!(bench.drain(), given_up(Reason::HigherAddress));
+}
+
 // The first election of a new virtual router.
 
 #[test]

@@ -1,0 +1,215 @@
+//! A router becomes each of the four kinds from each other one, as it stands: up, and with traffic.
+//!
+//! What is interrupted, and for how long, is printed as the table of `docs/conversions.md`. Nothing is asserted
+//! about times: only that everything works again, and that nothing is left behind.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use evergate_lab::probe::{ECHO_PORT, Report, Running};
+use evergate_lab::spec::WEB;
+use evergate_lab::{Node, Profile, wait_for};
+use evergate_model::{RouterId, names};
+
+use crate::support::{Cloud, PATIENCE};
+
+/// Time between two packets of a probe.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long probes run before a conversion, and after everything works again.
+const MARGIN: Duration = Duration::from_millis(700);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Legacy,
+    Ha,
+    Distributed,
+    DistributedHa,
+}
+
+use Form::{Distributed, DistributedHa, Ha, Legacy};
+
+/// Every conversion once, each from where the one before it ended.
+const TOUR: [Form; 13] = [
+    Legacy,
+    Ha,
+    Distributed,
+    Ha,
+    DistributedHa,
+    Distributed,
+    DistributedHa,
+    Ha,
+    Legacy,
+    Distributed,
+    Legacy,
+    DistributedHa,
+    Legacy,
+];
+
+impl Form {
+    const fn flags(self) -> &'static str {
+        match self {
+            Legacy => "--no-ha --centralized",
+            Ha => "--ha --centralized",
+            Distributed => "--no-ha --distributed",
+            DistributedHa => "--ha --distributed",
+        }
+    }
+
+    const fn is_ha(self) -> bool {
+        matches!(self, Ha | DistributedHa)
+    }
+
+    const fn is_distributed(self) -> bool {
+        matches!(self, Distributed | DistributedHa)
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Legacy => "legacy",
+            Ha => "HA",
+            Distributed => "distributed",
+            DistributedHa => "distributed HA",
+        })
+    }
+}
+
+/// The three kinds of traffic: between two instances, by source NAT to the outside, and from there to a floating IP.
+struct Traffic {
+    vm2: IpAddr,
+    floating: IpAddr,
+}
+
+impl Traffic {
+    fn probe(&self, cloud: &Cloud) -> [Running; 3] {
+        let evergate = &cloud.lab.spec().evergate;
+        let from_vm1 = || cloud.lab.instance_command("vm1", evergate).unwrap();
+        let from_outside = cloud.lab.machine(Node::Web).command(evergate).unwrap();
+        let run =
+            |command, to: IpAddr| Running::start_by(command, SocketAddr::from((to, ECHO_PORT)), INTERVAL).unwrap();
+        [run(from_vm1(), self.vm2), run(from_vm1(), WEB.into()), run(from_outside, self.floating)]
+    }
+
+    fn wait_works(&self, cloud: &Cloud, what: &str) {
+        wait_for(&format!("instances reach each other, {what}"), PATIENCE, || {
+            cloud.fetch(&format!("http://{}/", self.vm2)).map(Some)
+        })
+        .unwrap();
+        wait_for(&format!("an instance reaches the outside, {what}"), PATIENCE, || {
+            cloud.fetch("http://198.51.100.10/").map(Some)
+        })
+        .unwrap();
+        wait_for(&format!("the floating IP answers, {what}"), PATIENCE, || {
+            cloud.lab.machine(Node::Web).shell(&format!("evergate lab fetch http://{}/", self.floating)).map(Some)
+        })
+        .unwrap();
+    }
+}
+
+/// Hosts that have a namespace whose name begins so.
+fn hosts_with(cloud: &Cloud, prefix: &str) -> Vec<String> {
+    let has = |node: &Node| cloud.lab.machine(*node).namespaces().iter().any(|name| name.starts_with(prefix));
+    cloud.lab.spec().hosts().iter().filter(|node| has(node)).map(ToString::to_string).collect()
+}
+
+/// Waits until the hosts have the namespaces that the router's kind needs, and no others.
+fn wait_placed(cloud: &Cloud, router: RouterId, form: Form) {
+    let copies = if form.is_ha() { 2 } else { 1 };
+    wait_for(&format!("hosts have what {form} needs"), PATIENCE, || {
+        let qrouter = hosts_with(cloud, &names::qrouter_namespace(router));
+        let snat = hosts_with(cloud, &names::snat_namespace(router)).len();
+        let fip = hosts_with(cloud, "fip-");
+        let fits = if form.is_distributed() {
+            let on_compute = qrouter.iter().filter(|host| host.starts_with("cmp")).count();
+            on_compute == 2 && snat == copies && fip == ["cmp1", "cmp2"]
+        } else {
+            let on_network = qrouter.iter().all(|host| host.starts_with("net"));
+            on_network && qrouter.len() == copies && snat == 0 && fip.is_empty()
+        };
+        anyhow::ensure!(fits, "qrouter on {qrouter:?}, {snat} snat, fip on {fip:?}");
+        Ok(Some(()))
+    })
+    .unwrap();
+}
+
+/// Waits until control has nothing left to do on any host, and the keeper nothing to mend.
+fn wait_nothing_to_do(cloud: &Cloud, what: &str) {
+    for host in cloud.lab.spec().hosts() {
+        wait_for(&format!("{host} has nothing to do {what}"), PATIENCE, || {
+            let plan = cloud.lab.machine(host).shell("evergate plan")?;
+            let done = plan.contains("nothing to do") && !plan.contains("is to mend");
+            anyhow::ensure!(done, "{plan}");
+            Ok(Some(()))
+        })
+        .unwrap();
+    }
+}
+
+/// Waits until the API shows of the copies what their kind has: one active, or no state at all.
+fn wait_states(cloud: &mut Cloud, form: Form) {
+    wait_for(&format!("ha_state is that of {form}"), PATIENCE, || {
+        let copies = cloud.copies("router1");
+        let mut states: Vec<_> = copies.iter().map(|(_, _, state)| state.as_str()).collect();
+        states.sort_unstable();
+        let wanted: &[&str] = if form.is_ha() { &["active", "standby"] } else { &[""] };
+        anyhow::ensure!(states == wanted, "{states:?}");
+        Ok(Some(()))
+    })
+    .unwrap();
+}
+
+fn shown(report: &Report) -> String {
+    let lost = report.lost() - report.unanswered_at_end;
+    if report.gaps.is_empty() { "0".into() } else { format!("{:.0} ({lost} lost)", report.longest_gap_ms()) }
+}
+
+#[test]
+fn a_router_becomes_every_kind_from_every_other_while_it_is_up() {
+    let mut cloud = Cloud::up_with("conversion", |spec| {
+        spec.profile = Profile::DvrHa;
+        (spec.network_hosts, spec.compute_hosts) = (2, 2);
+    });
+    let router = cloud.with_router();
+    cloud.admin.ok(&format!("router set router1 {}", TOUR[0].flags())).unwrap();
+    cloud.member.ok("network create second").unwrap();
+    cloud.member.ok("subnet create second-subnet --network second --subnet-range 10.0.1.0/24").unwrap();
+    cloud.member.ok("router add subnet router1 second-subnet").unwrap();
+    for (name, network, host) in [("vm1", "private", 1), ("vm2", "second", 2)] {
+        cloud.member.ok(&format!("port create {name}-port --network {network}")).unwrap();
+        cloud.lab.add_instance(name, &format!("{name}-port"), Node::Compute(host)).unwrap();
+    }
+    let floating = cloud.member.ok("floating ip create public -f value -c floating_ip_address").unwrap();
+    cloud.member.ok(&format!("floating ip set {} --port vm2-port", floating.trim())).unwrap();
+    let vm2 = cloud.lab.instances().unwrap()["vm2"].address.split('/').next().unwrap().parse().unwrap();
+    let traffic = Traffic { vm2, floating: floating.trim().parse().unwrap() };
+    traffic.wait_works(&cloud, "at first");
+    wait_placed(&cloud, router, TOUR[0]);
+    wait_nothing_to_do(&cloud, "at first");
+
+    let mut table = String::from("| From | to | east-west | source NAT | floating IP |\n|---|---|---|---|---|\n");
+    for step in TOUR.windows(2) {
+        let (from, to) = (step[0], step[1]);
+        let what = format!("from {from} to {to}");
+        let probes = traffic.probe(&cloud);
+        std::thread::sleep(MARGIN);
+        cloud.admin.ok(&format!("router set router1 {}", to.flags())).unwrap();
+        wait_placed(&cloud, router, to);
+        wait_nothing_to_do(&cloud, &what);
+        wait_states(&mut cloud, to);
+        traffic.wait_works(&cloud, &what);
+        std::thread::sleep(MARGIN);
+        let reports = probes.map(|probe| probe.finish().unwrap());
+        let cells: Vec<_> = reports.iter().map(shown).collect();
+        let line = format!("| {from} | {to} | {} |\n", cells.join(" | "));
+        eprint!("{line}");
+        for report in &reports {
+            // Flows of before the conversion go on, not only new ones.
+            assert!(report.unanswered_at_end < 30, "{what}: {reports:?}");
+        }
+        table += &line;
+    }
+    println!("{table}");
+}
