@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use evergate_model::host::{Distributed, HaState, Location};
+use evergate_model::host::{Distributed, HaCopy, HaState, Location};
 use evergate_model::{HostConfig, PortId, RouterId};
 use evergate_server::options::Options;
 use serde_json::{Value, json};
@@ -739,11 +739,15 @@ fn a_conversion_keeps_the_active_copy_where_it_is_and_its_epoch() {
     let ha = |w: &World| w.server.told("h2").routers[&router_id(&w.router)].ha.clone().unwrap();
     let before = ha(&w);
     w.change(json!({"distributed": false}));
-    assert_eq!(ha(&w), before, "VRID, HA port and epoch are the same");
+    assert_eq!((ha(&w).inherits, before.inherits), (Some(7), None), "it goes on unless somebody was active since");
+    assert_eq!(HaCopy { inherits: None, ..ha(&w) }, before, "VRID, HA port and epoch are the same");
+    let other = w.server.ha_states(&w.router).into_keys().find(|host| host != "h2").unwrap();
+    assert_eq!(w.server.told(&other).routers[&router_id(&w.router)].ha.as_ref().unwrap().inherits, None);
     assert_eq!(w.server.ha_states(&w.router)["h2"], "active");
     w.change(json!({"ha": false}));
     assert_eq!(w.server.ha_states(&w.router).into_keys().collect::<Vec<_>>(), ["h2"]);
     w.change(json!({"ha": true, "distributed": true}));
+    assert_eq!(ha(&w).inherits, Some(7));
     assert_eq!(ha(&w).epoch, 7, "hosts that remember the last epoch follow the next");
     assert!(w.server.ha_states(&w.router).len() == 2);
 }
