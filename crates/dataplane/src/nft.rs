@@ -215,10 +215,9 @@ impl Default for NftMap {
 impl NftTable {
     /// Tells whether something is translated that comes for this address, on whichever port.
     pub fn translates(&self, ip: Ipv4Addr) -> bool {
-        let is_for = |statement: &NftStatement| match statement {
-            NftStatement::Destination { net, negated: false } => *net == IpNet::from(Ipv4Net::from(ip)),
-            _ => false,
-        };
+        let own = IpNet::from(Ipv4Net::from(ip));
+        let is_for =
+            |one: &NftStatement| matches!(one, NftStatement::Destination { net, negated: false } if *net == own);
         let leads = |rule: &NftRule| {
             let is_dnat = rule.statements.iter().any(|statement| matches!(statement, NftStatement::Dnat { .. }));
             is_dnat && rule.statements.iter().any(is_for)
