@@ -131,6 +131,7 @@ fn spec(wires: &Wires, kernel: &mut Kernel, side: u8, number: u16, run: &Run) ->
         claim_to: BTreeSet::from([vtep(other)]),
         epoch: 0,
         new: false,
+        inherits: None,
         ready: true,
     })
 }
