@@ -394,7 +394,8 @@ impl Run {
         for (host, client) in flows.clients.iter_mut().filter(|(host, _)| Some(*host) != without) {
             client.go();
             let said = client.says();
-            if said != format!("alive {FLOWS} of {FLOWS}, udp same") {
+            // A datagram's entry may have ended of itself: it is kept for 30 s.
+            if !said.starts_with(&format!("alive {FLOWS} of {FLOWS},")) {
                 self.fail(&format!("connections of the instance on {host}: {said}"));
             }
         }

@@ -419,6 +419,9 @@ impl RouterCopy {
             self.clean_up(shared);
             self.settle(shared, now);
         }
+        if received.advertisement.priority == 0 && self.is_superseded(received.source, shared) {
+            return shared.discards.bump("resignation_stale");
+        }
         self.heard_rival(received.advertisement.priority, shared, now);
         if received.advertisement.priority > 0 {
             self.heard_again(shared);

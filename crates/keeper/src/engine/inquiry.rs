@@ -134,6 +134,13 @@ impl RouterCopy {
         self.drain(shared, now);
     }
 
+    /// Whether the copy with this HA address is known to have a successor on a third host. What it said as it was
+    /// cut off, its resignation at last, may be kept on the way and arrive when the cut heals: its successor serves.
+    pub(super) fn is_superseded(&self, address: IpAddr, shared: &Shared) -> bool {
+        let known = shared.book.known(self.id()).vtep.filter(|vtep| Some(*vtep) != shared.settings.vtep);
+        matches!((self.host_of(address), known), (Some(host), Some(active)) if host != active)
+    }
+
     /// The host of the copy with an HA address.
     pub(super) fn host_of(&self, address: IpAddr) -> Option<IpAddr> {
         let IpAddr::V4(address) = address else { return None };

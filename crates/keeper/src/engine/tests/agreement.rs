@@ -262,6 +262,22 @@ fn a_host_that_comes_back_after_long_asks_whoever_it_is_told_of_before_it_takes_
 }
 
 #[test]
+fn what_an_active_said_as_it_was_cut_off_moves_nothing_when_it_arrives_at_last() {
+    for (successor, state, stale) in [(THIRD, "backup", 1), (THEIRS, "active", 0)] {
+        let mut host = shared(200);
+        host.claim_from(THEIRS, Kind::Claim, 1);
+        host.hear(advertisement(200, 50));
+        host.claim_from(successor, Kind::Claim, 2);
+        // Kept by a tunnel's neighbour that did not answer, in the order in which it was said.
+        host.hear(advertisement(200, 50));
+        host.hear(advertisement(200, 0));
+        host.advance(Duration::from_millis(900));
+        assert_eq!(host.state(), state);
+        assert_eq!(host.engine.status().discards.get("resignation_stale").copied().unwrap_or(0), stale);
+    }
+}
+
+#[test]
 fn a_host_says_what_it_knows_and_passes_the_question_on() {
     let mut host = active(200);
     let entry = Entry { router: R, epoch: 0, vtep: None };
