@@ -66,6 +66,49 @@ fn wait_all_copies(cloud: &Cloud, router: RouterId) -> Node {
     cloud.lab.wait_copies(router, 3, &DEVICES).unwrap()
 }
 
+/// Restarts a daemon with everything that it supervises, as an upgrade does.
+fn stop_and_start(cloud: &Cloud, node: Node, daemon: Daemon) {
+    let stop = Fault::Process(daemon, Signal::Term);
+    let parts: &[Daemon] = if daemon == Daemon::Host { &[daemon, Daemon::Control, Daemon::Keeper] } else { &[daemon] };
+    let running = |part: &Daemon| !cloud.lab.machine(node).daemons(*part).is_empty();
+    cloud.lab.fail(node, stop.clone()).unwrap();
+    wait_for("it has stopped", PATIENCE, || Ok((!parts.iter().any(running)).then_some(()))).unwrap();
+    cloud.lab.heal(node, &stop).unwrap();
+    wait_for("it runs again", PATIENCE, || Ok(parts.iter().all(running).then_some(()))).unwrap();
+}
+
+/// Kills a daemon, and waits for the one that takes its place.
+fn kill(cloud: &Cloud, node: Node, daemon: Daemon) {
+    let pids = || cloud.lab.machine(node).daemons(daemon).iter().map(|process| process.pid).collect::<Vec<_>>();
+    let (old, killed) = (pids(), Fault::Process(daemon, Signal::Kill));
+    cloud.lab.fail(node, killed.clone()).unwrap();
+    wait_for("it is gone", PATIENCE, || Ok((pids() != old).then_some(()))).unwrap();
+    if daemon == Daemon::Host {
+        // Of the others, their supervisor takes care.
+        cloud.lab.heal(node, &killed).unwrap();
+    }
+    wait_for("another one runs", PATIENCE, || Ok((!pids().is_empty()).then_some(()))).unwrap();
+}
+
+#[test]
+fn every_daemon_is_restarted_in_turn_and_no_packet_or_connection_is_lost() {
+    let mut cloud = Cloud::up("rolling", Some(1));
+    let router = cloud.with_router();
+    wait_all_copies(&cloud, router);
+    let traffic = Traffic::start(&mut cloud);
+    stop_and_start(&cloud, Node::Controller, Daemon::Server);
+    for node in cloud.lab.spec().hosts() {
+        kill(&cloud, node, Daemon::Control);
+        // Control and keeper go on without it, and the next one finds them.
+        kill(&cloud, node, Daemon::Host);
+        stop_and_start(&cloud, node, Daemon::Host);
+        wait_all_copies(&cloud, router);
+    }
+    traffic.finish_unharmed(&cloud);
+    let active = cloud.lab.wait_active(router).unwrap();
+    cloud.wait_shown_active("router1", active);
+}
+
 #[test]
 fn a_clean_stop_hands_over_without_losing_a_packet_or_a_connection() {
     let mut cloud = Cloud::up("planned", Some(1));
@@ -74,12 +117,9 @@ fn a_clean_stop_hands_over_without_losing_a_packet_or_a_connection() {
     let traffic = Traffic::start(&mut cloud);
     // Host after host, as in a rolling upgrade.
     for _ in 0..2 {
-        let stop = Fault::Process(Daemon::Host, Signal::Term);
-        cloud.lab.fail(active, stop.clone()).unwrap();
-        let next = cloud.lab.wait_active(router).unwrap();
+        stop_and_start(&cloud, active, Daemon::Host);
+        let next = wait_all_copies(&cloud, router);
         assert_ne!(next, active);
-        cloud.lab.heal(active, &stop).unwrap();
-        wait_all_copies(&cloud, router);
         cloud.wait_shown_active("router1", next);
         active = next;
     }
