@@ -18,6 +18,7 @@ mod keepalived;
 mod planned;
 mod random;
 mod settled;
+mod side_by_side;
 mod split_brain;
 mod support;
 mod walk_through;
