@@ -73,8 +73,9 @@ impl Cluster {
         let directory = std::env::temp_dir().join(format!("evergate-postgres-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("password"), PASSWORD).unwrap();
-        let mut watch = Command::new("sh")
-            .args(["-c", WATCH, "watch"])
+        // In a session of its own: who ends the test's whole group shall not end what cleans up after it.
+        let mut watch = Command::new("setsid")
+            .args(["sh", "-c", WATCH, "watch"])
             .args([directory.as_path(), Path::new(&port.to_string()), &programs])
             .arg(if fsync { "on" } else { "off" })
             .stdin(Stdio::piped())
