@@ -21,6 +21,9 @@ use crate::placement;
 use crate::store::{Kind, Tx};
 use crate::values;
 
+/// More takeovers than the last copies of an HA router can have made while it was converted.
+const UNHEARD_EPOCHS: u64 = 16;
+
 /// Which of the four kinds a router is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
@@ -55,7 +58,12 @@ impl fmt::Display for Form {
 /// Why it cannot be one; nothing is changed then.
 pub fn convert(tx: &Tx<'_>, options: &Options, router: &mut Router, to: Form) -> Result<(), ApiError> {
     let bindings = router.bindings(tx)?;
-    let epoch = bindings.iter().map(|binding| binding.epoch).max().unwrap_or(0);
+    let mut epoch = bindings.iter().map(|binding| binding.epoch).max().unwrap_or(0);
+    if to.ha && !router.ha && epoch > 0 {
+        // Epochs of its earlier life as an HA router may have been claimed while that was being ended, and hosts
+        // may remember them; none of them is a reason for the heir to wait.
+        epoch = epoch.saturating_add(UNHEARD_EPOCHS);
+    }
     let serving = if router.ha { active_copy(&bindings) } else { bindings.first() }.map(|binding| binding.agent_id);
     let candidates = Candidates::read(tx, options)?;
     refuse_impossible(tx, &candidates, router, to, &bindings)?;
