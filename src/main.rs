@@ -3,6 +3,7 @@
 mod cloud;
 mod drain;
 mod log;
+mod router;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,8 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Let routers return to a host that was drained.
     Undrain(drain::UndrainArgs),
+    /// Act on one router: move it to another host.
+    Router(router::RouterArgs),
     /// Speak VRRP on this machine from a keepalived configuration, without a cloud.
     Vrrp(evergate_standalone::cli::Args),
     /// The host daemon's control process; `evergate host` starts it.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => evergate_hostd::cli::run_plan(args),
         Command::Drain(args) => drain::drain(&args),
         Command::Undrain(args) => drain::undrain(&args),
+        Command::Router(args) => router::run(&args),
         Command::Vrrp(args) => evergate_standalone::cli::run(args),
         Command::Control(args) => evergate_hostd::cli::run_control(args),
         Command::Keeper(args) => evergate_keeper::cli::run(args),

@@ -130,6 +130,7 @@ fn spec(wires: &Wires, kernel: &mut Kernel, side: u8, number: u16, run: &Run) ->
         uplinks: BTreeSet::new(),
         claim_to: BTreeSet::from([vtep(other)]),
         epoch: 0,
+        wish: None,
         new: false,
         inherits: None,
         ready: true,

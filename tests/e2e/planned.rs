@@ -6,6 +6,7 @@ use evergate_lab::fault::{Daemon, Fault, Signal};
 use evergate_lab::probe::Running;
 use evergate_lab::{Node, wait_for};
 use evergate_model::RouterId;
+use serde_json::json;
 
 use crate::connections::End;
 use crate::support::{Cloud, PATIENCE};
@@ -147,4 +148,19 @@ fn a_drained_host_loses_its_routers_and_no_packet_or_connection_until_it_is_undr
     verb(&cloud, "undrain");
     wait_all_copies(&cloud, router);
     assert_eq!(cloud.lab.active_hosts(router).unwrap(), [next]);
+
+    // It is moved back by hand; and taken to be its place, to which it returns.
+    let controller = |command: &str| cloud.lab.machine(Node::Controller).shell(command).unwrap();
+    let probe = Running::start(&cloud.lab, "vm1", Duration::from_millis(1)).unwrap();
+    cloud.wait_instance_reaches_the_world();
+    let said = controller(&format!("evergate router move router1 --to {active}"));
+    assert_eq!(said, format!("router1 is active on {active}\n"));
+    assert_eq!(cloud.lab.wait_active(router).unwrap(), active);
+    let body = json!({"router": {"evergate:preferred_host": next.to_string(), "evergate:preempt": true}});
+    cloud.lab.api_ok("PUT", &format!("/v2.0/routers/{router}"), Some(&body)).unwrap();
+    wait_for("it is where it belongs", PATIENCE, || Ok((cloud.lab.active_hosts(router)? == [next]).then_some(())))
+        .unwrap();
+    cloud.wait_instance_reaches_the_world();
+    let report = probe.finish().unwrap();
+    assert_eq!(report.lost(), 0, "{report}");
 }

@@ -155,6 +155,9 @@ pub struct VrrpView {
     pub virtual_address: String,
     /// Priority.
     pub priority: u8,
+    /// The host where the role is wanted, if somebody wants it somewhere.
+    #[serde(default)]
+    pub wanted_at: Option<String>,
     /// The other copies' hosts and their addresses.
     pub peers: BTreeMap<String, Ipv4Addr>,
     /// State in RFC 9568's words.
@@ -305,6 +308,7 @@ fn vrrp_view(router: &Router, status: Option<&RouterStatus>) -> Option<VrrpView>
         address: copy.address.to_string(),
         virtual_address: copy.virtual_address.to_string(),
         priority: copy.priority,
+        wanted_at: copy.wish.as_ref().map(|wish| wish.host.clone()),
         peers: copy.peers.iter().map(|(host, peer)| (host.clone(), peer.address)).collect(),
         state: status.map(|s| s.vrrp_state.clone()).unwrap_or_default(),
         heard_from: status.and_then(|s| s.heard_from),
@@ -483,6 +487,7 @@ impl fmt::Display for VrrpView {
         let heard = self.heard_from.map(|from| format!(", last from {from}")).unwrap_or_default();
         writeln!(f, "heard       {} sent, {} received{heard}", self.sent, self.received)?;
         writeln!(f, "device      {}  {} (virtual address {})", self.device, self.address, self.virtual_address)?;
+        self.wanted_at.iter().try_for_each(|host| writeln!(f, "wanted at   {host}"))?;
         self.peers.iter().try_for_each(|(host, address)| writeln!(f, "copy        {host}  {address}"))
     }
 }

@@ -29,6 +29,7 @@ mod spec;
 #[cfg(test)]
 mod tests;
 mod transition;
+mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

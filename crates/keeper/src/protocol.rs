@@ -209,6 +209,9 @@ pub struct RouterSpec {
     pub claim_to: BTreeSet<IpAddr>,
     /// At least this is the router's epoch.
     pub epoch: u64,
+    /// Where the role is wanted, if that is another copy's host.
+    #[serde(default)]
+    pub wish: Option<WishSpec>,
     /// Nobody has ever been active for this router, as the server said just now: its first election need
     /// not wait for anybody's silence.
     #[serde(default)]
@@ -220,6 +223,15 @@ pub struct RouterSpec {
     /// False: what the router needs is not in place yet; it takes part as soon as it is. An active copy
     /// that becomes false resigns: leave it true for a copy that control merely has not looked at yet.
     pub ready: bool,
+}
+
+/// Where the role is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WishSpec {
+    /// Tunnel address of the host.
+    pub host: IpAddr,
+    /// Somebody waits for it: the active copy does not keep the role for a while first.
+    pub at_once: bool,
 }
 
 fn version_2() -> u8 {

@@ -246,6 +246,18 @@ pub struct HaCopy {
     /// somebody has been active in an epoch above this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inherits: Option<u64>,
+    /// Where the active copy is wanted, if somebody wants it somewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wish: Option<Wish>,
+}
+
+/// Where the active copy of a router is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// The host, which has a copy or not.
+    pub host: String,
+    /// Somebody waits for it; otherwise the role returns there when the active copy has had it for a while.
+    pub at_once: bool,
 }
 
 /// Another copy of an HA router; the map's key is its host's name.

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use evergate_model::host::{
     ActiveCopy, AddressMode, AddressScopes, ClusterConfig, ExtraRoute, Gateway, HaCopy, HaPeer, Interface,
-    PortForwarding as HostPortForwarding, Router as HostRouter, RouterAdvertisement,
+    PortForwarding as HostPortForwarding, Router as HostRouter, RouterAdvertisement, Wish,
 };
 use evergate_model::{AddressScopeId, HostConfig, Mac, NetworkId, PortForwardingId, PortId, RouterId, SubnetId};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -299,6 +299,10 @@ impl Routers {
             vrid,
             virtual_address: ha::virtual_address(options, vrid),
             priority: options.ha_vrrp_priority,
+            wish: router
+                .wishes
+                .target()
+                .map(|host| Wish { host: host.to_owned(), at_once: router.wishes.move_to.is_some() }),
             peers: copies.iter().filter(|copy| copy.host != host).filter_map(peer).collect(),
             epoch: copies.iter().map(|copy| copy.epoch).max().unwrap_or(0),
             inherits: (row.heir.as_deref() == Some(host)).then_some(row.heir_epoch),

@@ -113,6 +113,7 @@ pub(crate) fn ha_copy() -> HaCopy {
         )]),
         epoch: 3,
         inherits: None,
+        wish: None,
     }
 }
 

@@ -8,7 +8,7 @@ use evergate_dataplane::compile::{Advertising, Follow, PreparedItem};
 use evergate_dataplane::{Desired, Netns, Prepared, keepalived};
 use evergate_keeper::hex;
 use evergate_keeper::protocol::{
-    AdvertiseLink, AdvertiseSpec, Announce, FollowEntry, FollowSpec, GatewaySpec, Item, Place, RouterSpec,
+    AdvertiseLink, AdvertiseSpec, Announce, FollowEntry, FollowSpec, GatewaySpec, Item, Place, RouterSpec, WishSpec,
 };
 use evergate_model::RouterId;
 use evergate_model::host::{HaCopy, Router};
@@ -83,6 +83,10 @@ impl<M: Machine> Worker<M> {
             uplinks: self.uplinks(prepared),
             claim_to: prepared.claim_to.clone(),
             epoch: copy.epoch,
+            wish: copy.wish.as_ref().and_then(|wish| {
+                let host = copy.peers.get(&wish.host)?.vtep?;
+                Some(WishSpec { host, at_once: wish.at_once })
+            }),
             new: false,
             inherits: None,
             ready: false,

@@ -108,6 +108,7 @@ pub fn add_ha_router(config: &mut HostConfig) {
         )]),
         epoch: 0,
         inherits: None,
+        wish: None,
     };
     config.routers.insert(ROUTER, router(Some(copy)));
 }
@@ -204,6 +205,7 @@ fn add_numbered_router(config: &mut HostConfig, n: u32) {
         peers: BTreeMap::new(),
         epoch: 0,
         inherits: None,
+        wish: None,
     };
     let mut router = Router { id, floating_ips: BTreeMap::new(), ..router(Some(copy)) };
     if let Some(gateway) = &mut router.gateway {

@@ -25,6 +25,7 @@ use super::mastership::Asking;
 use super::shared::Shared;
 use super::spec::{self, Prepared, SpecError};
 use super::transition::Waiting;
+use super::wish::Wishing;
 use crate::protocol::{Announce, FromKeeper, Place, RouterSpec, RouterStatus};
 
 /// How long addresses that were found in the kernel are kept while the copy cannot take part: control
@@ -58,6 +59,7 @@ pub(super) struct RouterCopy {
     pub(super) active_since: Instant,
     /// Another copy is asked to take over.
     pub(super) handover: Option<Handover>,
+    pub(super) wishing: Wishing,
     /// Until when it goes on forwarding although another copy has taken over, as was planned.
     pub(super) lingering: Option<Instant>,
     /// It leaves the election when that is done.
@@ -123,6 +125,7 @@ impl RouterCopy {
             epoch: 0,
             active_since: now,
             handover: None,
+            wishing: Wishing::default(),
             lingering: None,
             leaving: false,
             inquiry: None,
@@ -168,6 +171,10 @@ impl RouterCopy {
         // Control may have made the namespace anew.
         self.open_sockets(How::Check, shared);
         self.attend_health(shared, now);
+        if self.spec.wish != old.wish {
+            self.wishing = Wishing::default();
+        }
+        self.attend_wish(shared, now);
         if self.is_active() {
             // Everything again, not only what is new: control also sends a specification to repair.
             let batches = self.ledger.update(shared.wanted(self.id()), &self.items);
@@ -522,6 +529,7 @@ impl RouterCopy {
             self.decide(shared, now);
             self.drain(shared, now);
         }
+        self.attend_wish(shared, now);
         if self.handover_deadline().is_some_and(|at| at <= now) || self.leaving {
             self.attend_handover(shared, now);
         }
@@ -567,6 +575,7 @@ impl RouterCopy {
             again,
             self.inquiry.as_ref().and_then(Inquiry::poll_timeout),
             self.asking_deadline(),
+            self.wish_deadline(),
             self.health_deadline(),
             self.handover_deadline(),
         ]

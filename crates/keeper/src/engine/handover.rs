@@ -46,6 +46,8 @@ pub(super) struct Handover {
     /// Who is being asked, and until when.
     asked: Option<(IpAddr, Instant)>,
     again: Instant,
+    /// The role is wanted at the one candidate, and stays here if that one cannot have it.
+    wished: bool,
 }
 
 impl Handover {
@@ -54,6 +56,10 @@ impl Handover {
         if let Some((host, _)) = self.asked.take_if(|(_, until)| *until <= now) {
             self.candidates.retain(|candidate| *candidate != host);
             self.again = now;
+        }
+        let none_is_complete = !self.candidates.iter().any(|host| self.complete.contains(host));
+        if self.wished && self.asked.is_none() && self.patient_until <= now && none_is_complete {
+            self.candidates.clear();
         }
     }
 
@@ -75,20 +81,28 @@ impl Handover {
 impl RouterCopy {
     /// Begins to hand the role over; false if there is nobody to take it.
     pub(super) fn hand_over(&mut self, shared: &Shared, now: Instant) -> bool {
-        let alive = |host: &IpAddr| {
-            let heard = shared.agreement.company.last_heard(*host);
-            let lately = heard.is_some_and(|at| now.saturating_duration_since(at) < LATELY);
-            if shared.liveness.is_on() { shared.liveness.is_up(*host) } else { lately }
-        };
         // The highest address is the next in an election, too.
-        let candidates: Vec<IpAddr> = self.spec.peer_hosts.values().copied().filter(alive).collect();
+        let candidates: Vec<IpAddr> =
+            self.spec.peer_hosts.values().copied().filter(|host| lives(*host, shared, now)).collect();
+        self.begin_handover(candidates, false, shared, now)
+    }
+
+    /// Begins to hand the role over to one host; false if that cannot take it.
+    pub(super) fn hand_over_to(&mut self, host: IpAddr, shared: &Shared, now: Instant) -> bool {
+        let has_copy = self.spec.peer_hosts.values().any(|one| *one == host);
+        let candidates = if has_copy && lives(host, shared, now) { vec![host] } else { Vec::new() };
+        self.begin_handover(candidates, true, shared, now)
+    }
+
+    fn begin_handover(&mut self, candidates: Vec<IpAddr>, wished: bool, shared: &Shared, now: Instant) -> bool {
         if candidates.is_empty() || !self.is_active() || !shared.can_ask() {
             return false;
         }
         let replicates = shared.settings.replication_port.is_some();
         let patient_until = if replicates { now + COMPLETION } else { now };
-        self.handover =
-            Some(Handover { candidates, complete: BTreeSet::new(), patient_until, asked: None, again: now });
+        // Where nothing is replicated, there is nothing to lack.
+        let complete = if replicates { BTreeSet::new() } else { candidates.iter().copied().collect() };
+        self.handover = Some(Handover { candidates, complete, patient_until, asked: None, again: now, wished });
         true
     }
 
@@ -129,7 +143,14 @@ impl RouterCopy {
         };
         handover.end_patience(now);
         if handover.candidates.is_empty() {
-            shared.warn(format!("router {}: no other copy takes it over", self.spec.router));
+            if !handover.wished {
+                shared.warn(format!("router {}: no other copy takes it over", self.spec.router));
+            } else if self.wishing.is_first_refusal() {
+                shared.warn(format!(
+                    "router {}: the host where it is wanted does not take it over yet",
+                    self.spec.router
+                ));
+            }
             self.handover = None;
             self.attend_handover(shared, now);
         } else if handover.again <= now {
@@ -170,7 +191,11 @@ impl RouterCopy {
 
     /// The role is gone; tells whether the kernel is to be left as it is for a moment.
     pub(super) fn lingers(&mut self, now: Instant) -> bool {
-        let planned = self.handover.take().is_some();
+        let handover = self.handover.take();
+        let planned = handover.is_some();
+        if handover.is_some_and(|handover| handover.wished) {
+            self.wishing.fulfilled();
+        }
         if planned {
             self.lingering = Some(now + LINGER);
         }
@@ -188,6 +213,13 @@ impl RouterCopy {
         let handover = self.handover.as_ref().map(Handover::deadline);
         handover.into_iter().chain(self.lingering).min()
     }
+}
+
+/// Whether a host can be asked for something.
+fn lives(host: IpAddr, shared: &Shared, now: Instant) -> bool {
+    let heard = shared.agreement.company.last_heard(host);
+    let lately = heard.is_some_and(|at| now.saturating_duration_since(at) < LATELY);
+    if shared.liveness.is_on() { shared.liveness.is_up(host) } else { lately }
 }
 
 impl Engine {

@@ -1171,6 +1171,7 @@ fn spec() -> RouterSpec {
         uplinks: BTreeSet::new(),
         claim_to: BTreeSet::from([OURS, THEIRS, THIRD]),
         epoch: 0,
+        wish: None,
         new: false,
         inherits: None,
         ready: true,

@@ -289,6 +289,7 @@ impl Lab {
             uplinks: BTreeSet::new(),
             claim_to: BTreeSet::new(),
             epoch: 0,
+            wish: None,
             new: false,
             inherits: None,
             ready: true,

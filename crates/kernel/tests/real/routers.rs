@@ -286,6 +286,7 @@ fn copy() -> HaCopy {
         peers: BTreeMap::new(),
         epoch: 0,
         inherits: None,
+        wish: None,
     }
 }
 

@@ -88,6 +88,9 @@ pub fn record_states(tx: &Tx<'_>, host: &str, states: &BTreeMap<RouterId, HaStat
         if let Some(active) = active_copy(&copies) {
             let ports: Vec<PortId> = moving_ports(tx, router)?;
             port::bind(tx, &ports, &active.host)?;
+            // It has arrived where it was to go.
+            let sql = "UPDATE routers SET move_to = NULL WHERE id = ?1 AND move_to = ?2";
+            tx.execute(sql, &values![router, active.host.as_str()])?;
         }
     }
     Ok(())

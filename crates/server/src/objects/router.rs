@@ -26,6 +26,26 @@ pub struct Router {
     pub enable_snat: bool,
     pub availability_zone_hints: Vec<String>,
     pub standard: Standard,
+    pub wishes: Wishes,
+}
+
+/// Where the active copy of an HA router is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// The host that the router belongs to.
+    pub preferred_host: Option<String>,
+    /// It goes back there as soon as that host can have it.
+    pub preempt: bool,
+    /// Where it is to go once.
+    pub move_to: Option<String>,
+}
+
+impl Wishes {
+    /// The host that the role is to go to now.
+    pub fn target(&self) -> Option<&str> {
+        let preferred = self.preferred_host.as_deref().filter(|_| self.preempt);
+        self.move_to.as_deref().or(preferred)
+    }
 }
 
 /// What a port does for its router.
@@ -94,7 +114,7 @@ pub struct Binding {
 }
 
 const COLUMNS: &str = "id, project_id, name, description, admin_state_up, status, ha, distributed, enable_snat, \
-                       availability_zone_hints, created_at, updated_at, revision_number";
+                       availability_zone_hints, created_at, updated_at, revision_number, preferred_host, preempt, move_to";
 
 const BINDINGS: &str = "SELECT b.router_id, b.agent_id, a.host, b.ha_port_id, b.state, b.epoch, a.heartbeat_at \
                         FROM router_bindings b JOIN agents a ON a.id = b.agent_id";
@@ -113,6 +133,7 @@ impl Router {
             enable_snat: row.bool(8)?,
             availability_zone_hints: row.json(9)?,
             standard: Standard::read(row, 10)?,
+            wishes: Wishes { preferred_host: row.opt_text(13)?, preempt: row.bool(14)?, move_to: row.opt_text(15)? },
         })
     }
 
@@ -141,8 +162,9 @@ impl Router {
     ///
     /// As [`Tx::execute`].
     pub fn insert(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql =
-            format!("INSERT INTO routers ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, 1)");
+        let sql = format!(
+            "INSERT INTO routers ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, 1, NULL, 0, NULL)"
+        );
         let params = values![
             self.id,
             &self.project_id,

@@ -27,6 +27,13 @@ use crate::values;
 #[derive(Clone, Copy, Debug)]
 pub struct Routers;
 
+/// The host that an HA router's active copy belongs to.
+const PREFERRED_HOST: &str = "evergate:preferred_host";
+/// Whether the role returns to that host as soon as it can have it.
+const PREEMPT: &str = "evergate:preempt";
+/// The host that the role is to go to once: null again when it is there.
+const MOVE_TO: &str = "evergate:move_to";
+
 static TABLE: Table = Table {
     singular: "router",
     plural: "routers",
@@ -56,6 +63,9 @@ static TABLE: Table = Table {
             .put()
             .only(Rule::Admin)
             .column("t.distributed"),
+        Attribute::new(PREFERRED_HOST, Kind::TextOrNull(255)).put().only(Rule::Admin),
+        Attribute::new(PREEMPT, Kind::Bool).put().only(Rule::Admin),
+        Attribute::new(MOVE_TO, Kind::TextOrNull(255)).put().only(Rule::Admin),
         Attribute::new("external_gateway_info", Kind::GatewayInfo).post(Absent::Null).put(),
         Attribute::new("routes", Kind::Routes).put(),
         Attribute::new("availability_zone_hints", Kind::Strings(255)).post(Absent::EmptyList),
@@ -99,6 +109,12 @@ impl Resource for Routers {
                 "availability_zones": zones.remove(&router.id).unwrap_or_default(),
                 "flavor_id": null,
             }));
+            // Unless somebody wants it somewhere, a router looks as Neutron's does.
+            if router.ha && router.wishes != router::Wishes::default() {
+                shown.insert(PREFERRED_HOST.into(), json!(router.wishes.preferred_host));
+                shown.insert(PREEMPT.into(), router.wishes.preempt.into());
+                shown.insert(MOVE_TO.into(), json!(router.wishes.move_to));
+            }
             if call.options.enable_dvr {
                 shown.insert("distributed".into(), router.distributed.into());
             }
@@ -128,6 +144,7 @@ impl Resource for Routers {
             enable_snat: call.options.enable_snat_by_default,
             availability_zone_hints: zone_hints(call, body)?,
             standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+            wishes: router::Wishes::default(),
         };
         router.insert(call.tx)?;
         if router.ha {
@@ -164,6 +181,7 @@ impl Resource for Routers {
         changes.set("name", body.get::<String>("name")?);
         changes.set("description", body.get::<String>("description")?);
         changes.set("admin_state_up", admin_state_up);
+        set_wishes(call, &router, body, &mut changes)?;
         changes.write(call.tx, "routers", router.id)?;
         call.tx.changed(Changed::Router, router.id);
         Ok(())
@@ -181,6 +199,39 @@ impl Resource for Routers {
         call.tx.changed(Changed::Router, router.id);
         Ok(())
     }
+}
+
+/// Takes where the active copy is wanted. Only hosts that exist can be named, and a move needs a copy there.
+fn set_wishes(call: Call<'_>, router: &Router, body: &Body, changes: &mut Changes) -> Result<(), ApiError> {
+    let (preferred, preempt, move_to) =
+        (body.get::<Option<String>>(PREFERRED_HOST)?, body.get::<bool>(PREEMPT)?, body.get::<Option<String>>(MOVE_TO)?);
+    if preferred.is_none() && preempt.is_none() && move_to.is_none() {
+        return Ok(());
+    }
+    if !router.ha {
+        return Err(ApiError::invalid(format!("router {} is not highly available: it has one copy", router.id)));
+    }
+    if let Some(Some(host)) = &preferred
+        && !Agent::all_l3(call.tx)?.iter().any(|agent| agent.host == *host)
+    {
+        return Err(ApiError::invalid(format!("{PREFERRED_HOST}: no L3 agent runs on a host named '{host}'")));
+    }
+    if let Some(Some(host)) = &move_to
+        && !router.bindings(call.tx)?.iter().any(|copy| copy.host == *host)
+    {
+        return Err(ApiError::invalid(format!("{MOVE_TO}: router {} has no copy on host '{host}'", router.id)));
+    }
+    if let Some(Some(host)) = &move_to
+        && ha::active_copy(&router.bindings(call.tx)?).is_some_and(|copy| copy.host == *host)
+    {
+        // It is there already.
+        changes.set("move_to", Some(None::<String>));
+    } else {
+        changes.set("move_to", move_to);
+    }
+    changes.set("preferred_host", preferred);
+    changes.set("preempt", preempt);
+    Ok(())
 }
 
 /// Without the extension `dvr` there is no such attribute.

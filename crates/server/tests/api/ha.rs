@@ -275,3 +275,44 @@ fn an_empty_ha_network_may_be_deleted_and_is_made_anew() {
     server.make(&member(PROJECT), "router", json!({}));
     assert_eq!(server.list(&admin(), "networks", "").len(), 1);
 }
+
+#[test]
+fn a_wish_where_the_active_copy_is_to_be_reaches_the_hosts_until_it_has_come_true() {
+    let server = by_default();
+    let router = server.make(&member(PROJECT), "router", json!({}));
+    let path = format!("/v2.0/routers/{}", id(&router));
+    let put = |body: Value| server.put(&admin(), &path, json!({"router": body}));
+    let wish = |host: &str| {
+        let told = server.told(host);
+        let copy = told.routers.values().next().and_then(|router| router.ha.clone()).unwrap();
+        copy.wish.map(|wish| (wish.host, wish.at_once))
+    };
+    server.report_state("h1", &router, HaState::Active, 1);
+    assert_eq!(wish("h1"), None);
+    let shown = server.shown("router", id(&router));
+    assert!(shown.get("evergate:preferred_host").is_none(), "as Neutron's: {shown}");
+
+    assert_eq!(put(json!({"evergate:preferred_host": "h2"})).status, 200);
+    assert_eq!(wish("h1"), None, "it does not return of itself");
+    let shown = server.shown("router", id(&router));
+    assert_eq!((&shown["evergate:preferred_host"], &shown["evergate:preempt"]), (&json!("h2"), &json!(false)));
+    assert_eq!(put(json!({"evergate:preempt": true})).status, 200);
+    assert_eq!(wish("h1"), Some(("h2".to_owned(), false)));
+    assert_eq!(put(json!({"evergate:move_to": "h3"})).status, 200);
+    assert_eq!(wish("h1"), Some(("h3".to_owned(), true)));
+    server.report_state("h3", &router, HaState::Active, 2);
+    assert_eq!(wish("h3"), Some(("h2".to_owned(), false)), "the move is over, the preference stands");
+    assert_eq!(put(json!({"evergate:move_to": "h3"})).body["router"]["evergate:move_to"], json!(null));
+
+    for bad in [
+        json!({"evergate:preferred_host": "nowhere"}),
+        json!({"evergate:move_to": "nowhere"}),
+        json!({"evergate:preempt": "perhaps"}),
+    ] {
+        assert_eq!(put(bad.clone()).status, 400, "{bad}");
+    }
+    let mine = server.put(&member(PROJECT), &path, json!({"router": {"evergate:move_to": "h1"}}));
+    assert_eq!(mine.status, 403, "{mine:?}");
+    let seen = server.get(&member(PROJECT), &path);
+    assert!(seen.body["router"].get("evergate:preferred_host").is_none(), "{seen:?}");
+}

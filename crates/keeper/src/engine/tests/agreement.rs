@@ -483,3 +483,62 @@ fn a_copy_that_never_holds_all_connections_is_asked_in_the_end_and_the_operator_
     let told = host.log.iter().filter(|line| line.contains("not known to hold all its connections")).count();
     assert_eq!(told, 1, "{:?}", host.log);
 }
+
+#[test]
+fn the_role_goes_where_it_is_wanted_when_that_host_can_have_it_and_is_not_forced_on_it() {
+    let mut host = active_and_replicating();
+    host.complete = BTreeSet::from([THEIRS]);
+    host.spec.wish = Some(WishSpec { host: THIRD, at_once: true });
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    let keep = |host: &mut Host, seconds: u64| {
+        for _ in 0..seconds {
+            host.advance(Duration::from_secs(1));
+            host.say_known(THEIRS, 1, Some(OURS));
+            host.say_known(THIRD, 1, Some(OURS));
+        }
+    };
+    keep(&mut host, 40);
+    assert_eq!((handovers(&mut host), host.state()), (vec![], "active".to_owned()), "it lacks connections");
+    assert_eq!(host.told("does not take it over yet"), 1);
+    host.complete = BTreeSet::from([THEIRS, THIRD]);
+    keep(&mut host, 20);
+    let asked = handovers(&mut host);
+    assert!(!asked.is_empty() && asked.iter().all(|one| *one == (THIRD, 1)), "{asked:?}");
+    // It is not wanted there any more.
+    host.spec.wish = None;
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    keep(&mut host, 2);
+    host.asked.clear();
+    keep(&mut host, 20);
+    assert_eq!((handovers(&mut host), host.state()), (vec![], "active".to_owned()));
+}
+
+#[test]
+fn a_router_returns_to_where_it_belongs_after_a_while_and_later_each_time_that_it_comes_back() {
+    let mut host = active_and_replicating();
+    host.complete = BTreeSet::from([THIRD]);
+    host.spec.wish = Some(WishSpec { host: THIRD, at_once: false });
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    let mut waits = Vec::new();
+    for round in 1..=2_u64 {
+        host.asked.clear();
+        let mut waited = 0;
+        while handovers(&mut host).is_empty() {
+            host.advance(Duration::from_secs(1));
+            host.say_known(THEIRS, round * 2 - 1, Some(OURS));
+            host.say_known(THIRD, round * 2 - 1, Some(OURS));
+            waited += 1;
+            assert!(waited < 60, "round {round}: {:?}", host.log);
+        }
+        waits.push(waited);
+        host.claim_from(THIRD, Kind::Claim, round * 2);
+        assert_eq!(host.state(), "backup");
+        host.advance(Duration::from_millis(500));
+        let entries = vec![Entry { router: R, epoch: round * 2, vtep: Some(THIRD) }];
+        let give_back =
+            Question { kind: Say::Handover, sender: THIRD, origin: THIRD, subject: OURS, number: 1, entries };
+        host.receive(&give_back);
+        assert_eq!(host.state(), "active");
+    }
+    assert!(waits[0] >= 10 && waits[1] >= 20, "{waits:?}");
+}
