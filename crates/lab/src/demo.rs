@@ -96,6 +96,22 @@ impl Walk<'_> {
         )
     }
 
+    /// Gives an instance's port a floating IP, and asks the instance by it from outside; returns it.
+    fn reached_by_floating_ip(&mut self, instance: &str) -> Result<String> {
+        let create = format!("floating ip create public --port {instance}-port");
+        self.shown(User::Member, &format!("{create} -c floating_ip_address -c fixed_ip_address -c status"))?;
+        let list = self.member.json("floating ip list")?;
+        let floating = list[0]["Floating IP Address"].as_str().context("the address of the floating IP")?.to_owned();
+        let line = format!("evergate lab fetch http://{floating}/");
+        self.tell.command("web", &line);
+        let page =
+            wait_for("the floating IP answers", PATIENCE, || self.lab.machine(Node::Web).shell(&line).map(Some))?;
+        self.tell.output(&page);
+        let greeting = format!("Hello from {instance}");
+        self.tell.check(page.contains(&greeting), &format!("{instance} is reached at {floating}"))?;
+        Ok(floating)
+    }
+
     fn router_id(&mut self, name: &str) -> Result<RouterId> {
         let id = self.admin.ok(&format!("router show {name} -f value -c id"))?;
         id.trim().parse().context("the id of the new router")

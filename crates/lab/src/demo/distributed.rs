@@ -114,18 +114,7 @@ impl Walk<'_> {
 
     fn at_the_source(&mut self, router: RouterId) -> Result<()> {
         self.tell.chapter("A floating IP is on the instance's own host");
-        self.shown(
-            User::Member,
-            "floating ip create public --port vm2-port -c floating_ip_address -c fixed_ip_address",
-        )?;
-        let list = self.member.json("floating ip list")?;
-        let floating = list[0]["Floating IP Address"].as_str().context("the address of the floating IP")?.to_owned();
-        let line = format!("evergate lab fetch http://{floating}/");
-        self.tell.command("web", &line);
-        let page =
-            wait_for("the floating IP answers", PATIENCE, || self.lab.machine(Node::Web).shell(&line).map(Some))?;
-        self.tell.output(&page);
-        self.tell.check(page.contains("Hello from vm2"), &format!("vm2 is reached at {floating}"))?;
+        self.reached_by_floating_ip("vm2")?;
         self.on(self.lab.machine(Node::Compute(2)), "ip netns list")?;
         let here = self.lab.machine(Node::Compute(2)).shell("ip netns list")?;
         let own = here.contains("fip-") && here.contains(&names::qrouter_namespace(router)) && !here.contains("snat-");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use evergate_model::{RouterId, names};
 use serde_json::Value;
 
@@ -135,19 +135,7 @@ impl Walk<'_> {
 
     fn floating_ip(&mut self) -> Result<String> {
         self.tell.chapter("The world reaches the instance");
-        self.shown(
-            User::Member,
-            "floating ip create public --port vm1-port -c floating_ip_address -c fixed_ip_address -c status",
-        )?;
-        let list = self.member.json("floating ip list")?;
-        let floating = list[0]["Floating IP Address"].as_str().context("the address of the floating IP")?.to_owned();
-        let line = format!("evergate lab fetch http://{floating}/");
-        self.tell.command("web", &line);
-        let page =
-            wait_for("the floating IP answers", PATIENCE, || self.lab.machine(Node::Web).shell(&line).map(Some))?;
-        self.tell.output(&page);
-        self.tell.check(page.contains("Hello from vm1"), &format!("the instance is reached at {floating}"))?;
-        Ok(floating)
+        self.reached_by_floating_ip("vm1")
     }
 
     fn lose_host(&mut self, router: RouterId, active: Node) -> Result<(Node, Report)> {
