@@ -81,12 +81,18 @@ fn stop_and_start(cloud: &Cloud, node: Node, daemon: Daemon) {
 /// Kills a daemon, and waits for the one that takes its place.
 fn kill(cloud: &Cloud, node: Node, daemon: Daemon) {
     let pids = || cloud.lab.machine(node).daemons(daemon).iter().map(|process| process.pid).collect::<Vec<_>>();
-    let (old, killed) = (pids(), Fault::Process(daemon, Signal::Kill));
+    let found = || {
+        let log = std::fs::read_to_string(cloud.lab.machine(node).log_path("host")).unwrap_or_default();
+        log.matches("control runs already").count()
+    };
+    let (old, times, killed) = (pids(), found(), Fault::Process(daemon, Signal::Kill));
     cloud.lab.fail(node, killed.clone()).unwrap();
     wait_for("it is gone", PATIENCE, || Ok((pids() != old).then_some(()))).unwrap();
     if daemon == Daemon::Host {
         // Of the others, their supervisor takes care.
         cloud.lab.heal(node, &killed).unwrap();
+        // Before that it does not listen to signals yet.
+        wait_for("it has found the others", PATIENCE, || Ok((found() > times).then_some(()))).unwrap();
     }
     wait_for("another one runs", PATIENCE, || Ok((!pids().is_empty()).then_some(()))).unwrap();
 }
@@ -104,6 +110,8 @@ fn every_daemon_is_restarted_in_turn_and_no_packet_or_connection_is_lost() {
         kill(&cloud, node, Daemon::Host);
         stop_and_start(&cloud, node, Daemon::Host);
         wait_all_copies(&cloud, router);
+        // A host that is not watched yet is not asked to take over.
+        cloud.lab.wait_watching(router).unwrap();
     }
     traffic.finish_unharmed(&cloud);
     let active = cloud.lab.wait_active(router).unwrap();

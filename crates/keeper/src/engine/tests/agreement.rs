@@ -390,7 +390,7 @@ fn a_stopping_keeper_hands_over_and_goes_on_until_the_other_is_ready() {
     host.claim_from(THEIRS, Kind::Claim, 2);
     assert_eq!((host.state(), host.kernel.len()), ("backup".to_owned(), 4), "it goes on for a moment");
     assert!(!host.engine.is_stopped());
-    host.advance(Duration::from_millis(80));
+    host.advance(Duration::from_millis(300));
     assert!(host.engine.is_stopped() && host.kernel.is_empty());
     assert!(!host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
     assert!(host.log.contains(&"follow + 192.0.2.2".to_owned()), "{:?}", host.log);
@@ -421,7 +421,7 @@ fn a_router_that_is_taken_from_this_host_is_handed_over_first() {
     assert_eq!((host.kernel.len(), host.log.contains(&"removed".to_owned())), (4, false));
     host.claim_from(THEIRS, Kind::Claim, 2);
     assert_eq!(host.kernel.len(), 4, "it goes on for a moment");
-    host.advance(Duration::from_millis(80));
+    host.advance(Duration::from_millis(300));
     assert_eq!(host.kernel, [""; 0]);
     assert_eq!(host.log[host.log.len() - 2..], ["close", "removed"]);
     assert!(!host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
