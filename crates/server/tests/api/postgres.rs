@@ -233,7 +233,8 @@ fn what_ails_the_database_is_told_and_ends_by_itself() {
         cluster.sql("postgres", "SELECT pg_reload_conf()");
     };
     set("on");
-    wait_for("the refusal", || (write("while-read-only").status == 503).then_some(()));
+    // The setting takes effect a moment later: what is written until then is written.
+    wait_for("the refusal", || (write("until-read-only").status == 503).then_some(()));
     refused(write("while-read-only"), "is read-only");
     assert_eq!(read().status, 200);
     set("off");
