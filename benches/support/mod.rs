@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use evergate_lab::probe::ECHO_PORT;
 use evergate_lab::spec::WEB;
-use evergate_lab::{Lab, Node, Spec};
+use evergate_lab::{Lab, Node, Profile, Spec};
 use evergate_model::{RouterId, names};
 use serde_json::{Value, json};
 
@@ -23,10 +23,20 @@ pub(crate) struct Bench {
 impl Bench {
     /// Brings a lab up with an external network, and one project network with an instance on `cmp1`.
     pub(crate) fn up(what: &str, advert_int: Option<u8>, bfd_interval_ms: Option<u16>) -> Result<Self> {
+        Self::up_as(Profile::Ha, what, advert_int, bfd_interval_ms)
+    }
+
+    /// As [`Self::up`], with another deployment than the usual one.
+    pub(crate) fn up_as(
+        profile: Profile,
+        what: &str,
+        advert_int: Option<u8>,
+        bfd_interval_ms: Option<u16>,
+    ) -> Result<Self> {
         let name = format!("bench_{what}_{}", std::process::id());
         let evergate = PathBuf::from(env!("CARGO_BIN_EXE_evergate"));
         let spec = Spec {
-            profile: evergate_lab::Profile::Ha,
+            profile,
             name: name.clone(),
             network_hosts: 3,
             compute_hosts: 2,

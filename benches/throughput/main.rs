@@ -15,8 +15,8 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use evergate_lab::Node;
 use evergate_lab::spec::WEB;
+use evergate_lab::{Node, Profile};
 use plain::Plain;
 use serde_json::json;
 use support::Bench;
@@ -27,7 +27,7 @@ const TURNS: usize = 7;
 fn main() -> Result<()> {
     support::wait_if_asked();
     traffic::run_if_asked()?;
-    let bench = Bench::up("throughput", None, None)?;
+    let bench = Bench::up_as(Profile::DvrHa, "throughput", None, None)?;
     let neighbour = neighbours(&bench)?;
     let plain = Plain::up()?;
     println!("throughput, {TURNS} turns each (ours and plain: median; ratio ours / plain: min / median / max)");

@@ -101,10 +101,10 @@ impl Plain {
                      nft add rule ip nat post oifname out snat to 203.0.113.10";
         self.sh("gwr", rules)?;
         // Between the two networks by the compute host's router; the answers need one on the other host, too.
-        self.wire("cmp", "br1", "cmpr", "a", 1450)?;
-        self.wire("cmp", "br2", "cmpr", "b", 1450)?;
-        self.ip("-n {}cmpr addr add 10.0.0.2/24 dev a")?;
-        self.ip("-n {}cmpr addr add 10.0.1.1/24 dev b")?;
+        self.wire("cmp", "br1", "cmpr", "left", 1450)?;
+        self.wire("cmp", "br2", "cmpr", "right", 1450)?;
+        self.ip("-n {}cmpr addr add 10.0.0.2/24 dev left")?;
+        self.ip("-n {}cmpr addr add 10.0.1.1/24 dev right")?;
         self.sh("cmpr", "echo 1 > /proc/sys/net/ipv4/ip_forward")?;
         self.ip("-n {}vm route add 10.0.1.0/24 via 10.0.0.2")
     }
