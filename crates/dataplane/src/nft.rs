@@ -129,6 +129,8 @@ pub enum NftStatement {
         /// Last port.
         last: u16,
     },
+    /// `icmpv6 type 135-136`: a neighbour solicitation or advertisement (RFC 4861).
+    NeighbourDiscovery,
     /// `ct direction reply`
     CtReply,
     /// `ct status dnat`, or `ct status ! dnat` when negated.
@@ -315,6 +317,7 @@ impl NftRule {
                 | NftStatement::Destination { .. }
                 | NftStatement::Protocol { .. }
                 | NftStatement::DestinationPorts { .. }
+                | NftStatement::NeighbourDiscovery
                 | NftStatement::CtReply
                 | NftStatement::CtDnat { .. }
                 | NftStatement::Mark { .. }
@@ -387,6 +390,7 @@ impl fmt::Display for NftStatement {
             Self::Protocol { number } => write!(f, "meta l4proto {number}"),
             Self::DestinationPorts { first, last } if first == last => write!(f, "th dport {first}"),
             Self::DestinationPorts { first, last } => write!(f, "th dport {first}-{last}"),
+            Self::NeighbourDiscovery => f.write_str("icmpv6 type 135-136"),
             Self::CtReply => f.write_str("ct direction reply"),
             Self::CtDnat { negated: false } => f.write_str("ct status dnat"),
             Self::CtDnat { negated: true } => f.write_str("ct status ! dnat"),

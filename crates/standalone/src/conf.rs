@@ -11,11 +11,13 @@ mod instance;
 mod objects;
 mod show;
 pub mod syntax;
+mod trackers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::num::NonZeroU8;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evergate_kernel::rt::RouteKind;
@@ -43,6 +45,12 @@ pub struct Configuration {
     pub groups: Vec<Group>,
     /// Checks that instances track, by name.
     pub scripts: BTreeMap<String, Script>,
+    /// Files whose number instances track, by name.
+    pub files: BTreeMap<String, TrackFile>,
+    /// Processes that instances track, by name.
+    pub processes: BTreeMap<String, TrackProcess>,
+    /// Sessions with neighbours that instances track, by name.
+    pub bfd: BTreeMap<String, BfdInstance>,
 }
 
 /// One `vrrp_instance`.
@@ -80,10 +88,12 @@ pub struct Instance {
     pub routes: Vec<Route>,
     /// There when active.
     pub rules: Vec<Rule>,
-    /// Interfaces that must be up, or count.
-    pub track_interfaces: Vec<Tracked>,
-    /// Scripts that must succeed, or count.
-    pub track_scripts: Vec<Tracked>,
+    /// What must work, or counts.
+    pub tracked: Vec<Tracked>,
+    /// Packets for the virtual addresses are accepted (RFC 9568 §6.1, Accept_Mode).
+    pub accept: bool,
+    /// The virtual addresses are on a device with the virtual router's own Ethernet address.
+    pub vmac: Option<Vmac>,
     /// How often addresses are announced.
     pub announcements: Announcements,
     /// Announced again at this interval while active.
@@ -174,13 +184,117 @@ pub struct Rule {
     pub protocol: u8,
 }
 
-/// An interface or a script that is tracked.
+/// A device with the virtual router's Ethernet address (RFC 9568 §7.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vmac {
+    /// Its name.
+    pub link: String,
+    /// Advertisements come from the interface's own Ethernet address all the same.
+    pub transmit_from_base: bool,
+}
+
+/// Something that is tracked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tracked {
+    /// What it is.
+    pub what: What,
     /// Its name.
     pub name: String,
-    /// 0: its failure is a fault. Above: added while it works. Below: added while it does not.
-    pub weight: i32,
+    /// How it counts.
+    pub weight: Weight,
+}
+
+/// Kinds of things that are tracked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// A link.
+    Interface,
+    /// A `vrrp_script`.
+    Script,
+    /// A `track_file`.
+    File,
+    /// A `vrrp_track_process`.
+    Process,
+    /// A `bfd_instance`.
+    Bfd,
+}
+
+/// How something that is tracked counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// 0: its failure is a fault. Above: added while it works. Below: added while it does not. Of a file, what
+    /// its number is multiplied by.
+    pub value: i32,
+    /// The other way round: what would be added is subtracted; with 0, that it works is a fault.
+    pub reverse: bool,
+}
+
+/// One `track_file`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrackFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Weight where an instance gives none.
+    pub weight: Weight,
+    /// Written at the start, if the file is not there.
+    pub initial: Option<i64>,
+    /// Or even if it is.
+    pub overwrite: bool,
+}
+
+/// One `vrrp_track_process`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrackProcess {
+    /// Command and parameters.
+    pub command: Vec<String>,
+    /// How they are compared.
+    pub matching: Matching,
+    /// Weight where an instance gives none.
+    pub weight: Weight,
+    /// So many must run.
+    pub quorum: u32,
+    /// And not more.
+    pub quorum_max: u32,
+    /// Enough have to run for so long.
+    pub fork_delay: Duration,
+    /// Not enough have to run for so long.
+    pub terminate_delay: Duration,
+}
+
+/// How a process is recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matching {
+    /// By the name that the kernel shows for it.
+    Name,
+    /// By its whole command line.
+    Exact,
+    /// By its command and its first parameters.
+    Partial,
+    /// By its command line, whose last parameter may be longer.
+    Initial,
+}
+
+/// One `bfd_instance`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BfdInstance {
+    /// With whom.
+    pub neighbour: IpAddr,
+    /// From which address; `None` leaves it to the kernel.
+    pub source: Option<IpAddr>,
+    /// Shortest interval to receive at.
+    pub min_rx: Duration,
+    /// Shortest interval to send at.
+    pub min_tx: Duration,
+    /// Packets that may be missing.
+    pub multiplier: NonZeroU8,
+    /// The TTL that the neighbour sends with.
+    pub ttl: u8,
+    /// Less than that by at most so much; 255 is not checked.
+    pub max_hops: u8,
+    /// On the port of RFC 5883.
+    pub multihop: bool,
+    /// Weight where an instance gives none.
+    pub weight: Weight,
 }
 
 /// One `vrrp_sync_group`.
@@ -190,10 +304,8 @@ pub struct Group {
     pub name: String,
     /// Instances in it.
     pub members: Vec<String>,
-    /// Interfaces whose failure, or weight, concerns all members.
-    pub track_interfaces: Vec<Tracked>,
-    /// Scripts, likewise.
-    pub track_scripts: Vec<Tracked>,
+    /// What concerns all members by its failure, or its weight.
+    pub tracked: Vec<Tracked>,
     /// Whom to tell.
     pub notify: Notify,
 }
@@ -234,7 +346,7 @@ pub struct Script {
     /// It failed if it takes longer.
     pub timeout: Duration,
     /// Weight where `track_script` gives none.
-    pub weight: i32,
+    pub weight: Weight,
     /// So many failures count.
     pub fall: u32,
     /// So many successes count.
@@ -285,13 +397,9 @@ impl Reader {
             "static_ipaddress" | "static_routes" | "static_rules" | "static_address" | "static_track_group" => {
                 problems.error(statement, "is not supported: make what is always there by the system's own means");
             }
-            "vrrp_track_process" | "track_process" => {
-                problems.error(statement, "is not supported: use a vrrp_script that looks for the process");
-            }
-            "vrrp_track_file" | "track_file" => {
-                problems.error(statement, "is not supported: use a vrrp_script that reads the file");
-            }
-            "bfd_instance" => problems.error(statement, "is not supported in this mode"),
+            "vrrp_track_process" | "track_process" => self.process(statement, problems),
+            "vrrp_track_file" | "track_file" => self.file(statement, problems),
+            "bfd_instance" => self.bfd(statement, problems),
             "linkbeat_interfaces"
             | "linkbeat_use_polling"
             | "garp_group"
@@ -309,79 +417,118 @@ impl Reader {
         if configuration.instances.is_empty() && !problems.any_error() {
             problems.warn_text("there is no vrrp_instance: nothing to do");
         }
+        self.check_instances(problems);
+        self.check_groups(problems);
+        let configuration = &mut self.configuration;
+        // What a group tracks, each of its members tracks.
+        for group in &configuration.groups {
+            for instance in configuration.instances.iter_mut().filter(|i| group.members.contains(&i.name)) {
+                instance.tracked.extend(group.tracked.iter().cloned());
+            }
+        }
+        self.weigh(problems);
+    }
+
+    fn check_instances(&self, problems: &mut Problems) {
         let mut seen = BTreeMap::new();
-        for instance in &configuration.instances {
+        let mut devices = BTreeMap::new();
+        for instance in &self.configuration.instances {
+            let Some(place) = self.places.get(&instance.name) else { continue };
             let key = (instance.interface.clone(), instance.vrid, instance.ipv6);
-            if let Some(other) = seen.insert(key, instance.name.clone())
-                && let Some(place) = self.places.get(&instance.name)
-            {
+            if let Some(other) = seen.insert(key, &instance.name) {
                 problems.error_at(
                     place,
                     format!("the same virtual router as in '{other}' (interface, identifier, family)"),
                 );
             }
-            for tracked in &instance.track_scripts {
-                check_script(&self.places, &instance.name, tracked, &configuration.scripts, problems);
+            if let Some(vmac) = &instance.vmac
+                && let Some(other) = devices.insert(&vmac.link, &instance.name)
+            {
+                let text = format!("its device {} is that of '{other}', too: name it after use_vmac", vmac.link);
+                problems.error_at(place, text);
+            }
+            for tracked in &instance.tracked {
+                self.check_tracked(place, &instance.name, tracked, problems);
             }
         }
+    }
+
+    fn check_groups(&self, problems: &mut Problems) {
         let mut member_of = BTreeMap::new();
-        for group in &configuration.groups {
+        for group in &self.configuration.groups {
             let place = &self.places[&format!("group {}", group.name)];
             for member in &group.members {
-                if !configuration.instances.iter().any(|instance| instance.name == *member) {
+                if !self.configuration.instances.iter().any(|instance| instance.name == *member) {
                     problems.error_at(place, format!("group '{}': there is no vrrp_instance '{member}'", group.name));
                 } else if let Some(other) = member_of.insert(member, &group.name) {
                     problems.error_at(place, format!("'{member}' is in group '{other}', too"));
                 }
             }
-            for tracked in &group.track_scripts {
-                check_script(&self.places, &format!("group {}", group.name), tracked, &configuration.scripts, problems);
-            }
-        }
-        // What a group tracks, each of its members tracks.
-        for group in configuration.groups.clone() {
-            for instance in configuration.instances.iter_mut().filter(|i| group.members.contains(&i.name)) {
-                instance.track_interfaces.extend(group.track_interfaces.iter().cloned());
-                instance.track_scripts.extend(group.track_scripts.iter().cloned());
-            }
-        }
-        let scripts = &configuration.scripts;
-        for instance in &mut configuration.instances {
-            for tracked in instance.track_scripts.iter_mut().filter(|tracked| tracked.weight == objects::NO_WEIGHT) {
-                tracked.weight = scripts.get(&tracked.name).map_or(0, |script| script.weight);
-            }
-            if instance.priority == OWNER_PRIORITY {
-                // Tracking never changes an owner's priority (RFC 9568 §5.2.4).
-                for tracked in instance.track_interfaces.iter_mut().chain(&mut instance.track_scripts) {
-                    if tracked.weight != 0 {
-                        tracked.weight = 0;
-                        if let Some(place) = self.places.get(&instance.name) {
-                            problems.warn_at(
-                                place,
-                                format!(
-                                    "'{}': an address owner's priority does not change, so '{}' counts as a fault",
-                                    instance.name, tracked.name
-                                ),
-                            );
-                        }
-                    }
-                }
+            for tracked in &group.tracked {
+                self.check_tracked(place, &format!("group {}", group.name), tracked, problems);
             }
         }
     }
+
+    fn check_tracked(&self, place: &Place, owner: &str, tracked: &Tracked, problems: &mut Problems) {
+        if self.default_weight(tracked).is_none() {
+            let Tracked { what, name, .. } = tracked;
+            problems.error_at(place, format!("'{owner}' tracks the {what} '{name}', which is not defined"));
+        }
+    }
+
+    /// The weight that the definition gives; `None` without a definition.
+    fn default_weight(&self, tracked: &Tracked) -> Option<Weight> {
+        let Configuration { scripts, files, processes, bfd, .. } = &self.configuration;
+        match tracked.what {
+            What::Interface => Some(Weight::default()),
+            What::Script => scripts.get(&tracked.name).map(|script| script.weight),
+            What::File => files.get(&tracked.name).map(|file| file.weight),
+            What::Process => processes.get(&tracked.name).map(|process| process.weight),
+            What::Bfd => bfd.get(&tracked.name).map(|bfd| bfd.weight),
+        }
+    }
+
+    /// Weights that are not said are those of the definitions; an owner's priority does not change.
+    fn weigh(&mut self, problems: &mut Problems) {
+        let mut instances = std::mem::take(&mut self.configuration.instances);
+        for instance in &mut instances {
+            for tracked in instance.tracked.iter_mut().filter(|tracked| tracked.weight == Weight::UNSAID) {
+                tracked.weight = self.default_weight(tracked).unwrap_or_default();
+            }
+            if instance.priority != OWNER_PRIORITY {
+                continue;
+            }
+            // Tracking never changes an owner's priority (RFC 9568 §5.2.4).
+            for tracked in instance.tracked.iter_mut().filter(|tracked| tracked.weight.value != 0) {
+                tracked.weight.value = 0;
+                if let Some(place) = self.places.get(&instance.name) {
+                    let (owner, name) = (&instance.name, &tracked.name);
+                    let text = format!(
+                        "'{owner}': an address owner's priority does not change, so '{name}' counts as a fault"
+                    );
+                    problems.warn_at(place, text);
+                }
+            }
+        }
+        self.configuration.instances = instances;
+    }
 }
 
-fn check_script(
-    places: &BTreeMap<String, Place>,
-    owner: &str,
-    tracked: &Tracked,
-    scripts: &BTreeMap<String, Script>,
-    problems: &mut Problems,
-) {
-    if !scripts.contains_key(&tracked.name)
-        && let Some(place) = places.get(owner)
-    {
-        problems.error_at(place, format!("'{owner}' tracks the script '{}', which is not defined", tracked.name));
+impl Weight {
+    /// Stands for what the definition of the tracked thing says.
+    const UNSAID: Self = Self { value: i32::MIN, reverse: false };
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interface => "interface",
+            Self::Script => "script",
+            Self::File => "file",
+            Self::Process => "process",
+            Self::Bfd => "BFD session",
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What may take long, away from the speaker: tracked scripts, notify scripts and FIFOs.
+//! What may take long, away from the speaker: notify scripts and FIFOs, and how any script is run.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,16 +8,17 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use evergate_kernel::rt::NetnsFd;
-use evergate_kernel::sys::{self, PidFd, Signal};
-use tracing::{debug, info, warn};
+use evergate_kernel::sys::{self, PidFd};
+use tracing::{debug, warn};
 
-use crate::conf::{Command, Configuration, Script};
+use crate::conf::{Command, Configuration};
+use crate::track::{Reading, TrackId};
 
 /// A notify script that takes longer is left running, so that the next transition is not told late.
 const NOTIFY_PATIENCE: Duration = Duration::from_secs(30);
@@ -28,16 +29,13 @@ const QUEUE: usize = 1024;
 /// What the speaker is told by the other threads.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// A tracked script works, or does not.
-    Script { id: ScriptId, works: bool },
+    /// What is tracked changed.
+    Tracked { id: TrackId, reading: Reading },
     /// These configurations from now on.
     Reload(Vec<Configuration>),
     /// Resign and end.
     Stop,
 }
-
-/// Namespace and name of a script.
-pub(crate) type ScriptId = (Option<String>, String);
 
 /// The way to the speaker: a queue, and a byte that wakes it.
 #[derive(Debug)]
@@ -156,13 +154,13 @@ fn open_fifo(path: &Path) -> std::io::Result<File> {
 }
 
 /// How a script ended.
-enum Outcome {
+pub(crate) enum Outcome {
     Success,
     Failure(String),
     TooLong(Child),
 }
 
-fn run(command: &Command, netns: Option<&NetnsFd>, patience: Duration) -> std::io::Result<Outcome> {
+pub(crate) fn run(command: &Command, netns: Option<&NetnsFd>, patience: Duration) -> std::io::Result<Outcome> {
     let (program, arguments) = command.words.split_first().expect("a command has at least its program");
     let mut process = Process::new(program);
     process.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
@@ -203,75 +201,4 @@ fn find_entry<'a>(file: &'a str, name: &str, number_at: usize) -> Option<Vec<&'a
     file.lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
         .find(|fields| fields.first() == Some(&name) || fields.get(number_at) == Some(&name))
-}
-
-/// Runs one tracked script again and again, on a thread of its own, and tells the speaker when its state changes.
-#[derive(Debug)]
-pub(crate) struct Checker {
-    pub(crate) script: Script,
-    stop: Arc<(Mutex<bool>, Condvar)>,
-}
-
-impl Checker {
-    pub(crate) fn start(
-        id: ScriptId,
-        script: Script,
-        netns: Option<Arc<NetnsFd>>,
-        mailbox: Mailbox,
-    ) -> std::io::Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let (told, checked) = (Arc::clone(&stop), script.clone());
-        let name = format!("script {}", id.1);
-        std::thread::Builder::new()
-            .name(name)
-            .spawn(move || check(&id, &checked, netns.as_deref(), &mailbox, &told))?;
-        Ok(Self { script, stop })
-    }
-}
-
-impl Drop for Checker {
-    fn drop(&mut self) {
-        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.1.notify_all();
-    }
-}
-
-fn check(id: &ScriptId, script: &Script, netns: Option<&NetnsFd>, mailbox: &Mailbox, stop: &(Mutex<bool>, Condvar)) {
-    let mut works = !script.init_fail;
-    // The first result counts at once: nothing is known that it could be weighed against.
-    let mut in_a_row = script.rise.max(script.fall);
-    loop {
-        let started = Instant::now();
-        let success = match run(&script.command, netns, script.timeout) {
-            Ok(Outcome::Success) => true,
-            Ok(Outcome::Failure(why)) => {
-                debug!(script = id.1, "failed: {why}");
-                false
-            }
-            Ok(Outcome::TooLong(mut child)) => {
-                debug!(script = id.1, "took longer than {:?}", script.timeout);
-                // It leads a process group, so what it started ends as well.
-                let _ = sys::kill_session(child.id(), Signal::Kill);
-                let _ = child.wait();
-                false
-            }
-            Err(error) => {
-                warn!(script = id.1, "was not run: {error}");
-                false
-            }
-        };
-        in_a_row = if success == works { 0 } else { in_a_row + 1 };
-        if in_a_row >= if success { script.rise } else { script.fall } && success != works {
-            works = success;
-            in_a_row = 0;
-            info!(script = id.1, works, "a tracked script changed");
-            mailbox.send(Message::Script { id: id.clone(), works });
-        }
-        let rest = script.interval.saturating_sub(started.elapsed());
-        let stopped = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = stop.1.wait_timeout_while(stopped, rest, |stopped| !*stopped);
-        if *waited.unwrap_or_else(PoisonError::into_inner).0 {
-            return;
-        }
-    }
 }

@@ -7,19 +7,21 @@ use std::time::{Duration, Instant};
 
 use evergate_kernel::Error;
 use evergate_kernel::rt::{
-    BatchSocket, Change, Filter, LinkWatch, NetnsFd, NextHop, PacketSocket, PreparedAddress, PreparedRoute,
-    PreparedRule, VrrpSocket, address_message, link_addresses, link_mac, route_message, rule_message,
+    AddressGuard, BatchSocket, Change, Filter, LinkWatch, NetnsFd, NextHop, PacketSocket, PreparedAddress,
+    PreparedRoute, PreparedRule, VrrpSocket, address_message, link_addresses, link_mac, link_state_message,
+    route_message, rule_message,
 };
 use evergate_vrrp::announce;
-use evergate_vrrp::router::{State, Version, VirtualRouter};
+use evergate_vrrp::router::{OWNER_PRIORITY, State, Version, VirtualRouter};
 use evergate_vrrp::wire::{
     Advertisement, Discard, IPV4_GROUP, IPV6_GROUP, Ipv4Checksum, Received, ethernet_frame, parse_frame,
     parse_unicast_frame,
 };
 use tracing::{debug, info, warn};
 
-use crate::conf::Instance;
+use crate::conf::{Instance, What};
 use crate::lease::Key;
+use crate::vmac;
 
 /// The largest advertisement: 255 IPv6 addresses, with all headers.
 pub(crate) const FRAME_MAX: usize = 4352;
@@ -32,12 +34,14 @@ pub(crate) struct Space {
     pub(crate) watch: LinkWatch,
     /// Links by name: index, and whether they can pass packets.
     pub(crate) links: BTreeMap<String, (u32, bool)>,
+    /// Opened when an instance needs it.
+    guard: Option<AddressGuard>,
 }
 
 impl Space {
     pub(crate) fn open(netns: NetnsFd) -> Result<Self, Error> {
         let (route, watch) = (BatchSocket::open(&netns)?, LinkWatch::open(&netns)?);
-        let mut space = Self { netns: Arc::new(netns), route, watch, links: BTreeMap::new() };
+        let mut space = Self { netns: Arc::new(netns), route, watch, links: BTreeMap::new(), guard: None };
         space.take_events();
         Ok(space)
     }
@@ -58,6 +62,15 @@ impl Space {
 
     pub(crate) fn works(&self, link: &str) -> bool {
         self.links.get(link).is_some_and(|(_, running)| *running)
+    }
+
+    /// Lets these addresses take no packets.
+    fn guard(&mut self, table: &str, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let guard = match &mut self.guard {
+            Some(guard) => guard,
+            None => self.guard.insert(AddressGuard::open(&self.netns)?),
+        };
+        guard.set(table, addresses)
     }
 
     /// Sends prepared messages; a refusal is logged, and does not keep the others from being applied.
@@ -104,6 +117,8 @@ pub(crate) struct Slot {
     items: Vec<Item>,
     /// Links that were not there when the messages were prepared.
     missing: BTreeSet<String>,
+    /// Addresses that take no packets.
+    guarded: BTreeSet<IpAddr>,
     checksum: Ipv4Checksum,
     /// Learns the form of the checksum from others.
     checksum_follows: bool,
@@ -139,6 +154,7 @@ impl Slot {
             port: None,
             items: Vec::new(),
             missing: BTreeSet::new(),
+            guarded: BTreeSet::new(),
             checksum,
             checksum_follows,
             discards: BTreeMap::new(),
@@ -153,15 +169,17 @@ impl Slot {
     pub(crate) fn is_other(&self, spec: &Instance) -> bool {
         let own = &self.spec;
         (&own.interface, own.vrid, own.version, own.ipv6) != (&spec.interface, spec.vrid, spec.version, spec.ipv6)
-            || (own.source, &own.unicast_peers) != (spec.source, &spec.unicast_peers)
+            || (own.source, &own.unicast_peers, &own.vmac) != (spec.source, &spec.unicast_peers, &spec.vmac)
     }
 
     /// The links that it uses or tracks.
     pub(crate) fn concerns(&self, links: &BTreeSet<String>) -> bool {
         let devices = self.spec.addresses.iter().chain(&self.spec.excluded).map(|address| &address.dev);
-        let tracked = self.spec.track_interfaces.iter().map(|tracked| &tracked.name);
+        let tracked = self.spec.tracked.iter().filter(|tracked| tracked.what == What::Interface);
+        let tracked = tracked.map(|tracked| &tracked.name);
+        let vmac = self.spec.vmac.iter().map(|vmac| &vmac.link);
         let hops = self.spec.routes.iter().flat_map(|route| &route.hops).filter_map(|hop| hop.dev.as_ref());
-        devices.chain(tracked).chain(hops).chain([&self.spec.interface]).any(|link| links.contains(link))
+        devices.chain(tracked).chain(vmac).chain(hops).chain([&self.spec.interface]).any(|link| links.contains(link))
     }
 
     /// Opens what it needs, unless that is done; tells whether there is a new socket to watch. Its failure is a
@@ -185,7 +203,17 @@ impl Slot {
                 format!("interface {} has no {what} yet", self.spec.interface)
             })?);
         }
+        if let Some(vmac) = &self.spec.vmac {
+            let base = (self.spec.interface.as_str(), ifindex);
+            let found = vmac::ensure(space, &vmac.link, base, self.virtual_mac())?;
+            // Its event is still to come.
+            space.links.entry(vmac.link.clone()).or_insert((found, false)).0 = found;
+        }
         Ok(is_new)
+    }
+
+    fn virtual_mac(&self) -> [u8; 6] {
+        vmac::virtual_mac(self.spec.vrid, self.spec.ipv6)
     }
 
     fn open_port(&self, space: &mut Space, ifindex: u32) -> Result<Option<Port>, Error> {
@@ -200,9 +228,11 @@ impl Slot {
             (false, true) => Filter::VrrpV6 { vrid: Some(vrid) },
             (false, false) => Filter::Vrrp { vrid: Some(vrid) },
         };
+        // RFC 9568 §7.3: with an Ethernet address of its own, the virtual router is the sender.
+        let is_own = self.spec.vmac.as_ref().is_some_and(|vmac| !vmac.transmit_from_base);
         Ok(Some(Port {
             ifindex,
-            mac: mac.0,
+            mac: if is_own { self.virtual_mac() } else { mac.0 },
             address,
             packets: PacketSocket::open(&space.netns, ifindex, filter)?,
             unicast: unicast.then(|| VrrpSocket::open(&space.netns, address, ifindex)).transpose()?,
@@ -240,6 +270,46 @@ impl Slot {
             space.send(&self.spec.name, "adding what is newly configured", &new);
         }
         self.open_announcers(space);
+        self.refuse_packets(space);
+    }
+
+    /// RFC 9568 §6.1, Accept_Mode: whoever does not own the addresses takes no packets for them, if so configured.
+    /// Always, and not only as the active: whoever has no such address, drops none.
+    fn refuse_packets(&mut self, space: &mut Space) {
+        let refuses = !self.spec.accept && self.spec.priority != OWNER_PRIORITY;
+        let addresses = self.spec.addresses.iter().chain(&self.spec.excluded).filter(|_| refuses);
+        let wanted: BTreeSet<IpAddr> = addresses.map(|address| address.net.addr()).collect();
+        if wanted == self.guarded {
+            return;
+        }
+        match space.guard(&self.table(), &wanted) {
+            Ok(()) => self.guarded = wanted,
+            Err(error) => {
+                warn!(
+                    instance = self.spec.name,
+                    "its addresses take packets, although they should not: {}",
+                    error.full()
+                );
+            }
+        }
+    }
+
+    /// Of nftables. A virtual router's name in a namespace is its interface, identifier and family.
+    fn table(&self) -> String {
+        let family = if self.spec.ipv6 { 6 } else { 4 };
+        format!("evergate-vrrp-{}-{}-{family}", self.spec.interface, self.spec.vrid)
+    }
+
+    /// Removes what stays whatever the role is.
+    pub(crate) fn clear_away(&mut self, space: &mut Space) {
+        if !self.guarded.is_empty()
+            && let Err(error) = space.guard(&self.table(), &BTreeSet::new())
+        {
+            warn!(instance = self.spec.name, "a table of nftables stays behind: {}", error.full());
+        }
+        if let Some(vmac) = &self.spec.vmac {
+            vmac::remove(space, &vmac.link);
+        }
     }
 
     fn missing(&self, space: &Space) -> BTreeSet<String> {
@@ -251,6 +321,10 @@ impl Slot {
     fn make_items(&self, space: &Space) -> Vec<Item> {
         let index = |link: &str| space.links.get(link).map(|(index, _)| *index);
         let mut items = Vec::new();
+        // RFC 9568 §6.4.2: a backup takes no frames for the virtual router's Ethernet address.
+        if let Some(ifindex) = self.spec.vmac.as_ref().and_then(|vmac| index(&vmac.link)) {
+            items.push((link_state_message(ifindex, true), link_state_message(ifindex, false)));
+        }
         for address in self.spec.addresses.iter().chain(&self.spec.excluded) {
             let Some(ifindex) = index(&address.dev) else { continue };
             let prepared = PreparedAddress {

@@ -6,7 +6,8 @@
 //! - the main thread takes signals, and reads the files again at SIGHUP;
 //! - one speaker (`speaker`), with real-time priority if asked for, drives every instance: sockets, timers
 //!   and prepared netlink messages, nothing that can take long;
-//! - helpers run scripts and write to FIFOs (`helper`), and tell the speaker what tracked scripts said.
+//! - helpers run notify scripts and write to FIFOs (`helper`), or look after what is tracked (`track`), and tell the
+//!   speaker.
 //!
 //! The election itself is [`evergate_vrrp::router::VirtualRouter`]'s; read that first.
 
@@ -15,7 +16,10 @@
 pub mod cli;
 pub mod conf;
 
+mod bfd;
 mod helper;
 mod instance;
 mod lease;
 mod speaker;
+mod track;
+mod vmac;

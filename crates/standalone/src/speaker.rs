@@ -20,10 +20,12 @@ use evergate_vrrp::router::{Output, Reason, State};
 use evergate_vrrp::wire::Ipv4Checksum;
 use tracing::{error, info, warn};
 
-use crate::conf::{Command, Configuration, Group, Instance, Tracked};
-use crate::helper::{Checker, Mailbox, Message, Notifier, ScriptId, Transition};
+use crate::bfd::{self, Bfd};
+use crate::conf::{Command, Configuration, Group, Instance, Tracked, What};
+use crate::helper::{Mailbox, Message, Notifier, Transition};
 use crate::instance::{FRAME_MAX, Shown, Slot, Space};
 use crate::lease::{Key, Lease, Left};
+use crate::track::{Reading, Spec, TrackId, Tracker, Verdict, judge};
 
 /// What cannot be opened now is tried again after this.
 const RETRY: Duration = Duration::from_millis(500);
@@ -36,6 +38,9 @@ const MAILBOX: u64 = u64::MAX;
 
 /// Tokens from here on are namespaces.
 const SPACES: u64 = 1 << 32;
+
+/// Tokens from here on are sockets of BFD.
+const BFD: u64 = 1 << 33;
 
 /// What the speaker is made with.
 pub(crate) struct Setup {
@@ -76,9 +81,10 @@ pub(crate) struct Speaker {
     next_slot: usize,
     groups: Vec<GroupState>,
     fifos: BTreeMap<Option<String>, Vec<String>>,
-    checkers: BTreeMap<ScriptId, Checker>,
-    /// Scripts that do not work.
-    broken: BTreeSet<ScriptId>,
+    trackers: BTreeMap<TrackId, Tracker>,
+    /// What they have told.
+    readings: BTreeMap<TrackId, Reading>,
+    bfd: Bfd,
     deadlines: BTreeSet<(Instant, usize)>,
     retry: Option<Instant>,
     steps: VecDeque<Step>,
@@ -98,8 +104,9 @@ impl Speaker {
             next_slot: 0,
             groups: Vec::new(),
             fifos: BTreeMap::new(),
-            checkers: BTreeMap::new(),
-            broken: BTreeSet::new(),
+            trackers: BTreeMap::new(),
+            readings: BTreeMap::new(),
+            bfd: Bfd::new(BFD),
             deadlines: BTreeSet::new(),
             retry: None,
             steps: VecDeque::new(),
@@ -117,18 +124,14 @@ impl Speaker {
         let mut ready = Vec::new();
         let mut buffer = vec![0; FRAME_MAX];
         while !self.stopping {
-            let next = self.deadlines.first().map(|(at, _)| *at);
-            let until = match (self.steps.is_empty(), next, self.retry) {
-                (false, ..) => Some(Instant::now()),
-                (true, Some(next), Some(retry)) => Some(next.min(retry)),
-                (true, next, retry) => next.or(retry),
-            };
+            let until = if self.steps.is_empty() { self.next_deadline() } else { Some(Instant::now()) };
             self.epoll.wait(until, &mut ready).context("failed to wait for packets")?;
             // Packets before timers: one may be the very advertisement whose absence a timer would report.
             for &token in &ready {
                 self.serve(token, &mut buffer);
             }
             self.fire(Instant::now());
+            self.attend_bfd(Instant::now());
             if let Some(step) = self.steps.pop_front() {
                 self.step(step);
             }
@@ -143,9 +146,18 @@ impl Speaker {
         Ok(())
     }
 
+    fn next_deadline(&self) -> Option<Instant> {
+        let next = self.deadlines.first().map(|(at, _)| *at);
+        [next, self.retry, self.bfd.poll_timeout(), self.bfd.retry_at()].into_iter().flatten().min()
+    }
+
     fn serve(&mut self, token: u64, buffer: &mut [u8]) {
         match token {
             MAILBOX => self.read_mail(),
+            BFD.. => {
+                let changes = self.bfd.serve(token, Instant::now());
+                self.take_bfd(changes);
+            }
             SPACES.. => {
                 let Some((netns, space)) = self.spaces.get_mut((token - SPACES) as usize) else { return };
                 let (netns, changed) = (netns.clone(), space.take_events());
@@ -175,17 +187,47 @@ impl Speaker {
         while matches!((&self.setup.wake).read(&mut bytes), Ok(1..)) {}
         while let Ok(message) = self.setup.queue.try_recv() {
             match message {
-                Message::Script { id, works } => {
-                    let _ = if works { self.broken.remove(&id) } else { self.broken.insert(id.clone()) };
-                    let tracks = |slot: &Slot| slot.spec.track_scripts.iter().any(|tracked| tracked.name == id.1);
-                    let concerned: Vec<usize> =
-                        self.slots.iter().filter(|(_, s)| s.key.0 == id.0 && tracks(s)).map(|(id, _)| *id).collect();
-                    self.review(&concerned);
-                }
+                Message::Tracked { id, reading } => self.take_reading(id, reading),
                 Message::Reload(configurations) => self.plan(configurations),
                 Message::Stop => self.stopping = true,
             }
         }
+    }
+
+    fn take_reading(&mut self, id: TrackId, reading: Reading) {
+        // What was said of something that is not tracked any more is too late.
+        if id.1 != What::Bfd && !self.trackers.contains_key(&id) {
+            return;
+        }
+        self.readings.insert(id.clone(), reading);
+        let tracks = |slot: &Slot| {
+            slot.key.0 == id.0 && slot.spec.tracked.iter().any(|tracked| tracked.what == id.1 && tracked.name == id.2)
+        };
+        let concerned: Vec<usize> = self.slots.iter().filter(|(_, slot)| tracks(slot)).map(|(id, _)| *id).collect();
+        self.review(&concerned);
+    }
+
+    fn take_bfd(&mut self, changes: Vec<bfd::Change>) {
+        for change in changes {
+            self.take_reading(change.id, Reading::Works(change.is_up));
+        }
+    }
+
+    fn attend_bfd(&mut self, now: Instant) {
+        if self.bfd.poll_timeout().is_some_and(|at| at <= now) {
+            let changes = self.bfd.handle_timeout(now);
+            self.take_bfd(changes);
+        }
+        if self.bfd.retry_at().is_some_and(|at| at <= now) {
+            self.open_bfd(now);
+        }
+    }
+
+    fn open_bfd(&mut self, now: Instant) {
+        let spaces = &self.spaces;
+        let find =
+            |netns: &Option<String>| spaces.iter().find(|(known, _)| known == netns).map(|(_, space)| &*space.netns);
+        self.bfd.open(now, &self.epoll, find);
     }
 
     /// Fires the timers that are due.
@@ -364,7 +406,7 @@ impl Speaker {
 
     /// Its faults, its priority and its messages.
     fn review_one(&mut self, id: usize, now: Instant) {
-        let broken = &self.broken;
+        let readings = &self.readings;
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some((_, space)) = self.spaces.iter_mut().find(|(netns, _)| *netns == slot.key.0) else { return };
         let mut faults = BTreeSet::new();
@@ -377,16 +419,21 @@ impl Speaker {
         }
         faults.extend(opened.err());
         let mut priority = i32::from(slot.spec.priority);
-        let netns = slot.key.0.clone();
-        let works = |tracked: &Tracked, script: bool| {
-            if script { !broken.contains(&(netns.clone(), tracked.name.clone())) } else { space.works(&tracked.name) }
-        };
-        let tracked = slot.spec.track_interfaces.iter().map(|tracked| (tracked, false));
-        for (tracked, is_script) in tracked.chain(slot.spec.track_scripts.iter().map(|tracked| (tracked, true))) {
-            match (works(tracked, is_script), tracked.weight) {
-                (false, 0) => drop(faults.insert(format!("{} does not work", tracked.name))),
-                (true, weight @ 1..) | (false, weight @ ..0) => priority += weight,
-                (true, ..=0) | (false, 1..) => {}
+        for tracked in &slot.spec.tracked {
+            let Tracked { what, name, .. } = tracked;
+            let reading = match what {
+                What::Interface => Reading::Works(space.works(name)),
+                What::Script | What::File | What::Process | What::Bfd => {
+                    let told = readings.get(&(slot.key.0.clone(), *what, name.clone())).copied();
+                    told.unwrap_or(if *what == What::File { Reading::Value(0) } else { Reading::Works(true) })
+                }
+            };
+            match judge(tracked, reading) {
+                Verdict::Fault => {
+                    let state = if tracked.weight.reverse { "works, and must not" } else { "does not work" };
+                    faults.insert(format!("{what} {name} {state}"));
+                }
+                Verdict::Adds(weight) => priority += weight,
             }
         }
         if slot.spec.priority != evergate_vrrp::router::OWNER_PRIORITY {
@@ -520,7 +567,11 @@ impl Speaker {
                 }
                 self.carry_out(id);
                 self.deadlines.retain(|(_, other)| *other != id);
-                self.slots.remove(&id);
+                if let Some(mut slot) = self.slots.remove(&id)
+                    && let Some((_, space)) = self.spaces.iter_mut().find(|(netns, _)| *netns == slot.key.0)
+                {
+                    slot.clear_away(space);
+                }
             }
             Step::Put(key, spec) => {
                 let existing = self.slots.iter_mut().find(|(_, slot)| slot.key == key);
@@ -533,7 +584,8 @@ impl Speaker {
                 }
             }
             Step::Finish(configurations) => {
-                self.set_scripts(&configurations);
+                self.set_trackers(&configurations);
+                self.set_bfd(&configurations, now);
                 self.set_groups(&configurations);
                 let all: Vec<usize> = self.slots.keys().copied().collect();
                 self.review(&all);
@@ -566,32 +618,58 @@ impl Speaker {
         }
     }
 
-    /// Scripts that nobody tracks are not run.
-    fn set_scripts(&mut self, configurations: &[Configuration]) {
-        let mut wanted = BTreeMap::new();
+    /// What nobody tracks is not looked after.
+    fn set_trackers(&mut self, configurations: &[Configuration]) {
+        let mut wanted: BTreeMap<TrackId, Spec> = BTreeMap::new();
         for configuration in configurations {
-            for tracked in configuration.instances.iter().flat_map(|instance| &instance.track_scripts) {
-                if let Some(script) = configuration.scripts.get(&tracked.name) {
-                    wanted.insert((configuration.net_namespace.clone(), tracked.name.clone()), script.clone());
-                }
+            for tracked in configuration.instances.iter().flat_map(|instance| &instance.tracked) {
+                let Tracked { what, name, .. } = tracked;
+                let spec = match what {
+                    What::Script => configuration.scripts.get(name).cloned().map(Spec::Script),
+                    What::File => configuration.files.get(name).cloned().map(Spec::File),
+                    What::Process => configuration.processes.get(name).cloned().map(Spec::Process),
+                    What::Interface | What::Bfd => None,
+                };
+                let id = (configuration.net_namespace.clone(), *what, name.clone());
+                wanted.extend(spec.map(|spec| (id, spec)));
             }
         }
-        self.checkers.retain(|id, checker| wanted.get(id) == Some(&checker.script));
-        self.broken.retain(|id| self.checkers.contains_key(id));
-        for (id, script) in wanted {
-            if self.checkers.contains_key(&id) {
+        self.trackers.retain(|id, tracker| wanted.get(id) == Some(&tracker.spec));
+        self.readings.retain(|id, _| id.1 == What::Bfd || self.trackers.contains_key(id));
+        for (id, spec) in wanted {
+            if self.trackers.contains_key(&id) {
                 continue;
             }
-            if script.init_fail {
-                self.broken.insert(id.clone());
+            if matches!(&spec, Spec::Script(script) if script.init_fail) {
+                self.readings.insert(id.clone(), Reading::Works(false));
             }
             let netns = named(&self.spaces, &id.0);
-            let started = self.setup.mailbox.try_clone().and_then(|m| Checker::start(id.clone(), script, netns, m));
+            let started = self.setup.mailbox.try_clone().and_then(|m| Tracker::start(id.clone(), spec, netns, m));
             match started {
-                Ok(checker) => drop(self.checkers.insert(id, checker)),
-                Err(error) => error!("script {} cannot be run: {error}", id.1),
+                Ok(tracker) => drop(self.trackers.insert(id, tracker)),
+                Err(error) => error!("{} {} cannot be looked after: {error}", id.1, id.2),
             }
         }
+    }
+
+    /// Sessions that nobody tracks are not opened.
+    fn set_bfd(&mut self, configurations: &[Configuration], now: Instant) {
+        let mut wanted = BTreeMap::new();
+        for configuration in configurations {
+            let tracked = configuration.instances.iter().flat_map(|instance| &instance.tracked);
+            for tracked in tracked.filter(|tracked| tracked.what == What::Bfd) {
+                let spec = configuration.bfd.get(&tracked.name).cloned();
+                wanted.extend(spec.map(|spec| (bfd::id(&configuration.net_namespace, &tracked.name), spec)));
+            }
+        }
+        self.readings.retain(|id, _| id.1 != What::Bfd);
+        self.bfd.set(wanted.clone(), now);
+        for id in wanted.into_keys() {
+            // Before it was up, a session counts as failed.
+            let is_up = self.bfd.is_up(&id);
+            self.readings.insert(id, Reading::Works(is_up));
+        }
+        self.open_bfd(now);
     }
 
     /// Resigns, removes, tells, and waits for who is told.
@@ -612,7 +690,13 @@ impl Speaker {
         for slot in self.slots.values().filter(|slot| !slot.discards().is_empty()) {
             info!(instance = slot.spec.name, "advertisements discarded: {:?}", slot.discards());
         }
-        self.checkers.clear();
+        for slot in self.slots.values_mut() {
+            if let Some((_, space)) = self.spaces.iter_mut().find(|(netns, _)| *netns == slot.key.0) {
+                slot.clear_away(space);
+            }
+        }
+        self.bfd.stop(now);
+        self.trackers.clear();
         self.setup.notifier.finish();
         self.setup.lease.finish();
     }

@@ -6,7 +6,7 @@ const VRRP: &str = include_str!("../../../conformance/vrrp-rules.md");
 const BFD: &str = include_str!("../../../conformance/bfd-rules.md");
 
 /// Where the tests are.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     include_str!("../src/router/tests.rs"),
     include_str!("../src/wire/tests.rs"),
     include_str!("explore.rs"),
@@ -15,6 +15,7 @@ const SOURCES: [&str; 9] = [
     include_str!("../../standalone/tests/keepalived.rs"),
     include_str!("../../standalone/tests/frr.rs"),
     include_str!("../../standalone/tests/alone.rs"),
+    include_str!("../../standalone/tests/vmac.rs"),
     include_str!("../../standalone/src/conf/tests.rs"),
     include_str!("../../keeper/tests/fuzz.rs"),
 ];

@@ -63,26 +63,31 @@ impl Batch {
 }
 
 /// Replaces our table, whatever it is now.
+pub(crate) fn replace(table: &NftTable) -> Result<Batch, Cause> {
+    replace_as(TABLE_NAME, table)
+}
+
+/// Replaces the table of this name, whatever it is now.
 ///
 /// The kernel has no "replace": adding it first makes deleting it safe where it does not exist.
-pub(crate) fn replace(table: &NftTable) -> Result<Batch, Cause> {
-    let family = table.family;
+pub(crate) fn replace_as(name: &str, table: &NftTable) -> Result<Batch, Cause> {
+    let place = Place { table: name, family: table.family };
     let mut batch = Batch::new();
-    batch.push(table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family), "table");
-    batch.push(table_message(libc::NFT_MSG_DELTABLE, 0, family), "former table");
-    batch.push(table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family), "table");
+    batch.push(place.table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE), "table");
+    batch.push(place.table_message(libc::NFT_MSG_DELTABLE, 0), "former table");
+    batch.push(place.table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE), "table");
     for (id, (name, map)) in (1..).zip(&table.maps) {
-        push_map(&mut batch, family, id, name, map);
+        place.push_map(&mut batch, id, name, map);
     }
     for (name, chain) in &table.chains {
-        batch.push(chain_message(family, name, chain), format!("chain {name}"));
+        batch.push(place.chain_message(name, chain), format!("chain {name}"));
     }
     let set_id = |map: &str| (1..).zip(table.maps.keys()).find(|(_, name)| *name == map).map(|(id, _)| id);
     for (name, chain) in &table.chains {
         for (number, rule) in (1..).zip(&chain.rules) {
             let label = format!("rule {number} of chain {name}");
-            let message = rule_message(family, name, rule, &set_id)
-                .map_err(|cause| Cause::Invalid(format!("{label}: {cause}")))?;
+            let message =
+                place.rule_message(name, rule, &set_id).map_err(|cause| Cause::Invalid(format!("{label}: {cause}")))?;
             batch.push(message, label);
         }
     }
@@ -91,104 +96,117 @@ pub(crate) fn replace(table: &NftTable) -> Result<Batch, Cause> {
 
 /// Deletes our table, whether there is one or not.
 pub(crate) fn delete(family: NftFamily) -> Batch {
+    delete_as(TABLE_NAME, family)
+}
+
+/// Deletes the table of this name, whether there is one or not.
+pub(crate) fn delete_as(name: &str, family: NftFamily) -> Batch {
+    let place = Place { table: name, family };
     let mut batch = Batch::new();
-    batch.push(table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, family), "table");
-    batch.push(table_message(libc::NFT_MSG_DELTABLE, 0, family), "table");
+    batch.push(place.table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE), "table");
+    batch.push(place.table_message(libc::NFT_MSG_DELTABLE, 0), "table");
     batch.end()
 }
 
-fn request(message: libc::c_int, flags: i32, family: NftFamily) -> Message {
-    with_body(Message::request(message_kind(message), flags), family)
+/// What every message names: the table that it is about.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    table: &'a str,
+    family: NftFamily,
 }
 
-fn table_message(message: libc::c_int, flags: i32, family: NftFamily) -> Message {
-    request(message, flags, family).attr_str(NFTA_TABLE_NAME, TABLE_NAME)
-}
+impl Place<'_> {
+    fn request(self, message: libc::c_int, flags: i32) -> Message {
+        with_body(Message::request(message_kind(message), flags), self.family)
+    }
 
-fn push_map(batch: &mut Batch, family: NftFamily, id: u32, name: &str, map: &NftMap) {
-    let (kind, length) = match map {
-        NftMap::Addresses(_) => (NFT_TYPE_IPV4_ADDR, 4),
-        NftMap::Services(_) => (NFT_TYPE_SERVICE, 8),
-    };
-    let message = request(libc::NFT_MSG_NEWSET, NLM_F_CREATE, family)
-        .attr_str(NFTA_SET_TABLE, TABLE_NAME)
-        .attr_str(NFTA_SET_NAME, name)
-        .attr_u32_be(NFTA_SET_FLAGS, libc::NFT_SET_MAP as u32)
-        .attr_u32_be(NFTA_SET_KEY_TYPE, kind)
-        .attr_u32_be(NFTA_SET_KEY_LEN, length)
-        .attr_u32_be(NFTA_SET_DATA_TYPE, kind)
-        .attr_u32_be(NFTA_SET_DATA_LEN, length)
-        .attr_u32_be(NFTA_SET_ID, id);
-    batch.push(message, format!("map {name}"));
-    let pairs: Vec<(Vec<u8>, Vec<u8>)> = match map {
-        NftMap::Addresses(elements) => {
-            elements.iter().map(|(from, to)| (from.octets().to_vec(), to.octets().to_vec())).collect()
-        }
-        NftMap::Services(elements) => elements.iter().map(|(from, to)| (service(*from), service(*to))).collect(),
-    };
-    let mut elements = pairs.iter().peekable();
-    while elements.peek().is_some() {
-        let message = request(libc::NFT_MSG_NEWSETELEM, NLM_F_CREATE, family)
-            .attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE_NAME)
-            .attr_str(NFTA_SET_ELEM_LIST_SET, name)
-            .attr_u32_be(NFTA_SET_ELEM_LIST_SET_ID, id)
-            .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-                elements.by_ref().take(ELEMENTS_PER_MESSAGE).fold(list, |list, (key, value)| {
-                    list.nest(NFTA_LIST_ELEM, |element| {
-                        element
-                            .nest(NFTA_SET_ELEM_KEY, |data| data.attr(NFTA_DATA_VALUE, key))
-                            .nest(NFTA_SET_ELEM_DATA, |data| data.attr(NFTA_DATA_VALUE, value))
+    fn table_message(self, message: libc::c_int, flags: i32) -> Message {
+        self.request(message, flags).attr_str(NFTA_TABLE_NAME, self.table)
+    }
+
+    fn push_map(self, batch: &mut Batch, id: u32, name: &str, map: &NftMap) {
+        let (kind, length) = match map {
+            NftMap::Addresses(_) => (NFT_TYPE_IPV4_ADDR, 4),
+            NftMap::Services(_) => (NFT_TYPE_SERVICE, 8),
+        };
+        let message = self
+            .request(libc::NFT_MSG_NEWSET, NLM_F_CREATE)
+            .attr_str(NFTA_SET_TABLE, self.table)
+            .attr_str(NFTA_SET_NAME, name)
+            .attr_u32_be(NFTA_SET_FLAGS, libc::NFT_SET_MAP as u32)
+            .attr_u32_be(NFTA_SET_KEY_TYPE, kind)
+            .attr_u32_be(NFTA_SET_KEY_LEN, length)
+            .attr_u32_be(NFTA_SET_DATA_TYPE, kind)
+            .attr_u32_be(NFTA_SET_DATA_LEN, length)
+            .attr_u32_be(NFTA_SET_ID, id);
+        batch.push(message, format!("map {name}"));
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = match map {
+            NftMap::Addresses(elements) => {
+                elements.iter().map(|(from, to)| (from.octets().to_vec(), to.octets().to_vec())).collect()
+            }
+            NftMap::Services(elements) => elements.iter().map(|(from, to)| (service(*from), service(*to))).collect(),
+        };
+        let mut elements = pairs.iter().peekable();
+        while elements.peek().is_some() {
+            let message = self
+                .request(libc::NFT_MSG_NEWSETELEM, NLM_F_CREATE)
+                .attr_str(NFTA_SET_ELEM_LIST_TABLE, self.table)
+                .attr_str(NFTA_SET_ELEM_LIST_SET, name)
+                .attr_u32_be(NFTA_SET_ELEM_LIST_SET_ID, id)
+                .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                    elements.by_ref().take(ELEMENTS_PER_MESSAGE).fold(list, |list, (key, value)| {
+                        list.nest(NFTA_LIST_ELEM, |element| {
+                            element
+                                .nest(NFTA_SET_ELEM_KEY, |data| data.attr(NFTA_DATA_VALUE, key))
+                                .nest(NFTA_SET_ELEM_DATA, |data| data.attr(NFTA_DATA_VALUE, value))
+                        })
                     })
-                })
-            });
-        batch.push(message, format!("elements of map {name}"));
+                });
+            batch.push(message, format!("elements of map {name}"));
+        }
+    }
+
+    fn chain_message(self, name: &str, chain: &NftChain) -> Message {
+        let kind = match chain.kind {
+            NftChainKind::Filter => "filter",
+            NftChainKind::Nat => "nat",
+        };
+        let hook = match chain.hook {
+            NftHook::Prerouting => libc::NF_INET_PRE_ROUTING,
+            NftHook::Input => libc::NF_INET_LOCAL_IN,
+            NftHook::Forward => libc::NF_INET_FORWARD,
+            NftHook::Output => libc::NF_INET_LOCAL_OUT,
+            NftHook::Postrouting => libc::NF_INET_POST_ROUTING,
+        };
+        self.request(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE)
+            .attr_str(NFTA_CHAIN_TABLE, self.table)
+            .attr_str(NFTA_CHAIN_NAME, name)
+            .nest(NFTA_CHAIN_HOOK, |data| {
+                data.attr_u32_be(NFTA_HOOK_HOOKNUM, hook as u32).attr_u32_be(NFTA_HOOK_PRIORITY, chain.priority as u32)
+            })
+            .attr_u32_be(NFTA_CHAIN_POLICY, if chain.drop_by_default { DROP } else { ACCEPT })
+            .attr_str(NFTA_CHAIN_TYPE, kind)
+    }
+
+    fn rule_message(self, chain: &str, rule: &NftRule, set_id: &dyn Fn(&str) -> Option<u32>) -> Result<Message, Cause> {
+        let tag = rule.tag();
+        if tag.len() > TAG_MAX {
+            return Err(Cause::Invalid(format!("its tag has more than {TAG_MAX} bytes")));
+        }
+        let mut comment = vec![NFTNL_UDATA_RULE_COMMENT, (tag.len() + 1) as u8];
+        comment.extend_from_slice(tag.as_bytes());
+        comment.push(0);
+        let list = expressions(Message::fragment(), rule, self.family, set_id)?;
+        Ok(self
+            .request(libc::NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND)
+            .attr_str(NFTA_RULE_TABLE, self.table)
+            .attr_str(NFTA_RULE_CHAIN, chain)
+            .nest(NFTA_RULE_EXPRESSIONS, |message| message.append(list))
+            .attr(NFTA_RULE_USERDATA, &comment))
     }
 }
 
 /// An address and a port as a concatenation, whose parts begin at multiples of four bytes.
 fn service((ip, port): (Ipv4Addr, u16)) -> Vec<u8> {
     [ip.octets().as_slice(), &port.to_be_bytes(), &[0; 2]].concat()
-}
-
-fn chain_message(family: NftFamily, name: &str, chain: &NftChain) -> Message {
-    let kind = match chain.kind {
-        NftChainKind::Filter => "filter",
-        NftChainKind::Nat => "nat",
-    };
-    let hook = match chain.hook {
-        NftHook::Prerouting => libc::NF_INET_PRE_ROUTING,
-        NftHook::Input => libc::NF_INET_LOCAL_IN,
-        NftHook::Forward => libc::NF_INET_FORWARD,
-        NftHook::Output => libc::NF_INET_LOCAL_OUT,
-        NftHook::Postrouting => libc::NF_INET_POST_ROUTING,
-    };
-    request(libc::NFT_MSG_NEWCHAIN, NLM_F_CREATE, family)
-        .attr_str(NFTA_CHAIN_TABLE, TABLE_NAME)
-        .attr_str(NFTA_CHAIN_NAME, name)
-        .nest(NFTA_CHAIN_HOOK, |data| {
-            data.attr_u32_be(NFTA_HOOK_HOOKNUM, hook as u32).attr_u32_be(NFTA_HOOK_PRIORITY, chain.priority as u32)
-        })
-        .attr_u32_be(NFTA_CHAIN_POLICY, if chain.drop_by_default { DROP } else { ACCEPT })
-        .attr_str(NFTA_CHAIN_TYPE, kind)
-}
-
-fn rule_message(
-    family: NftFamily,
-    chain: &str,
-    rule: &NftRule,
-    set_id: &dyn Fn(&str) -> Option<u32>,
-) -> Result<Message, Cause> {
-    let tag = rule.tag();
-    if tag.len() > TAG_MAX {
-        return Err(Cause::Invalid(format!("its tag has more than {TAG_MAX} bytes")));
-    }
-    let mut comment = vec![NFTNL_UDATA_RULE_COMMENT, (tag.len() + 1) as u8];
-    comment.extend_from_slice(tag.as_bytes());
-    comment.push(0);
-    let list = expressions(Message::fragment(), rule, family, set_id)?;
-    Ok(request(libc::NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, family)
-        .attr_str(NFTA_RULE_TABLE, TABLE_NAME)
-        .attr_str(NFTA_RULE_CHAIN, chain)
-        .nest(NFTA_RULE_EXPRESSIONS, |message| message.append(list))
-        .attr(NFTA_RULE_USERDATA, &comment))
 }

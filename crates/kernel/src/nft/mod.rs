@@ -8,7 +8,7 @@ mod encode;
 mod rule;
 
 pub(crate) use decode::observe;
-pub(crate) use encode::{Batch, delete, replace};
+pub(crate) use encode::{Batch, delete, delete_as, replace, replace_as};
 
 use evergate_dataplane::nft::NftFamily;
 

@@ -32,6 +32,10 @@ const DESTINATION_V6: u32 = 24;
 /// Where headers of protocols with ports have the destination's.
 const DESTINATION_PORT: u32 = 2;
 
+/// Types of ICMPv6 (RFC 4861 §4.3, §4.4).
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
 /// Where ARP has its operation and, for IPv4, the address that is asked for (RFC 826).
 const ARP_OPERATION: u32 = 6;
 const ARP_TARGET: u32 = 24;
@@ -80,6 +84,12 @@ impl Builder {
                         .compare_by(libc::NFT_CMP_LTE, &last.to_be_bytes())
                 }
             }
+            NftStatement::NeighbourDiscovery => self
+                .load_meta(libc::NFT_META_L4PROTO)
+                .compare(&[libc::IPPROTO_ICMPV6 as u8], false)
+                .load(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, REGISTER)
+                .compare_by(libc::NFT_CMP_GTE, &[NEIGHBOUR_SOLICITATION])
+                .compare_by(libc::NFT_CMP_LTE, &[NEIGHBOUR_ADVERTISEMENT]),
             NftStatement::CtReply => self.load_ct(libc::NFT_CT_DIRECTION).compare(&[IP_CT_DIR_REPLY], false),
             NftStatement::CtDnat { negated } => self
                 .load_ct(libc::NFT_CT_STATUS)

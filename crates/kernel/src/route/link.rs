@@ -12,8 +12,8 @@ use crate::error::Cause;
 use crate::netns::NetnsFd;
 use crate::uapi::{
     IFLA_BR_FORWARD_DELAY, IFLA_BR_MCAST_SNOOPING, IFLA_BR_STP_STATE, IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LEARNING,
-    IFLA_BRPORT_NEIGH_SUPPRESS, IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6,
-    IFLA_VXLAN_PORT, NETNSA_FD, NETNSA_NSID, VETH_INFO_PEER,
+    IFLA_BRPORT_NEIGH_SUPPRESS, IFLA_MACVLAN_MODE, IFLA_VXLAN_ID, IFLA_VXLAN_LEARNING, IFLA_VXLAN_LOCAL,
+    IFLA_VXLAN_LOCAL6, IFLA_VXLAN_PORT, MACVLAN_MODE_BRIDGE, NETNSA_FD, NETNSA_NSID, VETH_INFO_PEER,
 };
 use crate::wire::{Attrs, Message, i32_at, ip, text, u16_at, u32_at};
 
@@ -40,7 +40,7 @@ pub(crate) struct RawLink {
     pub(crate) mac: Option<Mac>,
     pub(crate) alias: Option<String>,
     pub(crate) master: Option<u32>,
-    /// Of a veth, the other end's index …
+    /// Of a veth, the other end's index; of a macvlan, the index of what it is on …
     pub(crate) peer_index: Option<u32>,
     /// … and the number by which its namespace knows the other end's, unless they share one.
     pub(crate) peer_netns: Option<i32>,
@@ -142,6 +142,17 @@ fn identity(message: Message, name: &str, link: &Link) -> Message {
 
 fn info(message: Message, kind: &str, data: impl FnOnce(Message) -> Message) -> Message {
     message.nest(libc::IFLA_LINKINFO, |m| m.attr_str(libc::IFLA_INFO_KIND, kind).nest(libc::IFLA_INFO_DATA, data))
+}
+
+/// Makes a macvlan, down, on the link with the given index.
+pub(crate) fn create_macvlan(name: &str, base: u32, mac: Mac) -> Result<Vec<u8>, Cause> {
+    check_name(name)?;
+    let message = Message::request(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+        .body(&body(0, 0, None))
+        .attr_str(libc::IFLA_IFNAME, name)
+        .attr_u32(libc::IFLA_LINK, base)
+        .attr(libc::IFLA_ADDRESS, &mac.0);
+    Ok(info(message, "macvlan", |data| data.attr_u32(IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE)).finish())
 }
 
 /// Gives a new link its alias, bridge, port flags and state.

@@ -2,6 +2,8 @@
 //! as that goes.
 
 mod epoll;
+mod guard;
+mod macvlan;
 mod packet;
 mod paths;
 mod prepared;
@@ -12,6 +14,8 @@ mod udp;
 pub use crate::netns::NetnsFd;
 pub use crate::watch::LinkEvent;
 pub use epoll::Epoll;
+pub use guard::AddressGuard;
+pub use macvlan::{FoundLink, find_link, link_state_message, make_macvlan, remove_link};
 pub use packet::{Filter, PacketSocket};
 pub use paths::{
     FoundPaths, PATHS, find_paths, group_message, list_paths, path_message, path_of, path_table, remove_messages,

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::socket::set_option;
 use crate::sys::check;
@@ -36,7 +36,10 @@ pub struct Datagram {
 impl HopSocket {
     /// Binds to an address in the calling thread's namespace.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address)?;
+        let socket = match address {
+            SocketAddr::V4(_) => UdpSocket::bind(address)?,
+            SocketAddr::V6(address) => bind_v6(address)?,
+        };
         socket.set_nonblocking(true)?;
         let fd = socket.as_raw_fd();
         let options = if address.is_ipv4() {
@@ -104,6 +107,26 @@ impl AsRawFd for HopSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
+}
+
+/// Binds for IPv6 alone, so that another socket can have the port for IPv4.
+fn bind_v6(address: SocketAddrV6) -> io::Result<UdpSocket> {
+    // SAFETY: no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_INET6, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor is new, so nobody else owns it.
+    let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1_i32)?;
+    let raw = libc::sockaddr_in6 {
+        sin6_family: libc::AF_INET6 as libc::sa_family_t,
+        sin6_port: address.port().to_be(),
+        sin6_flowinfo: address.flowinfo(),
+        sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+        sin6_scope_id: address.scope_id(),
+    };
+    let length = mem::size_of_val(&raw) as libc::socklen_t;
+    // SAFETY: pointer and length are of the same structure, which lives through the call.
+    check(unsafe { libc::bind(fd, (&raw const raw).cast(), length) })?;
+    Ok(socket)
 }
 
 /// The number in the control message that tells the hop limit.

@@ -4,10 +4,12 @@
 //! error as [`io::Error`].
 
 mod files;
+mod inotify;
 mod namespaces;
 mod process;
 
 pub use files::{LockError, LockFile, make_fifo, set_umask};
+pub use inotify::FolderWatch;
 pub use namespaces::{
     Namespace, hostname, mount_bind, mount_make_private, mount_make_shared, mount_proc, mount_sysfs, mount_tmpfs,
     set_hostname, setns, unmount, unshare,

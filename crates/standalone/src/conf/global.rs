@@ -19,7 +19,7 @@ pub(super) struct Defaults {
 
 /// Keywords that change nothing here, and why that does no harm.
 const NOTED: &[(&str, &str)] = &[
-    ("bfd_", "concerns BFD, which this mode does not have"),
+    ("bfd_", "concerns keepalived's own process for BFD"),
     ("checker_", "concerns virtual servers"),
     ("child_wait_time", "has no effect: the scripts that run at the end are waited for"),
     ("dbus_", "is ignored: there is no D-Bus interface"),
@@ -33,7 +33,7 @@ const NOTED: &[(&str, &str)] = &[
     ("instance", "has no effect"),
     ("lvs_", "concerns virtual servers"),
     ("max_auto_priority", "has no effect: real-time priority is what vrrp_rt_priority says"),
-    ("nftables", "has no effect: no firewall rules are made, virtual addresses accept packets"),
+    ("nftables", "has no effect: what no_accept needs is made with nftables, in a table of its own"),
     ("no_email_faults", "is ignored: no mail is sent"),
     ("notification_email_from", "is ignored: no mail is sent"),
     ("notification_email", "is ignored: no mail is sent"),
@@ -52,12 +52,12 @@ const NOTED: &[(&str, &str)] = &[
     ("vrrp_cpu_affinity", "has no effect"),
     ("vrrp_garp_lower_prio_", "has no effect: who wins a contest announces again, as after a takeover"),
     ("vrrp_higher_prio_send_advert", "has no effect: RFC 9568 decides"),
-    ("vrrp_ipsets", "has no effect: no firewall rules are made, virtual addresses accept packets"),
-    ("vrrp_iptables", "has no effect: no firewall rules are made, virtual addresses accept packets"),
+    ("vrrp_ipsets", "has no effect: what no_accept needs is made with nftables, in a table of its own"),
+    ("vrrp_iptables", "has no effect: what no_accept needs is made with nftables, in a table of its own"),
     ("vrrp_lower_prio_no_advert", "has no effect: RFC 9568 §6.4.3 answers a lower priority"),
     ("vrrp_min_garp", "has no effect"),
     ("vrrp_netlink_", "has no effect"),
-    ("vrrp_nftables", "has no effect: no firewall rules are made, virtual addresses accept packets"),
+    ("vrrp_nftables", "has no effect: what no_accept needs is made with nftables, in a table of its own"),
     ("vrrp_process_name", "has no effect"),
     ("vrrp_rlimit_", "has no effect"),
     ("vrrp_rx_bufs_", "has no effect"),
@@ -65,7 +65,7 @@ const NOTED: &[(&str, &str)] = &[
     ("vrrp_startup_delay", "has no effect: every instance listens first"),
     (
         "vrrp_strict",
-        "is noted: packets are always checked strictly, but virtual addresses accept packets, as no firewall rules are made",
+        "is noted: packets are always checked strictly, but virtual addresses accept packets unless no_accept is said",
     ),
     ("vrrp_version_", "has no effect"),
     ("vrrp_priority", "has no effect: niceness is the service manager's"),

@@ -8,15 +8,15 @@ use evergate_vrrp::router::{Config, InvalidConfig, Version, Vrid};
 use evergate_vrrp::wire::Unsendable;
 
 use super::global::{again_after, other, set_rounds, version};
-use super::objects::{command, tracked, virtual_address, virtual_route, virtual_rule};
+use super::objects::{command, virtual_address, virtual_route, virtual_rule};
 use super::syntax::{Place, Problems, Statement};
-use super::{Group, Instance, Notify, Password, Reader};
+use super::trackers::tracked;
+use super::{Group, Instance, Notify, Password, Reader, Vmac, What};
 
 /// Longest preempt_delay, as keepalived has it.
 const MOST_PREEMPT_DELAY: f64 = 1000.0;
 
 const NOTED: &[(&str, &str)] = &[
-    ("accept", "is always so: virtual addresses accept packets"),
     ("debug", "has no effect: set EVERGATE_LOG=debug"),
     ("check_unicast_src", "is always so"),
     ("smtp_alert", "is ignored: no mail is sent"),
@@ -26,25 +26,16 @@ const NOTED: &[(&str, &str)] = &[
     ("higher_prio_send_advert", "has no effect: RFC 9568 decides"),
     ("kernel_rx_buf_size", "has no effect"),
     ("skip_check_adv_addr", "has no effect: the list is compared whoever sent it"),
-    ("strict_mode", "is noted: packets are always checked strictly, but virtual addresses accept packets"),
+    ("strict_mode", "is noted: packets are always checked strictly; say no_accept if that is meant, too"),
     ("linkbeat_use_polling", "has no effect"),
     ("track_src_ip", "is always so"),
     ("dont_track_primary", "is not possible: without its interface an instance cannot take part"),
 ];
 
 const REFUSED: &[(&str, &str)] = &[
-    (
-        "use_vmac",
-        "is not supported: remove it, and addresses move with gratuitous ARP; or make a macvlan with the virtual MAC \
-         and name it in virtual_ipaddress (dev …)",
-    ),
     ("use_ipvlan", "is not supported: remove it, and addresses move with gratuitous ARP"),
-    ("vmac_xmit_base", "is not supported without use_vmac: remove it"),
-    ("vmac_addr", "is not supported without use_vmac: remove it"),
-    ("no_accept", "is not supported: virtual addresses accept packets; remove it, and filter with nftables"),
-    ("track_process", "is not supported: use a track_script that looks for the process"),
-    ("track_file", "is not supported: use a track_script that reads the file"),
-    ("track_bfd", "is not supported in this mode"),
+    ("use_vmac_addr", "is not supported: addresses on other interfaces move with gratuitous ARP; remove it"),
+    ("vmac_addr", "is not supported: the virtual router's Ethernet address is the standard's"),
     ("unicast_fault_no_peer", "is not supported"),
     ("mcast_dst_ip", "is not supported: advertisements go to the group of the standard"),
     ("notify_master_rx_lower_pri", "is not supported"),
@@ -64,6 +55,9 @@ struct Draft<'a> {
     password: Option<(Place, Password)>,
     wants_password: bool,
     unicast_source: bool,
+    /// Where `use_vmac` is, and the name that it gives.
+    vmac: Option<(&'a Statement, Option<String>)>,
+    transmit_from_base: Option<&'a Statement>,
     /// Blocks that need the interface's name, which may come later.
     addresses: Vec<&'a Statement>,
     excluded: Vec<&'a Statement>,
@@ -97,6 +91,8 @@ impl Reader {
             password: None,
             wants_password: false,
             unicast_source: false,
+            vmac: None,
+            transmit_from_base: None,
             addresses: Vec::new(),
             excluded: Vec::new(),
             instance: Instance {
@@ -117,8 +113,9 @@ impl Reader {
                 excluded: Vec::new(),
                 routes: Vec::new(),
                 rules: Vec::new(),
-                track_interfaces: Vec::new(),
-                track_scripts: Vec::new(),
+                tracked: Vec::new(),
+                accept: true,
+                vmac: None,
                 announcements: self.defaults.announcements,
                 announce_refresh: self.defaults.announce_refresh,
                 notify: Notify::default(),
@@ -167,12 +164,10 @@ impl Reader {
             "virtual_rules" => {
                 instance.rules.extend(statement.body(problems).iter().filter_map(|rule| virtual_rule(rule, problems)));
             }
-            "track_interface" => {
-                instance.track_interfaces.extend(tracked(statement, 0, problems));
-            }
-            "track_script" => {
-                instance.track_scripts.extend(tracked(statement, super::objects::NO_WEIGHT, problems));
-            }
+            "accept" => instance.accept = statement.switch(problems).unwrap_or(true),
+            "no_accept" => instance.accept = !statement.switch(problems).unwrap_or(true),
+            "use_vmac" => draft.vmac = use_vmac(statement, problems),
+            "vmac_xmit_base" => draft.transmit_from_base = Some(statement),
             "garp_master_delay" => instance.announcements.again_after = again_after(statement, problems),
             "garp_master_repeat" => set_rounds(&mut instance.announcements, statement, problems),
             "garp_master_refresh" => instance.announce_refresh = again_after(statement, problems),
@@ -180,7 +175,10 @@ impl Reader {
                 let user = self.defaults.script_user.as_ref();
                 notify(&mut instance.notify, statement, user, problems);
             }
-            keyword => other(keyword, statement, NOTED, REFUSED, problems),
+            keyword => match What::of_block(keyword) {
+                Some(what) => instance.tracked.extend(tracked(statement, what, problems)),
+                None => other(keyword, statement, NOTED, REFUSED, problems),
+            },
         }
     }
 
@@ -189,22 +187,12 @@ impl Reader {
         if self.places.insert(format!("group {name}"), block.place.clone()).is_some() {
             return problems.error(block, format!("'{name}' is there twice"));
         }
-        let mut group = Group {
-            name,
-            members: Vec::new(),
-            track_interfaces: Vec::new(),
-            track_scripts: Vec::new(),
-            notify: Notify::default(),
-        };
+        let mut group = Group { name, members: Vec::new(), tracked: Vec::new(), notify: Notify::default() };
         for statement in block.body(problems) {
             match statement.keyword() {
                 "group" => {
                     let members = statement.body(problems).iter().flat_map(|line| line.words.iter().cloned());
                     group.members.extend(members);
-                }
-                "track_interface" => group.track_interfaces.extend(tracked(statement, 0, problems)),
-                "track_script" => {
-                    group.track_scripts.extend(tracked(statement, super::objects::NO_WEIGHT, problems));
                 }
                 "global_tracking" | "sync_group_tracking_weight" => {
                     problems.warn(statement, "has no effect: what a group tracks counts for each member");
@@ -212,7 +200,10 @@ impl Reader {
                 keyword if is_notify(keyword) => {
                     notify(&mut group.notify, statement, self.defaults.script_user.as_ref(), problems);
                 }
-                keyword => other(keyword, statement, NOTED, REFUSED, problems),
+                keyword => match What::of_block(keyword) {
+                    Some(what) => group.tracked.extend(tracked(statement, what, problems)),
+                    None => other(keyword, statement, NOTED, REFUSED, problems),
+                },
             }
         }
         if group.members.is_empty() {
@@ -236,8 +227,10 @@ fn finish(mut draft: Draft<'_>, problems: &mut Problems) -> Option<Instance> {
         return None;
     };
     let mut instance = draft.instance.clone();
+    // The family of the addresses, which the device's usual name tells, is known only when they are read.
+    let on = draft.vmac.as_ref().map_or(interface.as_str(), |_| VMAC);
     let read = |lines: &[&Statement], problems: &mut Problems| {
-        lines.iter().filter_map(|line| virtual_address(line, &interface, problems)).collect::<Vec<_>>()
+        lines.iter().filter_map(|line| virtual_address(line, on, problems)).collect::<Vec<_>>()
     };
     instance.addresses = read(&draft.addresses, problems);
     instance.excluded = read(&draft.excluded, problems);
@@ -264,6 +257,7 @@ fn finish(mut draft: Draft<'_>, problems: &mut Problems) -> Option<Instance> {
     }
     instance.interface = interface;
     instance.vrid = vrid;
+    set_vmac(&draft, &mut instance, problems);
     instance.version = draft.version.unwrap_or(if instance.ipv6 { Version::V3 } else { Version::V2 });
     set_password(&draft, &mut instance, problems);
     set_interval(&draft, &mut instance, problems);
@@ -272,6 +266,45 @@ fn finish(mut draft: Draft<'_>, problems: &mut Problems) -> Option<Instance> {
     }
     check(&draft, &instance, problems);
     Some(instance)
+}
+
+/// Stands for the device of `use_vmac` until its name is known.
+const VMAC: &str = "\0";
+
+fn use_vmac<'a>(statement: &'a Statement, problems: &mut Problems) -> Option<(&'a Statement, Option<String>)> {
+    match statement.arguments() {
+        [] => Some((statement, None)),
+        [name] if !name.is_empty() && name.len() <= 15 && !name.contains([':', '/']) => {
+            Some((statement, Some(name.clone())))
+        }
+        [_] => {
+            problems.error(statement, "takes the name of a device, at most 15 characters");
+            None
+        }
+        [..] => {
+            problems.error(statement, "takes a name alone: the Ethernet address is the standard's");
+            None
+        }
+    }
+}
+
+fn set_vmac(draft: &Draft<'_>, instance: &mut Instance, problems: &mut Problems) {
+    let transmit_from_base = draft.transmit_from_base.is_some();
+    let Some((statement, name)) = &draft.vmac else {
+        if let Some(statement) = draft.transmit_from_base {
+            problems.error(statement, "means nothing without use_vmac: remove it");
+        }
+        return;
+    };
+    if !instance.unicast_peers.is_empty() && !transmit_from_base {
+        problems.error(statement, "needs vmac_xmit_base with unicast_peer");
+    }
+    let family = if instance.ipv6 { "vrrp6" } else { "vrrp" };
+    let link = name.clone().unwrap_or_else(|| format!("{family}.{}", instance.vrid));
+    for address in instance.addresses.iter_mut().chain(&mut instance.excluded).filter(|address| address.dev == VMAC) {
+        address.dev.clone_from(&link);
+    }
+    instance.vmac = Some(Vmac { link, transmit_from_base });
 }
 
 fn set_password(draft: &Draft<'_>, instance: &mut Instance, problems: &mut Problems) {
@@ -381,7 +414,7 @@ fn authentication_word(draft: &mut Draft<'_>, statement: &Statement, problems: &
     }
 }
 
-fn address(statement: &Statement, text: Option<&str>, problems: &mut Problems) -> Option<IpAddr> {
+pub(super) fn address(statement: &Statement, text: Option<&str>, problems: &mut Problems) -> Option<IpAddr> {
     let text = text?;
     let parsed = text.parse();
     if parsed.is_err() {

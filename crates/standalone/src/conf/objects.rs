@@ -1,16 +1,12 @@
 //! What stands in blocks: addresses, routes, rules, what is tracked, and commands.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use evergate_kernel::rt::RouteKind;
 use ipnet::IpNet;
 
 use super::syntax::{Problems, Statement};
-use super::{Command, Hop, Reader, Route, Rule, Script, Tracked, VirtualAddress};
-
-/// Stands for "what the script says".
-pub(super) const NO_WEIGHT: i32 = i32::MIN;
+use super::{Command, Hop, Route, Rule, VirtualAddress};
 
 const TABLE_MAIN: u32 = 254;
 
@@ -288,31 +284,6 @@ pub(super) fn virtual_rule(line: &Statement, problems: &mut Problems) -> Option<
     Some(rule)
 }
 
-/// A block of `track_interface` or `track_script`.
-pub(super) fn tracked(block: &Statement, default: i32, problems: &mut Problems) -> Vec<Tracked> {
-    let mut found = Vec::new();
-    for line in block.body(problems) {
-        let weight = match line.arguments().iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            [] => Some(default),
-            ["weight", number] => weight(line, number, problems),
-            _ => {
-                problems.error(line, "takes nothing but a weight (reverse is not supported)");
-                None
-            }
-        };
-        found.extend(weight.map(|weight| Tracked { name: line.keyword().to_owned(), weight }));
-    }
-    found
-}
-
-fn weight(line: &Statement, text: &str, problems: &mut Problems) -> Option<i32> {
-    let weight = text.parse().ok().filter(|weight| (-253..=253).contains(weight));
-    if weight.is_none() {
-        problems.error(line, format!("has a weight that is not -253 to 253: '{text}'"));
-    }
-    weight
-}
-
 /// `<keyword> <command> [user [group]]`; a command with arguments stands in quotes.
 pub(super) fn command(
     statement: &Statement,
@@ -361,58 +332,4 @@ fn split_command(text: &str) -> Vec<String> {
     }
     words.extend(word);
     words
-}
-
-impl Reader {
-    /// `vrrp_script`.
-    pub(super) fn script(&mut self, block: &Statement, problems: &mut Problems) {
-        let Some(name) = block.one_name(problems) else { return };
-        let mut what = None;
-        let mut user = self.defaults.script_user.clone();
-        let mut timeout = None;
-        let mut script = Script {
-            command: Command { words: Vec::new(), user: None, group: None },
-            interval: Duration::from_secs(1),
-            timeout: Duration::ZERO,
-            weight: 0,
-            fall: 1,
-            rise: 1,
-            init_fail: false,
-        };
-        for statement in block.body(problems) {
-            match statement.keyword() {
-                "script" => what = Some(statement),
-                "interval" => {
-                    script.interval = statement.seconds(86_400.0, problems).unwrap_or(script.interval);
-                    if script.interval < Duration::from_millis(100) {
-                        problems.error(statement, "must be at least 0.1 seconds");
-                    }
-                }
-                "timeout" => timeout = statement.seconds(86_400.0, problems),
-                "weight" => {
-                    script.weight = statement.one(problems).and_then(|w| weight(statement, w, problems)).unwrap_or(0)
-                }
-                "fall" => script.fall = statement.number(1..=1_000_000, problems).unwrap_or(1) as u32,
-                "rise" => script.rise = statement.number(1..=1_000_000, problems).unwrap_or(1) as u32,
-                "init_fail" => script.init_fail = statement.switch(problems).unwrap_or(true),
-                "user" => match statement.arguments() {
-                    [name] => user = Some((name.clone(), None)),
-                    [name, group] => user = Some((name.clone(), Some(group.clone()))),
-                    _ => problems.error(statement, "takes a user and perhaps a group"),
-                },
-                _ => problems.error(statement, "is not known"),
-            }
-        }
-        script.timeout = timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(script.interval);
-        let Some(what) = what else {
-            return problems.error(block, format!("'{name}' has no script"));
-        };
-        // Unquoted, all words belong to the command: its user has a line of its own.
-        let joined = Statement { words: vec!["script".to_owned(), what.arguments().join(" ")], ..what.clone() };
-        let Some(command) = command(&joined, user.as_ref(), problems) else { return };
-        script.command = command;
-        if self.configuration.scripts.insert(name.clone(), script).is_some() {
-            problems.error(block, format!("'{name}' is there twice"));
-        }
-    }
 }

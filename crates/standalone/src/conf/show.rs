@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Configuration, Group, Instance, Script, Tracked};
+use super::{BfdInstance, Configuration, Group, Instance, Script, TrackProcess, Tracked};
 
 impl fmt::Display for Configuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,6 +19,22 @@ impl fmt::Display for Configuration {
             let Script { interval, timeout, fall, rise, .. } = script;
             let words = script.command.words.join(" ");
             writeln!(f, "script {name}: every {interval:?}, at most {timeout:?}, fall {fall}, rise {rise}: {words}")?;
+        }
+        for (name, file) in &self.files {
+            writeln!(f, "file {name}: {}", file.path.display())?;
+        }
+        for (name, process) in &self.processes {
+            let TrackProcess { command, quorum, quorum_max, .. } = process;
+            write!(f, "process {name}: {}, at least {quorum}", command.join(" "))?;
+            let most = if *quorum_max == u32::MAX { String::new() } else { format!(", at most {quorum_max}") };
+            writeln!(f, "{most}")?;
+        }
+        for (name, bfd) in &self.bfd {
+            let BfdInstance { neighbour, min_tx, min_rx, multiplier, .. } = bfd;
+            writeln!(
+                f,
+                "BFD session {name}: with {neighbour}, sends every {min_tx:?}, receives every {min_rx:?}, x {multiplier}"
+            )?;
         }
         for fifo in &self.fifos {
             writeln!(f, "transitions are written to {fifo}")?;
@@ -75,16 +91,24 @@ impl fmt::Display for Instance {
         for rule in &self.rules {
             writeln!(f, "  rule to table {}", rule.table)?;
         }
-        show_tracked(f, "interface", &self.track_interfaces)?;
-        show_tracked(f, "script", &self.track_scripts)
+        if let Some(vmac) = &self.vmac {
+            let own = if vmac.transmit_from_base { "; advertisements come from the interface's own" } else { "" };
+            writeln!(f, "  {} has the virtual router's Ethernet address{own}", vmac.link)?;
+        }
+        if !self.accept {
+            writeln!(f, "  takes no packets for its addresses")?;
+        }
+        show_tracked(f, &self.tracked)
     }
 }
 
-fn show_tracked(f: &mut fmt::Formatter<'_>, what: &str, tracked: &[Tracked]) -> fmt::Result {
-    for Tracked { name, weight } in tracked {
-        match weight {
-            0 => writeln!(f, "  {what} {name} must work")?,
-            weight => writeln!(f, "  {what} {name} weighs {weight:+}")?,
+fn show_tracked(f: &mut fmt::Formatter<'_>, tracked: &[Tracked]) -> fmt::Result {
+    for Tracked { what, name, weight } in tracked {
+        match (weight.value, weight.reverse) {
+            (0, false) => writeln!(f, "  {what} {name} must work")?,
+            (0, true) => writeln!(f, "  {what} {name} must not work")?,
+            (value, false) => writeln!(f, "  {what} {name} weighs {value:+}")?,
+            (value, true) => writeln!(f, "  {what} {name} weighs {value:+}, reversed")?,
         }
     }
     Ok(())

@@ -62,8 +62,16 @@ fn braces_comments_and_quotes_may_stand_anywhere() {
 #[test]
 fn what_cannot_be_done_is_refused_with_its_line() {
     for (line, expected) in [
-        ("use_vmac", "k.conf:7: use_vmac is not supported: remove it"),
-        ("no_accept", "k.conf:7: no_accept is not supported"),
+        ("use_ipvlan", "k.conf:7: use_ipvlan is not supported: remove it"),
+        ("vmac_xmit_base", "k.conf:7: vmac_xmit_base means nothing without use_vmac"),
+        ("use_vmac a-name-that-is-too-long", "k.conf:7: use_vmac takes the name of a device"),
+        ("use_vmac x 02:00:00:00:00:01", "k.conf:7: use_vmac takes a name alone"),
+        ("use_vmac\nunicast_peer {\n192.0.2.3\n}", "k.conf:7: use_vmac needs vmac_xmit_base with unicast_peer"),
+        ("no_accept maybe", "k.conf:7: no_accept takes nothing, on or off"),
+        ("track_file {\nnone\n}", "k.conf:1: 'V' tracks the file 'none', which is not defined"),
+        ("track_process {\nnone weight 2\n}", "k.conf:1: 'V' tracks the process 'none', which is not defined"),
+        ("track_bfd {\nnone\n}", "k.conf:1: 'V' tracks the BFD session 'none', which is not defined"),
+        ("track_interface {\neth1 weight 254\n}", "k.conf:8: eth1 has a weight that is not -253 to 253: '254'"),
         ("authentication {\nauth_type AH\n}", "k.conf:8: auth_type AH is not supported"),
         ("priority 0", "k.conf:7: priority must be 1 to 255, not '0'"),
         ("advert_int 0.5", "k.conf:7: advert_int must be whole seconds in version 2"),
@@ -142,9 +150,66 @@ fn commands_are_split_without_a_shell() {
 fn weights_fall_back_to_the_script_s_and_an_owner_ignores_them() {
     let script = "vrrp_script s {\nscript /bin/true\nweight -5\n}\n";
     let good = sound(&(script.to_owned() + &instance("track_script {\ns\n}")));
-    assert_eq!(good.instances[0].track_scripts[0].weight, -5);
+    assert_eq!(good.instances[0].tracked[0].weight, Weight { value: -5, reverse: false });
     let owner = sound(&(script.to_owned() + &instance("priority 255\ntrack_script {\ns\n}")));
-    assert_eq!(owner.instances[0].track_scripts[0].weight, 0);
+    assert_eq!(owner.instances[0].tracked[0].weight.value, 0);
+    let own = sound(&(script.to_owned() + &instance("track_script {\ns weight 7 reverse\n}")));
+    assert_eq!(own.instances[0].tracked[0].weight, Weight { value: 7, reverse: true });
+}
+
+#[test]
+fn what_is_tracked_is_read_with_the_defaults_of_keepalived() {
+    let text = "track_file f {\nfile /run/f\ninit_file 3 overwrite\n}\n\
+                vrrp_track_process p {\nprocess \"/bin/a b\" -c\nquorum 2\ndelay 0.5\n}\n\
+                vrrp_track_process q {\nprocess sshd\nquorum_max 0\n}\n\
+                bfd_instance b {\nneighbor_ip 192.0.2.3\nmin_rx 33.5\n}\n"
+        .to_owned()
+        + &instance("track_file {\nf\n}\ntrack_process {\np weight -20\nq\n}\ntrack_bfd {\nb\n}");
+    let configuration = sound(&text);
+    let file = &configuration.files["f"];
+    assert_eq!((file.initial, file.overwrite, file.weight.value), (Some(3), true, 1));
+    let process = &configuration.processes["p"];
+    assert_eq!(
+        (process.command.join("|"), process.matching, process.quorum),
+        ("/bin/a b|-c".to_owned(), Matching::Exact, 2)
+    );
+    assert_eq!((process.fork_delay, process.terminate_delay), (Duration::from_millis(500), Duration::from_millis(500)));
+    let none = &configuration.processes["q"];
+    assert_eq!((none.matching, none.quorum, none.quorum_max), (Matching::Name, 0, 0));
+    let bfd = &configuration.bfd["b"];
+    assert_eq!(
+        (bfd.min_rx, bfd.min_tx, bfd.multiplier.get()),
+        (Duration::from_micros(33_500), Duration::from_millis(10), 5)
+    );
+    let weights: Vec<_> = configuration.instances[0].tracked.iter().map(|one| (one.what, one.weight.value)).collect();
+    assert_eq!(weights, [(What::File, 1), (What::Process, -20), (What::Process, 0), (What::Bfd, 0)]);
+    let two = text.replace("bfd_instance b", "bfd_instance a {\nneighbor_ip 192.0.2.3\n}\nbfd_instance b");
+    assert!(errors(&two)[0].contains("there is another session with 192.0.2.3"), "{:?}", errors(&two));
+    for (from, to, expected) in [
+        ("file /run/f", "file f", "track_file 'f' must name its file by the whole path"),
+        ("process sshd\n", "", "vrrp_track_process 'q' has no process"),
+        ("neighbor_ip 192.0.2.3\n", "", "bfd_instance 'b' has no neighbor_ip"),
+        ("min_rx 33.5", "min_rx 5", "min_rx must be 10 ms or more, not '5'"),
+        ("neighbor_ip 192.0.2.3", "neighbor_ip 192.0.2.3\nsource_ip 2001:db8::1", "of two address families"),
+    ] {
+        let found = errors(&text.replace(from, to));
+        assert!(found.iter().any(|error| error.contains(expected)), "{to}: {found:?}");
+    }
+}
+
+#[test]
+fn addresses_are_on_the_virtual_router_s_own_device_unless_they_name_another() {
+    let text = instance("use_vmac\nvirtual_ipaddress_excluded {\n192.0.2.9/24 dev eth1\n2001:db8::9/64\n}");
+    let v = sound(&text).instances.remove(0);
+    let devices: Vec<_> = v.addresses.iter().chain(&v.excluded).map(|address| address.dev.as_str()).collect();
+    assert_eq!(devices, ["vrrp.51", "eth1", "vrrp.51"]);
+    assert_eq!(v.vmac, Some(Vmac { link: "vrrp.51".to_owned(), transmit_from_base: false }));
+    let v6 = instance("use_vmac gate\nvmac_xmit_base").replace("192.0.2.1/24", "fe80::1/64");
+    let v = sound(&v6).instances.remove(0);
+    assert_eq!((v.addresses[0].dev.as_str(), v.vmac.map(|vmac| vmac.transmit_from_base)), ("gate", Some(true)));
+    assert_eq!(sound(&v6.replace("gate", "")).instances[0].addresses[0].dev, "vrrp6.51");
+    let both = text.clone() + &text.replace(" V ", " W ").replace("interface eth0", "interface eth2");
+    assert!(errors(&both)[0].contains("its device vrrp.51 is that of 'V', too"), "{:?}", errors(&both));
 }
 
 #[test]
