@@ -45,6 +45,14 @@ pub(crate) enum Protocol {
     Netfilter,
 }
 
+/// Whether the kernel's answers were received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    All,
+    /// There was no room for the others.
+    Some,
+}
+
 /// A netlink socket in one namespace.
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -110,7 +118,8 @@ impl Socket {
         check(unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
     }
 
-    /// Sends requests; result i belongs to message i. Each must ask for acknowledgement.
+    /// Sends requests; result i belongs to message i. The kernel tells every refusal; one that asks for
+    /// acknowledgement costs a further receive where all is well.
     pub(crate) fn exchange(&mut self, messages: &mut [Vec<u8>]) -> Vec<Result<(), Cause>> {
         let mut results = Vec::with_capacity(messages.len());
         let mut rest = messages;
@@ -138,10 +147,11 @@ impl Socket {
         };
         let mut answers: Vec<Option<Result<(), Refusal>>> = batch.iter().map(|_| None).collect();
         let received = self.receive_answers(first, &mut answers);
-        results.extend(answers.into_iter().map(|answer| match (answer, &received) {
+        results.extend(answers.into_iter().zip(batch).map(|(answer, message)| match (answer, &received) {
             (Some(answer), _) => answer.map_err(Cause::Kernel),
             (None, Err(error)) => Err(copy(error).into()),
-            (None, Ok(())) => Err(lost().into()),
+            (None, Ok(Heard::All)) if !wants_answer(message) => Ok(()),
+            (None, Ok(_)) => Err(lost().into()),
         }));
     }
 
@@ -164,7 +174,7 @@ impl Socket {
             match answer {
                 Some(Err(refusal)) => return Err((index, refusal.into())),
                 Some(Ok(())) => {}
-                None if u16_at(&messages[index], 6).is_some_and(|flags| i32::from(flags) & NLM_F_ACK != 0) => {
+                None if wants_answer(&messages[index]) => {
                     unanswered.get_or_insert(index);
                 }
                 None => {}
@@ -196,7 +206,7 @@ impl Socket {
         let mut found = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             found.clear();
-            if self.dump_once(&mut request, &mut found)? {
+            if self.dump_once(&mut request, &mut |frame| found.extend_from_slice(frame.whole))? {
                 return Ok(found);
             }
         }
@@ -205,8 +215,18 @@ impl Socket {
         Ok(found)
     }
 
+    /// Asks for all objects of a kind, and shows each to `visit` while they arrive: of kinds of which there
+    /// are so many that their messages should not be kept, and which the kernel lists without a break.
+    pub(crate) fn dump_each(&mut self, request: Message, mut visit: impl FnMut(&Frame<'_>)) -> Result<(), Cause> {
+        self.dump_once(&mut [request.finish()], &mut visit).map(drop)
+    }
+
     /// False when what was listed changed meanwhile.
-    fn dump_once(&mut self, request: &mut [Vec<u8>; 1], found: &mut Vec<u8>) -> Result<bool, Cause> {
+    fn dump_once(
+        &mut self,
+        request: &mut [Vec<u8>; 1],
+        visit: &mut impl FnMut(&Frame<'_>),
+    ) -> Result<bool, Cause> {
         let sequence = self.send(request)?;
         let mut buffer = vec![0; DUMP_BYTES];
         let mut consistent = true;
@@ -223,7 +243,7 @@ impl Socket {
                         answer(&frame)?;
                         return Ok(consistent);
                     }
-                    _ => found.extend_from_slice(frame.whole),
+                    _ => visit(&frame),
                 }
                 // An object that exists once is not sent in parts, and nothing follows it.
                 if i32::from(frame.flags) & NLM_F_MULTI == 0 {
@@ -253,14 +273,18 @@ impl Socket {
     }
 
     /// Takes the queued answers; answer i belongs to sequence number `first + i`.
-    fn receive_answers(&mut self, first: u32, answers: &mut [Option<Result<(), Refusal>>]) -> io::Result<()> {
+    fn receive_answers(&mut self, first: u32, answers: &mut [Option<Result<(), Refusal>>]) -> io::Result<Heard> {
         let mut buffer = [0; ANSWER_BYTES];
+        let mut heard = Heard::All;
         loop {
             let length = match self.receive(&mut buffer) {
                 Ok(Some(length)) => length,
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(heard),
                 // Some answers were lost: take the others, and miss the lost ones later.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => continue,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    heard = Heard::Some;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             for frame in Frames(&buffer[..length]).filter(|frame| i32::from(frame.kind) == libc::NLMSG_ERROR) {
@@ -328,6 +352,11 @@ fn answer(frame: &Frame<'_>) -> Result<(), Refusal> {
         .flatten()
         .map(|words| words.trim_end_matches('.').to_owned());
     Err(Refusal::new(errno, words))
+}
+
+/// Whether a message is answered also where all is well.
+fn wants_answer(message: &[u8]) -> bool {
+    u16_at(message, 6).is_some_and(|flags| i32::from(flags) & NLM_F_ACK != 0)
 }
 
 fn lost() -> io::Error {

@@ -1,11 +1,13 @@
 //! Flows as netlink messages, and back.
 //!
-//! Two rules of the kernel shape what is written. An entry is *made* with the plain mirror of its original
-//! tuple as reply, plus the translation to set up: with the translated reply it would be taken, and would
-//! look right, but nothing would ever translate its packets. And an *update* must not name the translation:
-//! that is decided when the entry is made.
+//! Three rules of the kernel shape what is written. An entry is *made* with an untranslated reply, plus the
+//! translation to set up: with the translated reply it would be taken, and would look right, but nothing
+//! would ever translate its packets. An *update* must not name the translation: that is decided when the
+//! entry is made. And where a source is translated, the kernel first goes through all connections of the same
+//! source address and port for one whose translation would do: with one socket that talks to thousands, a
+//! fraction of a millisecond each time ([`untranslated`]).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use evergate_model::flow::{Flow, FlowKey, L4, SequenceAdjustment, TcpTracking, Translated, Tuple, protocol, status};
 
@@ -41,10 +43,23 @@ pub(super) fn create(flow: &Flow) -> Vec<u8> {
     let (source, destination) = (flow.source_nat(), flow.destination_nat());
     let message = start(MSG_NEW, family(flow.original.src), libc::NLM_F_CREATE | libc::NLM_F_EXCL)
         .nest(CTA_TUPLE_ORIG, |m| tuple(m, &flow.original))
-        .nest(CTA_TUPLE_REPLY, |m| tuple(m, &flow.original.mirror()))
+        .nest(CTA_TUPLE_REPLY, |m| tuple(m, &untranslated(flow)))
         .when(source, |m, to| m.nest(CTA_NAT_SRC, |m| translation(m, to)))
         .when(destination, |m, to| m.nest(CTA_NAT_DST, |m| translation(m, to)));
     changeable(message, flow).finish()
+}
+
+/// The reply that an entry is made with, before the translation is set up.
+///
+/// Where the source is going to be translated, it need not be the one that there is: what the kernel looks up
+/// its former translations by is taken from here, and no packet comes from the unspecified address.
+fn untranslated(flow: &Flow) -> Tuple {
+    let mirror = flow.original.mirror();
+    match (flow.source_nat(), mirror.dst) {
+        (None, _) => mirror,
+        (Some(_), IpAddr::V4(_)) => Tuple { dst: Ipv4Addr::UNSPECIFIED.into(), ..mirror },
+        (Some(_), IpAddr::V6(_)) => Tuple { dst: Ipv6Addr::UNSPECIFIED.into(), ..mirror },
+    }
 }
 
 pub(super) fn update(flow: &Flow) -> Vec<u8> {
@@ -88,13 +103,8 @@ pub(super) fn read(payload: &[u8]) -> Option<Seen> {
 }
 
 fn start(kind: u16, family: libc::c_int, flags: libc::c_int) -> Message {
-    let kind = SUBSYSTEM << 8 | kind;
-    let message = if kind & 0xff == MSG_GET {
-        Message::with_flags(kind, libc::NLM_F_REQUEST | flags)
-    } else {
-        Message::request(kind, flags)
-    };
-    message.body(&[family as u8, 0, 0, 0])
+    // Refusals are told in any case; what is done is not acknowledged, of so many.
+    Message::with_flags(SUBSYSTEM << 8 | kind, libc::NLM_F_REQUEST | flags).body(&[family as u8, 0, 0, 0])
 }
 
 fn family(address: IpAddr) -> libc::c_int {
@@ -244,12 +254,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_has_the_plain_mirror_and_the_translation_beside_it() {
+    fn what_is_made_has_an_untranslated_reply_and_the_translation_beside_it() {
         let bytes = create(&flow());
         let frame = Frames(&bytes).next().unwrap();
         let attrs = Attrs::after(frame.payload, BODY);
         let seen = read(frame.payload).unwrap();
-        assert_eq!(seen.flow.reply, flow().original.mirror());
+        assert_eq!(seen.flow.reply, Tuple { dst: [0; 4].into(), ..flow().original.mirror() });
         assert_eq!(attrs.inside(CTA_NAT_SRC).get(CTA_NAT_V4_MINIP), Some(&[203, 0, 113, 1][..]));
         let port = Attrs(attrs.inside(CTA_NAT_SRC).get(CTA_NAT_PROTO).unwrap()).get(CTA_PROTONAT_PORT_MIN);
         assert_eq!(port.and_then(u16_be), Some(2000));

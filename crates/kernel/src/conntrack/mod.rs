@@ -94,13 +94,13 @@ const DELETE: u16 = numbers::SUBSYSTEM << 8 | numbers::MSG_DELETE;
 /// One change of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowOp {
-    /// Makes an entry; refused with `EEXIST` if there is one.
+    /// Makes an entry; refused with `EEXIST` if another one has one of its tuples, in either direction.
     Create(Flow),
     /// Changes an entry: status, timeout, TCP state, mark. Refused with `ENOENT` if there is none.
     Update(Flow),
     /// Changes when it is forgotten, in seconds.
     SetTimeout(FlowKey, u32),
-    /// Removes an entry; that it is gone already is fine.
+    /// Removes the entry that has this tuple in either direction; that it is gone already is fine.
     Delete(FlowKey),
 }
 
@@ -117,9 +117,13 @@ impl FlowTable {
 
     /// All flows that there are. What changes while they are listed is told by a watch opened before.
     pub fn list(&mut self) -> Result<Vec<Flow>, Error> {
-        let found = self.0.dump(codec::dump()).map_err(|cause| Error::new("list tracked connections", cause))?;
-        let flows = Frames(&found).filter(|frame| frame.kind == NEW).filter_map(|frame| codec::read(frame.payload));
-        Ok(flows.map(|seen| seen.flow).collect())
+        let mut flows = Vec::new();
+        let listed = self.0.dump_each(codec::dump(), |frame| {
+            let seen = (frame.kind == NEW).then(|| codec::read(frame.payload)).flatten();
+            flows.extend(seen.map(|seen| seen.flow));
+        });
+        listed.map_err(|cause| Error::new("list tracked connections", cause))?;
+        Ok(flows)
     }
 
     /// Attempts each; result i belongs to op i, with the error number of a refusal.

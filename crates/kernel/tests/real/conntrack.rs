@@ -223,6 +223,54 @@ fn entries_are_changed_told_of_and_removed() {
 }
 
 #[test]
+fn an_entry_in_the_way_is_found_by_the_answer_that_both_would_have() {
+    let _kernel = host();
+    run("ip netns add a; ip netns exec a nft add table ip t
+         ip netns exec a nft add chain ip t c '{ type nat hook postrouting priority 100; }'");
+    let mut table = FlowTable::open(&netns_fd("a")).unwrap();
+    let flow = |client: &str| {
+        let (original, reply) = ports(client, 1000, "192.0.2.9", "203.0.113.1", 30_000);
+        Flow {
+            original,
+            reply,
+            zone: 0,
+            status: status::CONFIRMED,
+            timeout_s: 100,
+            tcp: None,
+            mark: 0,
+            labels: [0; 16],
+            sequence_adjustment: [None; 2],
+        }
+    };
+    let (old, new) = (flow("10.0.0.8"), flow("10.0.0.9"));
+    all_ok(table.apply(&[FlowOp::Create(old)]));
+    assert_eq!(table.apply(&[FlowOp::Create(new)]), [Err(EEXIST)]);
+    let holder = evergate_model::FlowKey { zone: 0, original: new.reply };
+    all_ok(table.apply(&[FlowOp::Delete(holder), FlowOp::Create(new)]));
+    let found = table.list().unwrap();
+    assert_eq!(found.iter().map(|flow| (flow.key(), flow.reply)).collect::<Vec<_>>(), [(new.key(), new.reply)]);
+}
+
+/// The two tuples of a connection whose source is translated.
+fn ports(
+    client: &str,
+    port: u16,
+    server: &str,
+    external: &str,
+    external_port: u16,
+) -> (evergate_model::flow::Tuple, evergate_model::flow::Tuple) {
+    let original = evergate_model::flow::Tuple {
+        src: client.parse().unwrap(),
+        dst: server.parse().unwrap(),
+        protocol: protocol::UDP,
+        l4: L4::Ports { src: port, dst: 80 },
+    };
+    let l4 = L4::Ports { src: 80, dst: external_port };
+    let reply = evergate_model::flow::Tuple { src: original.dst, dst: external.parse().unwrap(), l4, ..original };
+    (original, reply)
+}
+
+#[test]
 fn thousands_are_put_in_at_once_and_listed_again() {
     let _kernel = host();
     run("ip netns add a; ip netns exec a nft add table ip t
