@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use evergate_ctsync::Change;
-use evergate_kernel::conntrack::{EBUSY, EEXIST, ENOENT, FlowOp, FlowTable, describe};
+use evergate_kernel::conntrack::{EBUSY, EEXIST, ENOENT, FlowOp, describe};
 use evergate_model::{Flow, FlowKey};
 
 /// What the kernel did not take.
@@ -46,38 +46,50 @@ fn fates(changes: &[Change]) -> BTreeMap<FlowKey, Fate> {
     fates
 }
 
-/// Carries changes out.
-pub(super) fn apply(table: &mut FlowTable, changes: &[Change]) -> Refusals {
-    let mut ops = Vec::with_capacity(changes.len());
-    for (key, fate) in fates(changes) {
+/// Carries changes out; `run` attempts each of a list of operations.
+pub(super) fn apply(changes: &[Change], mut run: impl FnMut(&[FlowOp]) -> Vec<Result<(), i32>>) -> Refusals {
+    let fates = fates(changes);
+    let mut ops = Vec::with_capacity(fates.len());
+    // First what goes: it may hold the external port of one that comes.
+    ops.extend(fates.iter().filter(|(_, fate)| **fate == Fate::Delete).map(|(key, _)| FlowOp::Delete(*key)));
+    for (key, fate) in fates {
         match fate {
             Fate::Put { flow, replace: true, .. } => ops.extend([FlowOp::Delete(key), FlowOp::Create(flow)]),
             Fate::Put { flow, known: true, .. } => ops.push(FlowOp::Update(flow)),
             Fate::Put { flow, .. } => ops.push(FlowOp::Create(flow)),
-            Fate::Delete => ops.push(FlowOp::Delete(key)),
+            Fate::Delete => {}
             Fate::Expire(seconds) => ops.push(FlowOp::SetTimeout(key, seconds)),
         }
     }
-    let results = table.apply(&ops);
-    let failed = ops.iter().zip(results).filter_map(|(op, result)| Some((op, result.err()?)));
     let mut refusals = Refusals::default();
-    let second: Vec<FlowOp> = failed.flat_map(|(op, errno)| again(op, errno, &mut refusals)).collect();
-    if !second.is_empty() {
-        for (op, result) in second.iter().zip(table.apply(&second)) {
-            if let (FlowOp::Create(_) | FlowOp::Update(_), Err(errno)) = (op, result) {
-                refusals.count += 1;
-                refusals.words = Some(describe(errno));
-            }
+    // An update finds nothing; so it is made; but something is in the way: three attempts at most.
+    for _ in 0..3 {
+        let failed: Vec<(FlowOp, i32)> = {
+            let results = run(&ops);
+            ops.iter().zip(results).filter_map(|(op, result)| Some((*op, result.err()?))).collect()
+        };
+        ops = failed.into_iter().flat_map(|(op, errno)| again(&op, errno, &mut refusals)).collect();
+        if ops.is_empty() {
+            return refusals;
         }
     }
+    let given_up = ops.iter().filter(|op| matches!(op, FlowOp::Create(_))).count() as u64;
+    refusals.count += given_up;
+    refusals.words.get_or_insert_with(|| "something else keeps coming into its place".to_owned());
     refusals
 }
 
 /// What to try instead.
 fn again(op: &FlowOp, errno: i32, refusals: &mut Refusals) -> Vec<FlowOp> {
     match (*op, errno) {
-        // It was there, from an earlier time, perhaps with another translation.
-        (FlowOp::Create(flow), EEXIST) => vec![FlowOp::Delete(flow.key()), FlowOp::Create(flow)],
+        // One of its tuples is taken: by an entry of the same name from an earlier time, or by another one that
+        // has the same answer, because its external port was free on the active host. Both are of the past:
+        // there, this flow is the one that has the two.
+        (FlowOp::Create(flow), EEXIST) => vec![
+            FlowOp::Delete(flow.key()),
+            FlowOp::Delete(FlowKey { zone: flow.zone, original: flow.reply }),
+            FlowOp::Create(flow),
+        ],
         // It was forgotten meanwhile.
         (FlowOp::Update(flow), ENOENT) => vec![FlowOp::Create(flow)],
         // It is an earlier connection of the same name, and further than this one.
@@ -88,5 +100,124 @@ fn again(op: &FlowOp, errno: i32, refusals: &mut Refusals) -> Vec<FlowOp> {
             refusals.words = Some(describe(errno));
             Vec::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evergate_model::flow::{L4, Tuple, protocol, status};
+
+    /// A table with the kernel's rule: no tuple is in it twice, whichever direction it is of.
+    #[derive(Default)]
+    struct Table {
+        flows: Vec<Flow>,
+        attempts: usize,
+    }
+
+    impl Table {
+        fn holder(&self, tuple: &Tuple) -> Option<usize> {
+            self.flows.iter().position(|flow| flow.original == *tuple || flow.reply == *tuple)
+        }
+
+        fn run(&mut self, ops: &[FlowOp]) -> Vec<Result<(), i32>> {
+            self.attempts += 1;
+            ops.iter().map(|op| self.one(op)).collect()
+        }
+
+        fn one(&mut self, op: &FlowOp) -> Result<(), i32> {
+            match *op {
+                FlowOp::Create(flow) => {
+                    if self.holder(&flow.original).or(self.holder(&flow.reply)).is_some() {
+                        return Err(EEXIST);
+                    }
+                    self.flows.push(flow);
+                }
+                FlowOp::Update(flow) => {
+                    let at = self.holder(&flow.original).ok_or(ENOENT)?;
+                    let lost = self.flows[at].status & !flow.status & status::ASSURED;
+                    if lost != 0 {
+                        return Err(EBUSY);
+                    }
+                    self.flows[at] = Flow { reply: self.flows[at].reply, ..flow };
+                }
+                FlowOp::SetTimeout(key, timeout_s) => {
+                    let at = self.holder(&key.original).ok_or(ENOENT)?;
+                    self.flows[at].timeout_s = timeout_s;
+                }
+                FlowOp::Delete(key) => {
+                    if let Some(at) = self.holder(&key.original) {
+                        self.flows.remove(at);
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+
+    fn flow(client: u8, external_port: u16) -> Flow {
+        let original = Tuple {
+            src: [10, 0, 0, client].into(),
+            dst: [198, 51, 100, 1].into(),
+            protocol: protocol::TCP,
+            l4: L4::Ports { src: 1000, dst: 80 },
+        };
+        let l4 = L4::Ports { src: 80, dst: external_port };
+        Flow {
+            original,
+            reply: Tuple { src: original.dst, dst: [203, 0, 113, 1].into(), l4, ..original },
+            zone: 0,
+            status: status::CONFIRMED,
+            timeout_s: 100,
+            tcp: None,
+            mark: 0,
+            labels: [0; 16],
+            sequence_adjustment: [None; 2],
+        }
+    }
+
+    fn put(flow: Flow, known: bool) -> Change {
+        Change::Put { flow, known, replace: false }
+    }
+
+    #[test]
+    fn what_is_left_from_an_earlier_time_gives_way_to_whoever_has_its_external_port_now() {
+        let mut table = Table { flows: vec![flow(1, 2000), flow(2, 2001), flow(3, 2002)], attempts: 0 };
+        // The second has another name and the port of the first, the third the name of one and the port of another.
+        let changes = [put(flow(4, 2000), false), put(flow(3, 2001), false), put(flow(5, 2005), false)];
+        let refusals = apply(&changes, |ops| table.run(ops));
+        assert_eq!(refusals, Refusals::default());
+        table.flows.sort_by_key(Flow::key);
+        assert_eq!(table.flows, [flow(3, 2001), flow(4, 2000), flow(5, 2005)]);
+    }
+
+    #[test]
+    fn a_port_that_moves_from_one_connection_to_another_is_set_free_first() {
+        let mut table = Table { flows: vec![flow(9, 2000)], attempts: 0 };
+        let changes = [Change::Delete(flow(9, 2000).key()), put(flow(1, 2000), false)];
+        assert_eq!(apply(&changes, |ops| table.run(ops)), Refusals::default());
+        assert_eq!((table.flows, table.attempts), (vec![flow(1, 2000)], 1));
+    }
+
+    #[test]
+    fn what_was_to_be_changed_and_is_gone_is_made_even_if_something_took_its_place() {
+        let mut table = Table { flows: vec![flow(7, 2000), flow(8, 2008)], attempts: 0 };
+        let assured = Flow { status: status::CONFIRMED | status::ASSURED, ..flow(8, 2008) };
+        assert_eq!(apply(&[put(assured, true)], |ops| table.run(ops)), Refusals::default());
+        // One that is further than what is told is another connection of the same name.
+        assert_eq!(apply(&[put(flow(1, 2000), true), put(flow(8, 2008), true)], |ops| table.run(ops)).count, 0);
+        table.flows.sort_by_key(Flow::key);
+        assert_eq!(table.flows, [flow(1, 2000), flow(8, 2008)]);
+    }
+
+    #[test]
+    fn a_full_table_is_told_of_and_not_asked_again() {
+        let mut attempts = 0;
+        let refusals = apply(&[put(flow(1, 1), false), put(flow(2, 2), true)], |ops| {
+            attempts += 1;
+            ops.iter().map(|_| Err(12)).collect()
+        });
+        assert_eq!((refusals.count, attempts), (2, 1));
+        assert!(refusals.words.unwrap().contains("full"));
     }
 }

@@ -361,7 +361,7 @@ impl Worker {
         while let Some((router, changes)) = self.engine.poll_changes() {
             let Some(local) = self.routers.get_mut(&router) else { continue };
             let Some(access) = &mut local.access else { continue };
-            let refusals = inject::apply(&mut access.table, &changes);
+            let refusals = inject::apply(&changes, |ops| access.table.apply(ops));
             local.refused += refusals.count;
             if let Some(words) = refusals.words.filter(|_| !local.told) {
                 local.told = true;
