@@ -11,7 +11,8 @@ use evergate_model::flow::{Flow, FlowKey};
 use crate::link::{Carried, Link};
 use crate::message::{Malformed, Message, Record, Writer};
 use crate::mirror::{Change, Mirror, Verdict};
-use crate::table::{Say, Table, is_replicated};
+use crate::subscriber::{Lags, Say};
+use crate::table::{Counters, Table, is_replicated};
 
 /// What a peer may subscribe to: more than any host has routers.
 const MAX_SUBSCRIPTIONS: usize = 65_536;
@@ -55,8 +56,11 @@ pub struct RouterStats {
     pub peers: u64,
     /// Whether everything there is has been told: by this copy to all standbys, or to this one.
     pub in_step: bool,
-    /// How long the slowest standby last took, or has been taking, to have everything.
+    /// How long the oldest change has been waiting that a standby has not confirmed; where there is none, how
+    /// long the last one took.
     pub lag: Duration,
+    /// Changes that standbys have confirmed, by how long that took.
+    pub lags: Lags,
     /// Flows that ended before they could be told, or that did not fit.
     pub shed: u64,
     /// Streams that were begun anew because the two sides disagreed.
@@ -75,7 +79,19 @@ struct Router {
     side: Side,
     resyncs: u64,
     /// Of tables that this copy had when it was active before.
-    shed: u64,
+    former: Counters,
+}
+
+impl Router {
+    /// Of this and of former tables.
+    fn counters(&self) -> Counters {
+        let mut counters = self.former;
+        if let Side::Active { table, .. } = &self.side {
+            counters.shed += table.counters.shed;
+            counters.lags.add(&table.counters.lags);
+        }
+        counters
+    }
 }
 
 /// Replication for all routers of a host.
@@ -104,9 +120,9 @@ impl Engine {
     /// Says what this host's copy of a router is, and at which tunnel addresses the others are. Tells whether
     /// a listing must follow.
     pub fn set_router(&mut self, router: RouterId, role: Role, peers: BTreeSet<IpAddr>) -> bool {
-        let (before, shed) = match self.routers.get(&router) {
-            Some(known) => (Some((role_of(&known.side), known.resyncs)), known.shed + shed_of(&known.side)),
-            None => (None, 0),
+        let (before, former) = match self.routers.get(&router) {
+            Some(known) => (Some((role_of(&known.side), known.resyncs)), known.counters()),
+            None => (None, Counters::default()),
         };
         let same_role = matches!(
             (before, role),
@@ -125,7 +141,7 @@ impl Engine {
                 Role::Standby => Side::Standby(Mirror::default()),
             };
             let resyncs = before.map_or(0, |(_, resyncs)| resyncs);
-            self.routers.insert(router, Router { peers, side, resyncs, shed });
+            self.routers.insert(router, Router { peers, side, resyncs, former });
         }
         self.align(router);
         !same_role
@@ -251,11 +267,14 @@ impl Engine {
                         (true, true) | (false, _) => {}
                     }
                 }
-                Carried::Table { router, generation, item } => {
+                Carried::Table { router, generation, item, since } => {
                     let side = self.routers.get_mut(&router).map(|router| &mut router.side);
-                    if let Some(Side::Active { table, .. }) = side {
-                        let tell = if has_arrived { Table::acknowledged } else { Table::lost };
-                        tell(table, peer, generation, item, now);
+                    match (side, has_arrived) {
+                        (Some(Side::Active { table, .. }), true) => {
+                            table.acknowledged(peer, generation, (item, since), now);
+                        }
+                        (Some(Side::Active { table, .. }), false) => table.lost(peer, generation, (item, since)),
+                        (Some(Side::Standby(_)) | None, _) => {}
                     }
                 }
             }
@@ -367,9 +386,9 @@ impl Engine {
             };
             let Some(generation) = table.generation(peer) else { continue };
             while carried.len() < MAX_ITEMS && writer.has_room() {
-                let Some((item, say)) = table.take(peer, now) else { break };
+                let Some((item, since, say)) = table.take(peer, now) else { break };
                 writer.push(&record(router, generation, *epoch, say));
-                carried.push(Carried::Table { router, generation, item });
+                carried.push(Carried::Table { router, generation, item, since });
             }
             if let Some(link) = self.links.get_mut(&peer) {
                 link.turn = Some(router);
@@ -423,6 +442,14 @@ impl Engine {
         }
     }
 
+    /// Places that are taken in what waits to be told (for tests): bounded by the number of flows.
+    pub fn waiting(&self, router: RouterId) -> usize {
+        self.routers.get(&router).map_or(0, |router| match &router.side {
+            Side::Active { table, .. } => table.waiting(),
+            Side::Standby(_) => 0,
+        })
+    }
+
     /// What the standby's kernel must hold by what it was told (for tests and comparisons): number of flows.
     pub fn entries(&self, router: RouterId) -> usize {
         self.routers.get(&router).map_or(0, |router| match &router.side {
@@ -442,7 +469,8 @@ fn stats_of(router: &Router, now: Instant) -> RouterStats {
                 peers: router.peers.iter().filter(|peer| table.token(**peer).is_some()).count() as u64,
                 in_step,
                 lag,
-                shed: router.shed + table.counters.shed,
+                lags: router.counters().lags,
+                shed: router.counters().shed,
                 resyncs: router.resyncs,
             }
         }
@@ -452,7 +480,8 @@ fn stats_of(router: &Router, now: Instant) -> RouterStats {
             peers: u64::from(mirror.is_complete()),
             in_step: mirror.is_complete(),
             lag: Duration::ZERO,
-            shed: router.shed,
+            lags: router.former.lags,
+            shed: router.former.shed,
             resyncs: router.resyncs + mirror.resyncs,
         },
     }
@@ -462,13 +491,6 @@ fn role_of(side: &Side) -> Role {
     match side {
         Side::Active { epoch, .. } => Role::Active { epoch: *epoch },
         Side::Standby(_) => Role::Standby,
-    }
-}
-
-fn shed_of(side: &Side) -> u64 {
-    match side {
-        Side::Active { table, .. } => table.counters.shed,
-        Side::Standby(_) => 0,
     }
 }
 

@@ -24,8 +24,10 @@ mod engine;
 mod link;
 pub mod message;
 mod mirror;
+mod subscriber;
 mod table;
 
 pub use engine::{Engine, Limits, Role, RouterStats};
 pub use mirror::Change;
+pub use subscriber::{LAG_BOUNDS_MS, Lags};
 pub use table::is_replicated;

@@ -7,19 +7,28 @@ use std::time::{Duration, Instant};
 use evergate_model::RouterId;
 
 use crate::message::Ack;
-use crate::table::Item;
+use crate::subscriber::Item;
 
 /// Messages that may be on their way at once, at least, first, and at most (about 0.7 MB, which fits the
 /// receive buffer that the transport asks for).
 const WINDOW: (usize, usize, usize) = (4, 64, 512);
 /// After this long without an answer a message counts as lost; doubled with each loss in a row.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(1));
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(80), Duration::from_secs(1));
 
 /// What a message carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carried {
-    Subscribe { router: RouterId, token: u32 },
-    Table { router: RouterId, generation: u32, item: Item },
+    Subscribe {
+        router: RouterId,
+        token: u32,
+    },
+    /// `since` it was to be told.
+    Table {
+        router: RouterId,
+        generation: u32,
+        item: Item,
+        since: Instant,
+    },
 }
 
 #[derive(Debug)]

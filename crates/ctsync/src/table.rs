@@ -1,24 +1,26 @@
 //! The active copy's side of one router: its flows, and which standby must still be told of which.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use evergate_model::flow::{Flow, FlowKey, L4, Tuple, protocol, status, tcp_state};
 
+use crate::subscriber::{Item, Lags, Say, Subscriber};
+
 /// So many standbys of one router are told at most: one bit each in every entry.
 const MAX_SUBSCRIBERS: u32 = 32;
-/// A standby that must be told of more removals than this is told everything anew.
-const MAX_DELETES: usize = 100_000;
-/// Flows queued at once while everything is told.
-const SLICE: usize = 512;
-/// What is told is renewed after a third of its timeout, so that a lost renewal or two do not matter. The
-/// timeout told is at least this: what a listing says of a flow is what is left of its time.
+/// What is told is renewed when two thirds of its timeout are over, or up to one [`LAP`] before. The timeout
+/// told is at least this: what a listing says of a flow is what is left of its time.
 const MIN_TIMEOUT_S: u32 = 30;
-/// How often a standby that has everything may compare.
-const CHECK_PERIOD: Duration = Duration::from_secs(5);
+/// So long it takes to look at every flow once, for what is to be renewed. A third of the shortest timeout,
+/// so that what is told later than it should be is still in time.
+const LAP: Duration = Duration::from_secs(10);
+/// A look takes in at least so many flows, or one of [`LOOKS`] parts of all, and comes at least this often.
+const SLICE: usize = 256;
+const LOOKS: usize = 100;
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Whether flows of this kind are replicated: of those protocols that the kernel can go on with from what is
 /// told, and not what is said to a group (VRRP itself, in a router's namespace).
@@ -55,77 +57,25 @@ pub(crate) fn hash(key: &FlowKey) -> u64 {
 }
 
 /// Whether losing it would hurt: a connection that both sides use, rather than an attempt or an end.
-fn is_valuable(flow: &Flow) -> bool {
+pub(crate) fn is_valuable(flow: &Flow) -> bool {
     flow.has(status::ASSURED) && !is_over(flow)
 }
 
 /// Over, and kept by the kernel only to catch late packets.
-fn is_over(flow: &Flow) -> bool {
+pub(crate) fn is_over(flow: &Flow) -> bool {
     flow.tcp.is_some_and(|tcp| matches!(tcp.state, tcp_state::TIME_WAIT | tcp_state::CLOSE))
 }
 
+/// A flow, and who was told of it.
 #[derive(Debug)]
-struct Entry {
-    flow: Flow,
+pub(crate) struct Entry {
+    pub(crate) flow: Flow,
     /// Bit per subscriber: it was told of the flow.
-    told: u32,
+    pub(crate) told: u32,
     /// Bit per subscriber: it waits in the first or second queue.
-    queued: [u32; 2],
-    /// When it is to be renewed, and the earliest such moment that is scheduled.
-    due: Option<Instant>,
-    scheduled: Option<Instant>,
-}
-
-/// What a message carried, so that it can be told again if it is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Item {
-    Begin,
-    Flow(FlowKey),
-    Delete(FlowKey),
-    Check,
-}
-
-/// What to tell next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Say {
-    Begin { token: u32, generation: u32 },
-    Put(Flow),
-    Delete(FlowKey),
-    Check { count: u64, digest: u64 },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// To be told that a stream begins.
-    New,
-    /// It was told so, and has not said that it heard.
-    Announced,
-    /// Everything up to this flow was queued.
-    Bulk(Option<FlowKey>),
-    /// Everything was queued; the first check ends this.
-    Settling,
-    Live,
-}
-
-/// A standby that is behind for less than this lacks nothing but what has just happened.
-const FRESH: Duration = Duration::from_millis(50);
-
-/// A standby that is told.
-#[derive(Debug)]
-struct Subscriber {
-    slot: u32,
-    token: u32,
-    generation: u32,
-    phase: Phase,
-    queues: [VecDeque<FlowKey>; 2],
-    deletes: BTreeSet<FlowKey>,
-    in_flight: usize,
-    count: u64,
-    digest: u64,
-    check_at: Option<Instant>,
-    /// Since when something waits or is unacknowledged.
-    behind_since: Option<Instant>,
-    lag: Duration,
+    pub(crate) queued: [u32; 2],
+    /// When it is to be renewed, in tenths of a second since the table's first moment; `None`: it is over.
+    renew: Option<u32>,
 }
 
 /// Counters of a table.
@@ -133,8 +83,8 @@ struct Subscriber {
 pub(crate) struct Counters {
     /// Flows that ended before a standby was told of them, or that did not fit.
     pub(crate) shed: u64,
-    /// Streams begun anew.
-    pub(crate) streams: u64,
+    /// What was confirmed, by how long that took.
+    pub(crate) lags: Lags,
 }
 
 /// The flows of one router that is active here.
@@ -142,7 +92,10 @@ pub(crate) struct Counters {
 pub(crate) struct Table {
     flows: BTreeMap<FlowKey, Entry>,
     subscribers: BTreeMap<IpAddr, Subscriber>,
-    renewals: BinaryHeap<Reverse<(Instant, FlowKey)>>,
+    /// The last flow that was looked at, and when the next are.
+    looked_at: Option<FlowKey>,
+    look_at: Option<Instant>,
+    first_moment: Option<Instant>,
     max_flows: usize,
     /// Nothing is told before the first listing.
     listed: bool,
@@ -154,7 +107,9 @@ impl Table {
         Self {
             flows: BTreeMap::new(),
             subscribers: BTreeMap::new(),
-            renewals: BinaryHeap::new(),
+            looked_at: None,
+            look_at: None,
+            first_moment: None,
             max_flows,
             listed: false,
             counters: Counters::default(),
@@ -163,6 +118,11 @@ impl Table {
 
     pub(crate) fn len(&self) -> usize {
         self.flows.len()
+    }
+
+    /// Places in the queues of all standbys.
+    pub(crate) fn waiting(&self) -> usize {
+        self.subscribers.values().map(Subscriber::waiting).sum()
     }
 
     /// Everything that there is: the difference to what was known is told.
@@ -188,38 +148,28 @@ impl Table {
             return;
         }
         let key = flow.key();
-        let is_full = self.flows.len() >= self.max_flows && !self.flows.contains_key(&key);
-        if is_full && !self.make_room(&flow, now) {
+        if self.flows.len() >= self.max_flows && !self.flows.contains_key(&key) && !self.make_room(&flow, now) {
             self.counters.shed += 1;
             return;
         }
-        if let Some(old) = self.flows.get(&key).filter(|old| old.flow.reply == flow.reply && !whole) {
-            flow.tcp = flow.tcp.or(old.flow.tcp);
-            flow.labels = if flow.labels == [0; 16] { old.flow.labels } else { flow.labels };
-            if flow.timeout_s == 0 {
-                flow.timeout_s = old.flow.timeout_s;
-            }
-            for (adjustment, old) in flow.sequence_adjustment.iter_mut().zip(old.flow.sequence_adjustment) {
-                *adjustment = adjustment.or(old);
-            }
+        let tick = self.tick(now);
+        let entry = self.flows.entry(key).or_insert(Entry { flow, told: 0, queued: [0; 2], renew: None });
+        if entry.flow.reply == flow.reply && !whole {
+            fill_in(&mut flow, &entry.flow);
         }
-        let entry =
-            self.flows.entry(key).or_insert(Entry { flow, told: 0, queued: [0; 2], due: None, scheduled: None });
         entry.flow = flow;
-        self.schedule(&key, now);
-        self.queue_for_all(&key, now);
+        entry.schedule(tick);
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.queue(&key, entry, now);
+        }
+        self.look_at.get_or_insert(now + LOOK);
+        self.tidy();
     }
 
     pub(crate) fn handle_gone(&mut self, key: &FlowKey, now: Instant) {
         let Some(entry) = self.flows.remove(key) else { return };
         for subscriber in self.subscribers.values_mut() {
-            let bit = 1 << subscriber.slot;
-            if entry.told & bit != 0 {
-                subscriber.deletes.insert(*key);
-                subscriber.count -= 1;
-                subscriber.digest = subscriber.digest.wrapping_sub(hash(key));
-                subscriber.behind_since.get_or_insert(now);
-            } else if (entry.queued[0] | entry.queued[1]) & bit != 0 && subscriber.phase == Phase::Live {
+            if subscriber.remove(key, &entry, now) {
                 self.counters.shed += 1;
             }
         }
@@ -242,94 +192,83 @@ impl Table {
         victim.is_some()
     }
 
-    fn schedule(&mut self, key: &FlowKey, now: Instant) {
-        let Some(entry) = self.flows.get_mut(key) else { return };
-        if is_over(&entry.flow) {
-            entry.due = None;
-            return;
-        }
-        entry.flow.timeout_s = entry.flow.timeout_s.max(MIN_TIMEOUT_S);
-        let due = now + Duration::from_secs(entry.flow.timeout_s.into()) / 3;
-        entry.due = Some(due);
-        if entry.scheduled.is_none_or(|at| due < at) {
-            entry.scheduled = Some(due);
-            self.renewals.push(Reverse((due, *key)));
-        }
+    /// Tenths of a second since the first moment.
+    fn tick(&mut self, now: Instant) -> u32 {
+        let first = *self.first_moment.get_or_insert(now);
+        (now.saturating_duration_since(first).as_millis() / 100) as u32
     }
 
-    fn queue_for_all(&mut self, key: &FlowKey, now: Instant) {
-        let Some(entry) = self.flows.get_mut(key) else { return };
+    /// A queue holds what waits, and what has gone or moved ahead meanwhile: not more of that than of flows.
+    fn tidy(&mut self) {
         for subscriber in self.subscribers.values_mut() {
-            subscriber.queue(key, entry, now);
+            subscriber.tidy(&mut self.flows);
         }
     }
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let renewal = self.renewals.peek().map(|Reverse((at, _))| *at);
-        let checks = self.subscribers.values().filter(|one| one.is_quiet()).filter_map(|one| one.check_at);
-        renewal.into_iter().chain(checks).min()
+        let checks = self.subscribers.values().filter_map(Subscriber::next_due);
+        self.look_at.into_iter().chain(checks).min()
     }
 
     /// Renews what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        while let Some(Reverse((at, key))) = self.renewals.peek().copied().filter(|Reverse((at, _))| *at <= now) {
-            self.renewals.pop();
-            let Some(entry) = self.flows.get_mut(&key) else { continue };
-            if entry.scheduled != Some(at) {
-                continue;
-            }
-            entry.scheduled = None;
-            match entry.due {
-                Some(due) if due <= now => {
-                    self.schedule(&key, now);
-                    self.queue_for_all(&key, now);
-                }
-                Some(due) => {
-                    entry.scheduled = Some(due);
-                    self.renewals.push(Reverse((due, key)));
-                }
-                None => {}
-            }
+        let Some(mut at) = self.look_at.take_if(|at| *at <= now) else { return };
+        let tick = self.tick(now);
+        let slice = SLICE.max(self.flows.len() / LOOKS);
+        let interval = LOOK.min(LAP * slice as u32 / self.flows.len().max(1) as u32);
+        let lap = interval * self.flows.len().div_ceil(slice) as u32;
+        let until = tick + (lap.as_millis() / 100) as u32;
+        // Whoever comes late has several looks to take, but one lap is enough for any delay.
+        let mut seen = 0;
+        while at <= now && seen < self.flows.len() {
+            seen += slice;
+            self.look(slice, (tick, until), now);
+            at += interval;
         }
+        if !self.flows.is_empty() {
+            self.look_at = Some(at.max(now + interval / 2));
+        }
+    }
+
+    /// Looks at the next flows, and renews what would be due before the next lap comes to it.
+    fn look(&mut self, slice: usize, (tick, until): (u32, u32), now: Instant) {
+        let from = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (at, (key, entry)) in self.flows.range_mut((from, Bound::Unbounded)).take(slice).enumerate() {
+            if entry.renew.is_some_and(|renew| renew <= until) {
+                entry.schedule(tick);
+                for subscriber in self.subscribers.values_mut() {
+                    subscriber.queue(key, entry, now);
+                }
+            }
+            last = (at + 1 == slice).then_some(*key);
+        }
+        self.looked_at = last;
     }
 
     /// Begins to tell a standby everything. False if there are too many.
     pub(crate) fn subscribe(&mut self, peer: IpAddr, token: u32, generation: u32) -> bool {
-        let used: u32 = self.subscribers.iter().filter(|(at, _)| **at != peer).map(|(_, one)| 1 << one.slot).sum();
+        let others = self.subscribers.iter().filter(|(at, _)| **at != peer);
+        let used = others.fold(0_u32, |used, (_, one)| used | 1 << one.slot);
         let slot = self.subscribers.get(&peer).map_or_else(|| used.trailing_ones(), |one| one.slot);
         if slot >= MAX_SUBSCRIBERS {
             return false;
         }
-        let lag = self.subscribers.get(&peer).map_or(Duration::ZERO, |one| one.lag);
-        for entry in self.flows.values_mut() {
-            entry.told &= !(1 << slot);
-            entry.queued.iter_mut().for_each(|bits| *bits &= !(1 << slot));
-        }
-        self.counters.streams += 1;
-        let subscriber = Subscriber {
-            slot,
-            token,
-            generation,
-            phase: Phase::New,
-            queues: Default::default(),
-            deletes: BTreeSet::new(),
-            in_flight: 0,
-            count: 0,
-            digest: 0,
-            check_at: None,
-            behind_since: None,
-            lag,
-        };
-        self.subscribers.insert(peer, subscriber);
+        self.clear(slot);
+        self.subscribers.insert(peer, Subscriber::new(slot, token, generation));
         true
     }
 
     pub(crate) fn unsubscribe(&mut self, peer: IpAddr) {
         if let Some(gone) = self.subscribers.remove(&peer) {
-            for entry in self.flows.values_mut() {
-                entry.told &= !(1 << gone.slot);
-                entry.queued.iter_mut().for_each(|bits| *bits &= !(1 << gone.slot));
-            }
+            self.clear(gone.slot);
+        }
+    }
+
+    fn clear(&mut self, slot: u32) {
+        for entry in self.flows.values_mut() {
+            entry.told &= !(1 << slot);
+            entry.queued.iter_mut().for_each(|bits| *bits &= !(1 << slot));
         }
     }
 
@@ -342,158 +281,69 @@ impl Table {
         self.subscribers.get(&peer).map(|one| one.generation)
     }
 
-    /// Takes the next thing to tell a standby.
-    pub(crate) fn take(&mut self, peer: IpAddr, now: Instant) -> Option<(Item, Say)> {
-        let subscriber = self.subscribers.get_mut(&peer).filter(|_| self.listed)?;
-        if subscriber.phase == Phase::New {
-            subscriber.phase = Phase::Announced;
-            subscriber.in_flight += 1;
-            let say = Say::Begin { token: subscriber.token, generation: subscriber.generation };
-            return Some((Item::Begin, say));
-        }
-        if subscriber.phase == Phase::Announced {
-            return None;
-        }
-        if let Some(key) = subscriber.deletes.pop_first() {
-            subscriber.in_flight += 1;
-            return Some((Item::Delete(key), Say::Delete(key)));
-        }
-        while subscriber.is_idle() && matches!(subscriber.phase, Phase::Bulk(_)) {
-            subscriber.fill(&mut self.flows, now);
-        }
-        let bit = 1 << subscriber.slot;
-        for which in 0..2 {
-            while let Some(key) = subscriber.queues[which].pop_front() {
-                let Some(entry) = self.flows.get_mut(&key).filter(|entry| entry.queued[which] & bit != 0) else {
-                    continue;
-                };
-                entry.queued.iter_mut().for_each(|bits| *bits &= !bit);
-                if entry.told & bit == 0 {
-                    entry.told |= bit;
-                    subscriber.count += 1;
-                    subscriber.digest = subscriber.digest.wrapping_add(hash(&key));
-                }
-                subscriber.in_flight += 1;
-                return Some((Item::Flow(key), Say::Put(entry.flow)));
-            }
-        }
-        subscriber.take_check(now)
+    /// Takes the next thing to tell a standby, and since when it was to be told.
+    pub(crate) fn take(&mut self, peer: IpAddr, now: Instant) -> Option<(Item, Instant, Say)> {
+        self.subscribers.get_mut(&peer).filter(|_| self.listed)?.take(&mut self.flows, now)
     }
 
     /// Tells whether `take` might have something.
     pub(crate) fn has_something(&self, peer: IpAddr, now: Instant) -> bool {
-        self.listed
-            && self.subscribers.get(&peer).is_some_and(|one| match one.phase {
-                Phase::New | Phase::Bulk(_) => true,
-                Phase::Announced => false,
-                Phase::Settling | Phase::Live => {
-                    !one.is_idle() || one.is_quiet() && one.check_at.is_none_or(|at| at <= now)
-                }
-            })
+        self.listed && self.subscribers.get(&peer).is_some_and(|one| one.has_something(now))
     }
 
     /// What a message carried has arrived.
-    pub(crate) fn acknowledged(&mut self, peer: IpAddr, generation: u32, item: Item, now: Instant) {
-        let Some(subscriber) = self.subscribers.get_mut(&peer).filter(|one| one.generation == generation) else {
-            return;
-        };
-        subscriber.in_flight -= 1;
-        match item {
-            Item::Begin => subscriber.phase = Phase::Bulk(None),
-            Item::Check if subscriber.phase == Phase::Settling => subscriber.phase = Phase::Live,
-            Item::Check | Item::Flow(_) | Item::Delete(_) => {}
-        }
-        if subscriber.is_quiet()
-            && let Some(since) = subscriber.behind_since.take()
-        {
-            subscriber.lag = now.saturating_duration_since(since);
+    pub(crate) fn acknowledged(&mut self, peer: IpAddr, generation: u32, (item, since): (Item, Instant), now: Instant) {
+        if let Some(subscriber) = self.subscribers.get_mut(&peer).filter(|one| one.generation == generation) {
+            subscriber.acknowledged(item, since, now);
+            if matches!(item, Item::Flow(_) | Item::Delete(_)) {
+                self.counters.lags.note(now.saturating_duration_since(since));
+            }
         }
     }
 
     /// What a message carried was lost: it is told again, as it is then.
-    pub(crate) fn lost(&mut self, peer: IpAddr, generation: u32, item: Item, now: Instant) {
-        let Some(subscriber) = self.subscribers.get_mut(&peer).filter(|one| one.generation == generation) else {
-            return;
-        };
-        subscriber.in_flight -= 1;
-        match item {
-            Item::Begin => subscriber.phase = Phase::New,
-            Item::Check => subscriber.check_at = None,
-            Item::Flow(key) | Item::Delete(key) => match self.flows.get_mut(&key) {
-                Some(entry) => subscriber.queue(&key, entry, now),
-                None => drop(subscriber.deletes.insert(key)),
-            },
+    pub(crate) fn lost(&mut self, peer: IpAddr, generation: u32, (item, since): (Item, Instant)) {
+        if let Some(subscriber) = self.subscribers.get_mut(&peer).filter(|one| one.generation == generation) {
+            subscriber.lost(item, since);
         }
     }
 
     /// The standbys that have fallen too far behind to be told what changed.
     pub(crate) fn hopeless(&self) -> Vec<IpAddr> {
-        let behind = |one: &Subscriber| one.deletes.len() > MAX_DELETES;
-        self.subscribers.iter().filter(|(_, one)| behind(one)).map(|(peer, _)| *peer).collect()
+        self.subscribers.iter().filter(|(_, one)| one.is_hopeless()).map(|(peer, _)| *peer).collect()
     }
 
     /// The standbys that have everything, but for what is on its way.
     pub(crate) fn complete(&self, now: Instant) -> BTreeSet<IpAddr> {
-        let is_fresh = |since: Instant| now.saturating_duration_since(since) < FRESH;
-        let complete = |one: &Subscriber| one.phase == Phase::Live && one.behind_since.is_none_or(is_fresh);
-        self.subscribers.iter().filter(|(_, one)| complete(one)).map(|(peer, _)| *peer).collect()
+        self.subscribers.iter().filter(|(_, one)| one.is_complete(now)).map(|(peer, _)| *peer).collect()
     }
 
     /// How far the slowest standby is behind, and whether all have everything; `None` if there is none.
     pub(crate) fn lag(&self, now: Instant) -> Option<(Duration, bool)> {
-        let lag = |one: &Subscriber| one.behind_since.map_or(one.lag, |since| now.saturating_duration_since(since));
-        let longest = self.subscribers.values().map(lag).max()?;
-        Some((longest, self.subscribers.values().all(|one| one.phase == Phase::Live)))
+        let longest = self.subscribers.values().map(|one| one.lag(now)).max()?;
+        Some((longest, self.subscribers.values().all(Subscriber::is_live)))
     }
 }
 
-impl Subscriber {
-    fn queue(&mut self, key: &FlowKey, entry: &mut Entry, now: Instant) {
-        let bit = 1 << self.slot;
-        if is_over(&entry.flow) && entry.told & bit == 0 {
-            // It ended before it was told of: nothing is missed.
-            return;
-        }
-        let which = if is_valuable(&entry.flow) { 0 } else { 1 };
-        // What waits in the first queue is not also put into the second; the other way round it moves ahead.
-        if entry.queued[0] & bit == 0 && entry.queued[which] & bit == 0 {
-            entry.queued[which] |= bit;
-            self.queues[which].push_back(*key);
-            self.behind_since.get_or_insert(now);
+impl Entry {
+    fn schedule(&mut self, tick: u32) {
+        self.renew = None;
+        if !is_over(&self.flow) {
+            self.flow.timeout_s = self.flow.timeout_s.max(MIN_TIMEOUT_S);
+            self.renew = Some(tick.saturating_add(self.flow.timeout_s.saturating_mul(10) / 3 * 2));
         }
     }
+}
 
-    /// Queues the next slice of everything.
-    fn fill(&mut self, flows: &mut BTreeMap<FlowKey, Entry>, now: Instant) {
-        let Phase::Bulk(done) = self.phase else { return };
-        let from = done.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = None;
-        for (key, entry) in flows.range_mut((from, Bound::Unbounded)).take(SLICE) {
-            last = Some(*key);
-            if entry.told & 1 << self.slot == 0 {
-                self.queue(key, entry, now);
-            }
-        }
-        self.phase = last.map_or(Phase::Settling, |last| Phase::Bulk(Some(last)));
+/// A notification tells only what has changed: the rest is as it was.
+fn fill_in(flow: &mut Flow, old: &Flow) {
+    flow.tcp = flow.tcp.or(old.tcp);
+    flow.labels = if flow.labels == [0; 16] { old.labels } else { flow.labels };
+    if flow.timeout_s == 0 {
+        flow.timeout_s = old.timeout_s;
     }
-
-    /// Nothing waits to be sent.
-    fn is_idle(&self) -> bool {
-        self.deletes.is_empty() && self.queues.iter().all(VecDeque::is_empty)
-    }
-
-    /// Everything was told and has arrived.
-    fn is_quiet(&self) -> bool {
-        matches!(self.phase, Phase::Settling | Phase::Live) && self.in_flight == 0 && self.is_idle()
-    }
-
-    fn take_check(&mut self, now: Instant) -> Option<(Item, Say)> {
-        if !self.is_quiet() || self.check_at.is_some_and(|at| at > now) {
-            return None;
-        }
-        self.check_at = Some(now + CHECK_PERIOD);
-        self.in_flight += 1;
-        Some((Item::Check, Say::Check { count: self.count, digest: self.digest }))
+    for (adjustment, old) in flow.sequence_adjustment.iter_mut().zip(old.sequence_adjustment) {
+        *adjustment = adjustment.or(old);
     }
 }
 

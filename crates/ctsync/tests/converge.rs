@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use evergate_ctsync::message::{Message, Record};
 use evergate_ctsync::{Change, Engine, Limits, Role};
 use evergate_model::RouterId;
 use evergate_model::flow::{Flow, FlowKey, L4, TcpTracking, Tuple, protocol, status, tcp_state};
@@ -63,6 +64,8 @@ struct Net {
     faults: [u8; 3],
     dice: u64,
     carried: usize,
+    /// Comparisons that were sent.
+    checks: usize,
 }
 
 impl Net {
@@ -79,6 +82,7 @@ impl Net {
             faults,
             dice: dice | 1,
             carried: 0,
+            checks: 0,
         };
         for a in 0..hosts {
             for b in (0..hosts).filter(|b| *b != a) {
@@ -123,6 +127,8 @@ impl Net {
                 assert!(bytes.len() <= evergate_ctsync::message::MAX_LEN);
                 let to = (0..self.hosts.len()).find(|n| address(*n) == to).unwrap();
                 self.carried += 1;
+                let records = Message::parse(&bytes).unwrap().records;
+                self.checks += records.iter().filter(|record| matches!(record, Record::Check { .. })).count();
                 if self.roll() < self.faults[0] {
                     continue;
                 }
@@ -156,10 +162,11 @@ impl Net {
             let kernel = host.kernel.entry(of).or_default();
             for change in changes {
                 match change {
-                    Change::Put { flow, replace, .. } => {
+                    Change::Put { flow, replace, known } => {
                         let before = kernel.get(&flow.key());
+                        // One that is not known is made, in the place of whatever is left to expire there.
                         assert!(
-                            replace || before.is_none_or(|before| before.reply == flow.reply),
+                            replace || !known || before.is_none_or(|before| before.reply == flow.reply),
                             "an entry's translation cannot be changed: {before:?} to {flow:?}"
                         );
                         kernel.insert(flow.key(), flow);
@@ -271,7 +278,8 @@ fn what_has_a_short_timeout_is_renewed_until_it_ends() {
         net.step();
     }
     net.hosts[1].kernel.entry(router(1)).or_default().clear();
-    net.now += Duration::from_secs(41);
+    // Two thirds of its time.
+    net.now += Duration::from_secs(80);
     for _ in 0..100 {
         net.step();
     }
@@ -311,6 +319,58 @@ fn under_pressure_established_connections_go_first_and_what_ends_meanwhile_is_co
     }
     net.assert_same(0, 1, router(1));
     assert!(net.hosts[0].engine.stats(net.now)[&router(1)].shed > 10_000);
+}
+
+#[test]
+fn a_standby_is_complete_and_compares_also_while_connections_come_and_go_without_a_pause() {
+    let mut net = Net::new(2, [0; 3], 1);
+    net.role(0, router(1), Role::Active { epoch: 1 });
+    net.role(1, router(1), Role::Standby);
+    for n in 0..30_000 {
+        net.put(0, router(1), flow(n, 1));
+        net.put(0, router(1), flow(50_000 + n, 2));
+        if n >= 100 {
+            net.remove(0, router(1), flow(n - 100, 1));
+        }
+        if n % 5 == 0 {
+            net.step();
+        }
+        if n == 1000 {
+            let now = net.now;
+            assert_eq!(net.hosts[0].engine.complete(router(1), now), [address(1)].into());
+            assert!(net.hosts[0].engine.stats(now)[&router(1)].in_step);
+        }
+    }
+    // 6 seconds: at the beginning, and after 5.
+    assert_eq!(net.checks, 2);
+    let stats = net.hosts[0].engine.stats(net.now)[&router(1)];
+    assert!(stats.lag < 20 * MS && stats.lags.0[5..].iter().all(|count| *count == 0), "{stats:?}");
+    net.calm();
+    net.assert_same(0, 1, router(1));
+    assert_eq!(net.hosts[1].engine.stats(net.now)[&router(1)].resyncs, 0);
+}
+
+#[test]
+fn a_standby_that_does_not_answer_costs_no_more_memory_than_the_table() {
+    let mut net = Net::new(2, [0; 3], 1);
+    net.role(0, router(1), Role::Active { epoch: 1 });
+    net.role(1, router(1), Role::Standby);
+    for _ in 0..20 {
+        net.step();
+    }
+    net.faults = [255, 0, 0];
+    for n in 0..200_000 {
+        net.put(0, router(1), flow(n, 1));
+        if n >= 10 {
+            net.remove(0, router(1), flow(n - 10, 1));
+        }
+        if n % 100 == 0 {
+            net.step();
+        }
+        assert!(net.hosts[0].engine.waiting(router(1)) < 4_000);
+    }
+    net.calm();
+    net.assert_same(0, 1, router(1));
 }
 
 #[test]

@@ -500,7 +500,7 @@ fn connections(status: &ReplicationStatus) -> String {
             format!("{} told to {peers} other copies, last in {} us", status.entries, status.lag_us)
         }
         (true, peers, false) => {
-            format!("{} being told to {peers} other copies for {} us", status.entries, status.lag_us)
+            format!("{} being told to {peers} other copies, last in {} us", status.entries, status.lag_us)
         }
         (false, _, true) => format!("{} kept ready", status.entries),
         (false, _, false) => format!("{} kept ready, not yet all there are", status.entries),

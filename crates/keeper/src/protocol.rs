@@ -483,8 +483,12 @@ pub struct ReplicationStatus {
     pub peers: u64,
     /// Whether everything was told: to all standbys, or to this one.
     pub in_step: bool,
-    /// Microseconds that the slowest standby needed last, or has been needing, to have everything.
+    /// Microseconds that the oldest change has been waiting that a standby has not confirmed; where there is none,
+    /// that the last one took.
     pub lag_us: u64,
+    /// Changes that standbys have confirmed, by how long that took; see [`evergate_ctsync::LAG_BOUNDS_MS`].
+    #[serde(default)]
+    pub lags: [u64; evergate_ctsync::LAG_BOUNDS_MS.len() + 1],
     /// Connections that ended before they could be told, or that did not fit.
     pub shed: u64,
     /// How often everything was told again because the two sides disagreed.

@@ -222,11 +222,7 @@ impl Socket {
     }
 
     /// False when what was listed changed meanwhile.
-    fn dump_once(
-        &mut self,
-        request: &mut [Vec<u8>; 1],
-        visit: &mut impl FnMut(&Frame<'_>),
-    ) -> Result<bool, Cause> {
+    fn dump_once(&mut self, request: &mut [Vec<u8>; 1], visit: &mut impl FnMut(&Frame<'_>)) -> Result<bool, Cause> {
         let sequence = self.send(request)?;
         let mut buffer = vec![0; DUMP_BYTES];
         let mut consistent = true;

@@ -2,6 +2,10 @@
 //!
 //! Advertisements never wait for it. What it knows it is told by [`Command`]s; what there is to say about
 //! it, it leaves in a shared place.
+//!
+//! Where much happens it works in rounds: after each it rests for [`GATHER`], so that a wake-up, a datagram
+//! and a system call serve many flows, and what begins and ends within a round is never told. What happens
+//! after a quiet moment is told at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -26,8 +30,13 @@ use crate::protocol::ReplicationStatus;
 
 /// What waits to be received: a burst of a whole window of several peers.
 const RECEIVE_BUFFER: i32 = 8 << 20;
-/// Events, or datagrams, that are taken before others have their turn.
+/// Events that are taken before others have their turn.
 const PER_TURN: usize = 1024;
+/// Datagrams that are taken before what they say goes to the kernel and is acknowledged. Each carries up to 64
+/// flows, which take the kernel some 10 us each: the sender should not wait so long that it sends them again.
+const DATAGRAMS_PER_TURN: usize = 64;
+/// Rest between two rounds of work.
+const GATHER: Duration = Duration::from_millis(4);
 /// How often what failed is tried again (a namespace that is not there yet, an address that cannot be bound).
 const RETRY: Duration = Duration::from_millis(500);
 /// A table is listed anew at most so often.
@@ -135,15 +144,22 @@ impl Worker {
                     }
                 }
             }
+            let mut all = true;
             for token in ready.iter().copied().filter(|token| *token != BELL) {
-                match token {
+                all &= match token {
                     SOCKET => self.receive(),
                     router => self.read_events(router),
-                }
+                };
             }
-            self.handle_timers(Instant::now());
+            if all {
+                // An answer that was not read yet is not late.
+                self.handle_timers(Instant::now());
+            }
             self.transmit(Instant::now());
             self.publish(Instant::now());
+            if all && ready.iter().any(|token| *token != BELL) {
+                std::thread::sleep(GATHER);
+            }
         }
     }
 
@@ -293,35 +309,42 @@ impl Worker {
         }
     }
 
-    fn read_events(&mut self, token: u64) {
-        let Some(&router) = self.tokens.get(&token) else { return };
-        let Some(local) = self.routers.get_mut(&router) else { return };
-        let Some((watch, _)) = local.access.as_mut().and_then(|access| access.watch.as_mut()) else { return };
+    /// Takes what the kernel says of a router's flows; whether that was all.
+    fn read_events(&mut self, token: u64) -> bool {
+        let Some(&router) = self.tokens.get(&token) else { return true };
+        let Some(local) = self.routers.get_mut(&router) else { return true };
+        let Some((watch, _)) = local.access.as_mut().and_then(|access| access.watch.as_mut()) else { return true };
         let now = Instant::now();
         for _ in 0..PER_TURN {
             match watch.next_event() {
                 Ok(Some(FlowEvent::Changed(seen))) => self.engine.handle_changed(router, seen.flow, now),
                 Ok(Some(FlowEvent::Gone(key))) => self.engine.handle_gone(router, &key, now),
                 Ok(Some(FlowEvent::Lost)) => drop(local.relist_at.get_or_insert(now + RELIST)),
-                Ok(None) => return,
+                Ok(None) => return true,
                 Err(error) => {
                     warn!(%router, "{}", error.full());
                     local.relist_at.get_or_insert(now + RELIST);
-                    return;
+                    return true;
                 }
             }
         }
+        false
     }
 
-    fn receive(&mut self) {
+    /// Takes datagrams and does what they say; whether those were all.
+    fn receive(&mut self) -> bool {
         let mut datagram = [0; MAX_DATAGRAM + 1];
-        for _ in 0..PER_TURN {
-            let Some(socket) = &self.socket else { return };
+        let mut all = false;
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Some(socket) = &self.socket else { return true };
             let (length, from) = match socket.recv_from(&mut datagram) {
                 Ok(received) => received,
                 // What ICMP has to say about a datagram that was sent.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => continue,
-                Err(_) => break,
+                Err(_) => {
+                    all = true;
+                    break;
+                }
             };
             if let Err(discard) = self.take_datagram(&datagram[..length], from) {
                 let count = self.discards.entry(discard).or_default();
@@ -332,6 +355,7 @@ impl Worker {
             }
         }
         self.inject();
+        all
     }
 
     fn take_datagram(&mut self, datagram: &[u8], from: SocketAddr) -> Result<(), Discard> {
@@ -429,6 +453,7 @@ impl Worker {
                 peers: stats.peers,
                 in_step: stats.in_step,
                 lag_us: stats.lag.as_micros() as u64,
+                lags: stats.lags.0,
                 shed: stats.shed,
                 resyncs: stats.resyncs,
                 refused: local.refused,
