@@ -1,5 +1,8 @@
 //! Where log lines go: standard error, so that what a verb prints can be piped.
 //!
+//! A log that cannot be written, because its disk is full, is no reason to stop or to fail at anything: lines
+//! are lost and counted, and the count is logged as soon as there is room again.
+//!
 //! The keeper must never wait for a disk, and standard error may be a file on one. Its lines go
 //! through a bounded queue to a thread of their own; when the queue is full, lines are dropped and
 //! counted, and the count is logged as soon as there is room again.
@@ -24,12 +27,41 @@ static QUEUE: OnceLock<Queue> = OnceLock::new();
 /// Starts logging, filtered by `EVERGATE_LOG` (default `info`).
 pub(crate) fn init(never_wait: bool) {
     let filter = EnvFilter::try_from_env("EVERGATE_LOG").unwrap_or_else(|_| "info".into());
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal()).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        // It would say so on the very stream that failed, and panic there.
+        .log_internal_errors(false);
     if never_wait {
         builder.with_writer(Queued).init();
     } else {
-        builder.with_writer(io::stderr).init();
+        builder.with_writer(|| Direct).init();
+    }
+}
+
+/// Lines that standard error did not take.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// Writes lines at once.
+struct Direct;
+
+impl Write for Direct {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut to = io::stderr().lock();
+        if to.write_all(line).is_err() {
+            UNWRITTEN.fetch_add(1, Ordering::Relaxed);
+            return Ok(line.len());
+        }
+        let lost = UNWRITTEN.swap(0, Ordering::Relaxed);
+        if lost > 0 && writeln!(to, "WARN {lost} log lines before this one could not be written").is_err() {
+            UNWRITTEN.fetch_add(lost, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -71,8 +103,7 @@ impl Queue {
 fn drain(waiting: &Receiver<Entry>, dropped: &AtomicU64) {
     for entry in waiting {
         match entry {
-            // A log that cannot be written is no reason to stop: there is nowhere left to say so.
-            Entry::Line(line) => drop(io::stderr().write_all(&line)),
+            Entry::Line(line) => drop(Direct.write(&line)),
             Entry::Finish(written) => drop(written.try_send(())),
         }
         let lost = dropped.swap(0, Ordering::Relaxed);

@@ -152,6 +152,9 @@ fn failure(error: &ApiError) -> Response {
         if error.is_constraint() {
             // The schema had the last word over a request that lost a race, or that a check above it missed.
             tracing::warn!(error = %cause, "the schema refused a request");
+        } else if cause.outage().is_some() {
+            // Every request meets it; the store says once that it began, and once that it is over.
+            tracing::debug!(error = %cause, cause = chain, "a request found the database unusable");
         } else {
             tracing::error!(error = %cause, cause = chain, "a request failed in the store");
         }
@@ -275,7 +278,7 @@ fn prepare(state: &ApiState, ctx: &Context, asked: &Asked) {
     // Without one there is a list all the same.
     let made = found.and_then(|_| state.store.write(|tx| security_group::ensure_default(tx, project)));
     if let Err(error) = made {
-        tracing::warn!(%error, project, "failed to make the default security group");
+        tracing::debug!(%error, project, "failed to make the default security group");
     }
 }
 

@@ -27,10 +27,13 @@ use crate::listener::Patient;
 use crate::openapi;
 use crate::options::{Limits, Options};
 use crate::policy::{self, Watched};
-use crate::store::{self, Store};
+use crate::store::{self, Outage, Store, StoreError};
 
 /// How long requests that are under way may take after the signal to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// Pause before the next look at a database that cannot be used.
+const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
 /// Serve the Neutron API, identity, placement and the hosts' streams.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -117,19 +120,16 @@ async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<
         // Servers share it.
         Database::Postgres(_) => None,
     };
+    // Not before there is a database: nobody shall be let in who would only wait.
+    let (store, token, authority) = tokio::select! {
+        opened = open_state(settings) => opened?,
+        () = signals.told_to_stop() => return Ok(()),
+    };
     let listener = listen(&settings.bind_host, settings.bind_port).await?;
-    let (store, token, authority) = open_state(settings).await?;
     let address = listener.local_addr().context("failed to ask for the address that is listened on")?;
 
     let (stop, stopping) = watch::channel(false);
     let options = Arc::new(options(settings));
-    let (at_start, as_set) = (Arc::clone(&store), Arc::clone(&options));
-    // PostgreSQL's client waits on a runtime of its own, which it may not do on a thread of this one.
-    let settled = tokio::task::spawn_blocking(move || at_start.write(|tx| dvr::settle_all(tx, &as_set))).await;
-    settled
-        .map_err(anyhow::Error::from)
-        .and_then(|settled| Ok(settled?))
-        .context("failed to bring distributed routers up to date")?;
     let hosts =
         Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
     let policy = Arc::new(policy);
@@ -281,16 +281,39 @@ fn lock(database: &Path) -> anyhow::Result<File> {
 }
 
 /// What outlives a restart: the store, and the secrets beside it.
-async fn open_state(settings: &ServerSettings) -> anyhow::Result<(Arc<Store>, HostToken, Authority)> {
-    let settings = settings.clone();
-    // The store blocks.
-    let open = move || {
-        let store = Arc::new(open_store(&settings.database)?);
-        let token = HostToken::open(&settings.host_token_file)?;
-        let authority = Authority::of(&settings, &store)?;
-        Ok((store, token, authority))
-    };
-    tokio::task::spawn_blocking(open).await.context("failed to open the store")?
+type State = (Arc<Store>, HostToken, Authority);
+
+/// Opens the state; waits for a database that is away or takes no writes, as long as that may last.
+async fn open_state(settings: &ServerSettings) -> anyhow::Result<State> {
+    let mut told = None;
+    loop {
+        let own = settings.clone();
+        // The store blocks.
+        let opened = tokio::task::spawn_blocking(move || try_open_state(&own)).await;
+        let error = match opened.context("failed to open the store")? {
+            Ok(state) => return Ok(state),
+            Err(error) => error,
+        };
+        let found = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>()?.outage());
+        // What an operator must set right is no outage, though it looks like one later.
+        let Some(outage) = found.filter(|outage| !matches!(outage, Outage::Refused | Outage::Damaged)) else {
+            return Err(error);
+        };
+        if told.replace(outage) != Some(outage) {
+            tracing::error!(database = %settings.database, reason = %outage, cause = format!("{error:#}"), "waiting for the database");
+        }
+        tokio::time::sleep(DATABASE_RETRY).await;
+    }
+}
+
+fn try_open_state(settings: &ServerSettings) -> anyhow::Result<State> {
+    let store = Arc::new(open_store(&settings.database)?);
+    let token = HostToken::open(&settings.host_token_file)?;
+    let authority = Authority::of(settings, &store)?;
+    let options = options(settings);
+    let settled = store.write(|tx| dvr::settle_all(tx, &options));
+    settled.context("failed to bring distributed routers up to date")?;
+    Ok((store, token, authority))
 }
 
 fn open_store(database: &Database) -> anyhow::Result<Store> {

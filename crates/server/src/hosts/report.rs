@@ -19,7 +19,7 @@ use crate::dvr;
 use crate::error::ApiError;
 use crate::ha;
 use crate::objects::{agent, floating_ip, port};
-use crate::store::{StoreError, Tx};
+use crate::store::{StoreError, Tx, TxError as _};
 use crate::values;
 
 pub(super) async fn report(State(hosts): State<Arc<Hosts>>, Path(host): Path<String>, body: Bytes) -> Response {
@@ -33,7 +33,10 @@ pub(super) async fn report(State(hosts): State<Arc<Hosts>>, Path(host): Path<Str
     match tokio::task::spawn_blocking(move || take(&hosts, report)).await {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => {
-            tracing::error!(host, error = &error as &dyn std::error::Error, "failed to take a host's report");
+            // An outage concerns every host, and the store tells of it.
+            if error.store_error().and_then(StoreError::outage).is_none() {
+                tracing::error!(host, error = &error as &dyn std::error::Error, "failed to take a host's report");
+            }
             store_refusal(&error)
         }
         Err(error) => {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::directory::{DOMAIN_ID, DOMAIN_NAME, Project, Role, User};
 use super::login::{Denied, login};
 use super::{Identity, Valid, app_credentials, catalog, time_text};
+use crate::store::StoreError;
 
 /// Largest request body: a request for a token is some hundred bytes.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -97,6 +98,17 @@ impl Fault {
         tracing::error!(error, "identity could not be served");
         let message = "An unexpected error prevented the server from fulfilling your request.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// The store's failure: an outage is told, and worth another try soon.
+    fn of_store(error: &StoreError) -> Self {
+        match error.outage() {
+            Some(outage) => {
+                let message = format!("The database cannot be used: {outage}. Try again soon.");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+            }
+            None => Self::internal(error),
+        }
     }
 
     fn denied(denied: Denied, base_url: &str) -> Self {
@@ -246,7 +258,7 @@ async fn revoke(State(identity): Shared, headers: HeaderMap) -> Result<Response,
     if !asked.by.is_admin() && subject.user.id != asked.by.user.id {
         return Err(Fault::forbidden("revoke_token"));
     }
-    identity.revoke(&subject.claims, Timestamp::now()).await.map_err(|e| Fault::internal(&e))?;
+    identity.revoke(&subject.claims, Timestamp::now()).await.map_err(|e| Fault::of_store(&e))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

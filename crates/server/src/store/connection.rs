@@ -1,5 +1,7 @@
 //! A connection to whichever database it is, and how another one is opened.
 
+use std::sync::Arc;
+
 use evergate_config::settings::Database;
 
 use super::dialect::Dialect;
@@ -8,14 +10,14 @@ use super::{StoreError, postgres, sqlite};
 
 /// Where connections lead to.
 pub(super) enum Origin {
-    Sqlite(std::path::PathBuf),
+    Sqlite(Arc<sqlite::File>),
     Postgres(Box<tokio_postgres::Config>),
 }
 
 impl Origin {
     pub(super) fn new(database: &Database) -> Result<Self, StoreError> {
         Ok(match database {
-            Database::Sqlite(path) => Self::Sqlite(path.clone()),
+            Database::Sqlite(path) => Self::Sqlite(Arc::new(sqlite::File::new(path))),
             Database::Postgres(url) => Self::Postgres(Box::new(postgres::parse_url(url)?)),
         })
     }
@@ -29,14 +31,14 @@ impl Origin {
 
     pub(super) fn open_writer(&self) -> Result<Connection, StoreError> {
         Ok(match self {
-            Self::Sqlite(path) => Connection::Sqlite(sqlite::Connection::open_writer(path)?),
+            Self::Sqlite(file) => Connection::Sqlite(sqlite::Connection::open_writer(file)?),
             Self::Postgres(config) => Connection::Postgres(Box::new(postgres::Connection::open(config)?)),
         })
     }
 
     pub(super) fn open_reader(&self) -> Result<Connection, StoreError> {
         Ok(match self {
-            Self::Sqlite(path) => Connection::Sqlite(sqlite::Connection::open_reader(path)?),
+            Self::Sqlite(file) => Connection::Sqlite(sqlite::Connection::open_reader(file)?),
             Self::Postgres(config) => Connection::Postgres(Box::new(postgres::Connection::open(config)?)),
         })
     }
@@ -95,10 +97,7 @@ impl Connection {
 
     /// Tells whether it may be used for another transaction.
     pub(super) fn is_usable(&self) -> bool {
-        match self {
-            Self::Sqlite(_) => true,
-            Self::Postgres(connection) => connection.is_usable(),
-        }
+        either!(self, c => c.is_usable())
     }
 }
 

@@ -72,6 +72,21 @@ pub enum Outage {
     /// It does not let us in.
     #[error("it refuses this server's login")]
     Refused,
+    /// Somebody else has it for himself.
+    #[error("another program keeps it locked")]
+    Locked,
+    /// It has no memory.
+    #[error("it has no memory left")]
+    Exhausted,
+    /// What is in it makes no sense.
+    #[error("it is damaged")]
+    Damaged,
+    /// There is no file, or none that can be opened.
+    #[error("its file cannot be opened")]
+    Missing,
+    /// Another file has its name.
+    #[error("its file was replaced by another one; the server must be started again")]
+    Replaced,
     /// Its disk fails.
     #[error("its disk cannot be read or written")]
     BrokenDisk,

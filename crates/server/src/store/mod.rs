@@ -146,7 +146,7 @@ impl Store {
                 (Readers::new(POSTGRES_READERS, POSTGRES_READERS), Some(follower))
             }
         };
-        let (writer, outages) = (Mutex::new(Some(writer)), Outages::default());
+        let (writer, outages) = (Mutex::new(Some(writer)), Outages::new("written"));
         Ok(Self { origin, writer, readers, outages, newest, _follower: follower })
     }
 
@@ -177,7 +177,10 @@ impl Store {
             let kept = writer.take();
             let was_kept = kept.is_some();
             let error = match self.write_once(kept, &mut writer, &mut work) {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    self.outages.note(None);
+                    return Ok(value);
+                }
                 Err(error) => error,
             };
             let again = attempt < WRITE_ATTEMPTS
@@ -188,7 +191,7 @@ impl Store {
                     _ => false,
                 };
             if !again {
-                error.store_error().into_iter().for_each(|error| self.outages.note(error));
+                error.store_error().into_iter().for_each(|error| self.outages.note(Some(error)));
                 return Err(error);
             }
         }
@@ -233,12 +236,13 @@ impl Store {
     /// # Errors
     ///
     /// What `work` returned, or why the database could not be read.
-    pub fn read<T, E: From<StoreError>>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T, E>) -> Result<T, E> {
-        let lease = self.readers.begin(&self.origin, &self.outages)?;
+    pub fn read<T, E: TxError>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T, E>) -> Result<T, E> {
+        let lease = self.readers.begin(&self.origin)?;
         let connection = lease.connection();
         let rollback = RollbackOnDrop(connection);
         let result = work(&Tx::new(connection));
         drop(rollback);
+        self.readers.note(result.as_ref().err().and_then(TxError::store_error));
         result
     }
 }

@@ -1,5 +1,6 @@
 //! Connections that are kept between uses, and what waiting for one costs at most.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ pub(super) struct Readers {
     most: usize,
     /// So many are kept.
     idle: usize,
+    outages: Outages,
 }
 
 #[derive(Default)]
@@ -27,11 +29,11 @@ struct State {
 
 impl Readers {
     pub(super) fn new(most: usize, idle: usize) -> Self {
-        Self { state: Mutex::default(), returned: Condvar::new(), most, idle }
+        Self { state: Mutex::default(), returned: Condvar::new(), most, idle, outages: Outages::new("read") }
     }
 
     /// Takes a connection on which a reading transaction was begun.
-    pub(super) fn begin(&self, origin: &Origin, outages: &Outages) -> Result<Lease<'_>, StoreError> {
+    pub(super) fn begin(&self, origin: &Origin) -> Result<Lease<'_>, StoreError> {
         let asked = Instant::now();
         let mut state = self.lock();
         while state.in_use >= self.most {
@@ -40,7 +42,7 @@ impl Readers {
                 return Err(StoreError::unavailable(Outage::Slow, "all connections are in use"));
             };
             state = self.returned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-            outages.since(asked)?;
+            self.outages.since(asked)?;
         }
         state.in_use += 1;
         drop(state);
@@ -60,11 +62,16 @@ impl Readers {
                 // It was kept over the database's restart, perhaps: what counts is whether a new one works.
                 Err(_) if !is_new => {}
                 Err(error) => {
-                    outages.note(&error);
+                    self.outages.note(Some(&error));
                     return Err(error);
                 }
             }
         }
+    }
+
+    /// Takes note of what came of a transaction.
+    pub(super) fn note(&self, error: Option<&StoreError>) {
+        self.outages.note(error);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -97,21 +104,43 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// When the database was last found unusable: whoever stands in line behind that is told so at once,
-/// instead of finding out for as long again.
-#[derive(Default)]
-pub(super) struct Outages(Mutex<Option<(Instant, Outage)>>);
+/// What is known of the database's health, as readers or writers find it: tells the log when it is lost and
+/// when it is back, once each.
+pub(super) struct Outages {
+    /// What cannot be done then, for the log.
+    what: &'static str,
+    /// When it was last found unusable.
+    last: Mutex<Option<(Instant, Outage)>>,
+    ongoing: AtomicBool,
+}
 
 impl Outages {
-    pub(super) fn note(&self, error: &StoreError) {
-        if let Some(outage @ (Outage::Gone | Outage::Slow | Outage::Crowded | Outage::Refused)) = error.outage() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), outage));
+    pub(super) fn new(what: &'static str) -> Self {
+        Self { what, last: Mutex::default(), ongoing: AtomicBool::new(false) }
+    }
+
+    /// Takes note of what came of a use.
+    pub(super) fn note(&self, error: Option<&StoreError>) {
+        let Some(error) = error else {
+            if self.ongoing.load(Ordering::Relaxed) && self.ongoing.swap(false, Ordering::Relaxed) {
+                tracing::info!("the database can be {} again", self.what);
+            }
+            return;
+        };
+        let Some(outage) = error.outage() else { return };
+        if !self.ongoing.swap(true, Ordering::Relaxed) {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(reason = %outage, cause, "the database cannot be {}", self.what);
+        }
+        if matches!(outage, Outage::Gone | Outage::Slow | Outage::Crowded | Outage::Refused | Outage::Locked) {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), outage));
         }
     }
 
-    /// Fails if there was an outage after `asked`.
+    /// Fails if there was an outage after `asked` that takes long to find out about: whoever stands in line
+    /// behind that is told so at once, instead of finding out for as long again.
     pub(super) fn since(&self, asked: Instant) -> Result<(), StoreError> {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match last.filter(|(at, _)| *at > asked) {
             Some((_, outage)) => Err(StoreError::unavailable(outage, "another request found out")),
             None => Ok(()),

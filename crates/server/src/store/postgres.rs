@@ -74,6 +74,8 @@ pub(super) struct Connection {
     runtime: Option<Runtime>,
     statements: RefCell<HashMap<String, Statement>>,
     in_transaction: Cell<bool>,
+    /// A statement of the transaction failed. The database would answer a COMMIT with success, and roll back.
+    failed: Cell<bool>,
     broken: Cell<bool>,
 }
 
@@ -94,6 +96,7 @@ impl Connection {
             runtime: Some(runtime),
             statements: RefCell::default(),
             in_transaction: Cell::new(false),
+            failed: Cell::new(false),
             broken: Cell::new(false),
         };
         connection.execute_batch(SESSION)?;
@@ -108,16 +111,21 @@ impl Connection {
     /// Starts a transaction and waits for the turn to write.
     pub(super) fn begin_write(&self) -> Result<(), StoreError> {
         self.in_transaction.set(true);
+        self.failed.set(false);
         self.execute_batch("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT revision FROM revision FOR UPDATE")
     }
 
     /// Starts a transaction that sees one state throughout.
     pub(super) fn begin_read(&self) -> Result<(), StoreError> {
         self.in_transaction.set(true);
+        self.failed.set(false);
         self.execute_batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     }
 
     pub(super) fn commit(&self) -> Result<(), StoreError> {
+        if self.failed.get() {
+            return Err(StoreError::Database("a statement of the transaction had failed".into()));
+        }
         if let Err(error) = self.execute_batch("COMMIT") {
             // Whatever the database said itself it said instead of committing.
             let is_unknown = self.broken.get() && error.outage().is_some();
@@ -186,6 +194,7 @@ impl Connection {
                 StoreError::unavailable(Outage::Slow, late)
             }
         };
+        self.failed.set(true);
         if self.client.is_closed() || error.outage() == Some(Outage::Gone) {
             self.broken.set(true);
         }
@@ -232,13 +241,15 @@ impl From<tokio_postgres::Error> for StoreError {
         }
         let outage = match (code.code(), &code.code()[..2]) {
             ("53300", _) => Outage::Crowded,
-            (_, "53") => Outage::Full,
+            ("53100", _) => Outage::Full,
+            (_, "53") => Outage::Exhausted,
             ("25006", _) => Outage::ReadOnly,
             // Out of time: for a lock, a statement, or for us to go on.
             ("55P03" | "57014" | "25P03", _) => Outage::Slow,
             (_, "57" | "08") => Outage::Gone,
             (_, "28" | "3D") | ("42501", _) => Outage::Refused,
             (_, "58") => Outage::BrokenDisk,
+            ("XX001" | "XX002", _) => Outage::Damaged,
             _ => return Self::Database(chain(&error)),
         };
         Self::unavailable(outage, chain(&error))

@@ -33,7 +33,18 @@ fn everything_behaves_the_same_on_postgresql() {
     let url = cluster.url("");
     let output = Command::new(std::env::current_exe().unwrap())
         // Not this one again; nor what is about SQLite's file, or takes long (it can be run by hand).
-        .args(["--skip", "postgres::", "--skip", "durability::", "--skip", "speed::", "--skip", "fuzz::"])
+        .args([
+            "--skip",
+            "postgres::",
+            "--skip",
+            "durability::",
+            "--skip",
+            "speed::",
+            "--skip",
+            "fuzz::",
+            "--skip",
+            "outages::",
+        ])
         .env(POSTGRES, url.trim_end_matches('/'))
         .output()
         .unwrap();
@@ -164,7 +175,7 @@ fn store(url: &str) -> Store {
     Store::connect(&Database::Postgres(url.to_owned())).unwrap()
 }
 
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = look() {
@@ -200,57 +211,6 @@ fn a_server_hears_of_another_servers_writes_also_after_the_database_was_away() {
     cluster.start_again();
     let revision = write().unwrap() + 1;
     wait_for("the news after the outage", || (*heard.borrow() == revision).then_some(()));
-}
-
-#[test]
-fn what_ails_the_database_is_told_and_ends_by_itself() {
-    if std::env::var(POSTGRES).is_ok() {
-        return;
-    }
-    let mut cluster = Cluster::start();
-    let url = cluster.make_database();
-    let server = Server::on(&Database::Postgres(url), Options::default());
-    let write = |name: &str| server.post(&admin(), "/v2.0/networks", json!({"network": {"name": name}}));
-    let read = || server.get(&admin(), "/v2.0/networks");
-    let refused = |answer: crate::harness::Answer, why: &str| {
-        assert_eq!((answer.status, answer.error()), (503, "HTTPServiceUnavailable"), "{answer:?}");
-        assert!(answer.message().contains(why), "{answer:?}");
-    };
-    let works_again = |name: &str| {
-        wait_for("the end of the outage", || (read().status == 200).then_some(()));
-        wait_for("the end of the outage", || (write(name).status == 201).then_some(()));
-    };
-    assert_eq!((write("before").status, read().status), (201, 200));
-
-    cluster.stop();
-    refused(write("while-gone"), "does not answer");
-    refused(read(), "does not answer");
-    cluster.start_again();
-    works_again("after-gone");
-
-    let set = |mode: &str| {
-        cluster.sql("postgres", &format!("ALTER SYSTEM SET default_transaction_read_only = {mode}"));
-        cluster.sql("postgres", "SELECT pg_reload_conf()");
-    };
-    set("on");
-    // The setting takes effect a moment later: what is written until then is written.
-    wait_for("the refusal", || (write("until-read-only").status == 503).then_some(()));
-    refused(write("while-read-only"), "is read-only");
-    assert_eq!(read().status, 200);
-    set("off");
-    works_again("after-read-only");
-
-    cluster.freeze(true);
-    refused(write("while-frozen"), "takes too long");
-    refused(read(), "takes too long");
-    cluster.freeze(false);
-    works_again("after-frozen");
-
-    let names: BTreeSet<String> = pick(&server.list(&admin(), "networks", ""), "name").into_iter().collect();
-    for acknowledged in ["before", "after-gone", "after-read-only", "after-frozen"] {
-        assert!(names.contains(acknowledged), "{names:?}");
-    }
-    assert!(!names.contains("while-gone") && !names.contains("while-read-only"), "{names:?}");
 }
 
 #[test]

@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The password of user `evergate`.
 const PASSWORD: &str = "a-password-of-the-tests";
 
-/// `$1` directory, `$2` port, `$3` directory of the programs. Lines on the input start and stop the server.
+/// `$1` directory, `$2` port, `$3` directory of the programs, `$4` whether to sync, `$5` size of a file system of
+/// its own, if any. Lines on the input start and stop the server.
 const WATCH: &str = r#"
 as_postgres() { setpriv --reuid postgres --regid postgres --clear-groups -- "$@"; }
 start() { as_postgres "$3/pg_ctl" -D "$1/data" -w -t 60 -l "$1/server.log" start >/dev/null && echo up || echo failed; }
@@ -26,7 +27,11 @@ cd /
 touch "$1/server.log"
 chown postgres "$1" "$1/server.log" "$1/password"
 chmod 600 "$1/password"
-as_postgres "$3/initdb" --pgdata "$1/data" --username evergate --pwfile "$1/password" --auth scram-sha-256 \
+if [ -n "$5" ]; then
+    mkdir "$1/data"
+    mount -t tmpfs -o "size=$5,mode=700,uid=postgres,gid=postgres" evergate-test "$1/data" || exit 1
+fi
+as_postgres "$3/initdb" ${5:+--wal-segsize=1} --pgdata "$1/data" --username evergate --pwfile "$1/password" --auth scram-sha-256 \
     --encoding UTF8 --locale C.UTF-8 --no-sync >"$1/log" 2>&1 || { cat "$1/log" >&2; exit 1; }
 cat >>"$1/data/postgresql.conf" <<END
 listen_addresses = '127.0.0.1'
@@ -35,6 +40,8 @@ unix_socket_directories = ''
 max_connections = 100
 fsync = $4
 log_min_messages = warning
+${5:+min_wal_size = 2MB}
+${5:+max_wal_size = 8MB}
 END
 start "$1" "$2" "$3"
 while read -r command; do
@@ -68,6 +75,15 @@ impl Cluster {
 
     /// Starts one that syncs every commit, as one in earnest does, if so wanted.
     pub(crate) fn start_with(fsync: bool) -> Self {
+        Self::start_on(fsync, "")
+    }
+
+    /// Starts one on a file system of its own of that size, such as `96m`.
+    pub(crate) fn start_on_small_disk(size: &str) -> Self {
+        Self::start_on(false, size)
+    }
+
+    fn start_on(fsync: bool, disk: &str) -> Self {
         let programs = programs();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = std::env::temp_dir().join(format!("evergate-postgres-{}-{port}", std::process::id()));
@@ -77,7 +93,7 @@ impl Cluster {
         let mut watch = Command::new("setsid")
             .args(["sh", "-c", WATCH, "watch"])
             .args([directory.as_path(), Path::new(&port.to_string()), &programs])
-            .arg(if fsync { "on" } else { "off" })
+            .args([if fsync { "on" } else { "off" }, disk])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -116,6 +132,23 @@ impl Cluster {
     pub(crate) fn start_again(&mut self) {
         self.command("start");
         self.expect("up");
+    }
+
+    /// Makes it a standby of nothing from its next start on: it answers, and takes no writes until it is promoted.
+    pub(crate) fn demote(&self) {
+        std::fs::write(self.directory.join("data/standby.signal"), "").unwrap();
+    }
+
+    /// Tells whether it runs; one whose disk is full may have given up.
+    pub(crate) fn is_up(&self) -> bool {
+        let file = std::fs::read_to_string(self.directory.join("data/postmaster.pid"));
+        let postmaster = file.ok().and_then(|text| text.lines().next().map(str::to_owned));
+        postmaster.is_some_and(|id| Path::new("/proc").join(id).exists())
+    }
+
+    /// The directory of the data.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.join("data")
     }
 
     /// Freezes every process of the cluster, or lets them go on.
