@@ -219,7 +219,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "agent_down_time", Seconds(1), "75", Server, "Seconds of silence after which a host counts as dead."),
     opt("DEFAULT", "enable_new_agents", Bool, "true", Server, "Whether a host that appears is eligible at once."),
     opt("DEFAULT", "enable_snat_by_default", Bool, "true", Server, "enable_snat of gateways, when the request does not say."),
-    opt("DEFAULT", "max_routes", Int(0, MAX_U32), "30", Server, "Extra routes per router, at most."),
+    opt("DEFAULT", "max_routes", Int(0, MAX_U32), "30", Server, "Older name of quota_router_route in section [quotas], which counts where both are given."),
     opt("DEFAULT", "max_allowed_address_pair", Int(0, MAX_U32), "10", Server, "Allowed address pairs per port, at most."),
     opt("DEFAULT", "max_dns_nameservers", Int(0, MAX_U32), "5", Server, "DNS servers per subnet, at most."),
     opt("DEFAULT", "max_subnet_host_routes", Int(0, MAX_U32), "20", Server, "Host routes per subnet, at most."),
@@ -260,6 +260,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("quotas", "quota_security_group", Int(-1, MAX_U32), "10", Server, "Security groups per project; -1 is any number."),
     opt("quotas", "quota_security_group_rule", Int(-1, MAX_U32), "100", Server, "Security group rules per project; -1 is any number."),
     opt("quotas", "quota_rbac_policy", Int(-1, MAX_U32), "10", Server, "RBAC policies per project; -1 is any number."),
+    opt("quotas", "quota_router_route", Int(-1, MAX_U32), "30", Server, "Extra routes of each router; -1 is any number."),
 
     // ml2_conf.ini.
     opt("ml2", "type_drivers", ListOf(NETWORK_TYPES), "local,flat,vxlan", Server, "Network types that exist. Of them vxlan, flat and local are carried."),
@@ -392,7 +393,6 @@ pub static OPTIONS: &[Opt] = &[
     inert("database", "max_pool_size", "Writers take turns, and readers share a dozen connections"),
     inert("quotas", "quota_driver", ONE_MODEL),
     inert("quotas", "track_quota_usage", "use is always counted"),
-    inert("quotas", "quota_router_route", "max_routes is the limit"),
 
     // Accepted without effect: [agent] of neutron.conf and of the L2 agents.
     inert("agent", "root_helper", "the host daemon runs as root"),

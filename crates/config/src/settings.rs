@@ -355,8 +355,6 @@ pub struct ServerSettings {
     pub enable_new_agents: bool,
     /// `enable_snat` of gateways, when not given.
     pub enable_snat_by_default: bool,
-    /// Largest number of extra routes per router.
-    pub max_routes: u32,
     /// Largest number of allowed address pairs per port.
     pub max_allowed_address_pair: u32,
     /// Largest number of DNS servers per subnet.
@@ -469,6 +467,8 @@ pub struct Quotas {
     pub security_group_rule: i64,
     /// RBAC policies.
     pub rbac_policy: i64,
+    /// Extra routes of each router.
+    pub router_route: i64,
 }
 
 impl ServerSettings {
@@ -507,7 +507,6 @@ impl ServerSettings {
             agent_down_time: config.seconds("DEFAULT", "agent_down_time"),
             enable_new_agents: yes("enable_new_agents"),
             enable_snat_by_default: yes("enable_snat_by_default"),
-            max_routes: config.int("DEFAULT", "max_routes"),
             max_allowed_address_pair: config.int("DEFAULT", "max_allowed_address_pair"),
             max_dns_nameservers: config.int("DEFAULT", "max_dns_nameservers"),
             max_subnet_host_routes: config.int("DEFAULT", "max_subnet_host_routes"),
@@ -549,6 +548,11 @@ impl Quotas {
             security_group: quota("quota_security_group"),
             security_group_rule: quota("quota_security_group_rule"),
             rbac_policy: quota("quota_rbac_policy"),
+            router_route: if config.is_given("quotas", "quota_router_route") {
+                quota("quota_router_route")
+            } else {
+                config.int("DEFAULT", "max_routes")
+            },
         }
     }
 }

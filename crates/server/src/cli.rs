@@ -396,7 +396,6 @@ fn options(settings: &ServerSettings) -> Options {
         vni_ranges: settings.vni_ranges.iter().map(|range| (*range.start(), *range.end())).collect(),
         enable_snat_by_default: settings.enable_snat_by_default,
         base_mac: settings.base_mac,
-        max_routes: count(settings.max_routes),
         max_allowed_address_pair: count(settings.max_allowed_address_pair),
         max_dns_nameservers: count(settings.max_dns_nameservers),
         max_subnet_host_routes: count(settings.max_subnet_host_routes),
@@ -414,6 +413,7 @@ fn options(settings: &ServerSettings) -> Options {
             security_group: settings.quotas.security_group,
             security_group_rule: settings.quotas.security_group_rule,
             rbac_policy: settings.quotas.rbac_policy,
+            router_route: settings.quotas.router_route,
         },
     }
 }

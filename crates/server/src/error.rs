@@ -150,7 +150,6 @@ api_errors! {
     RouterInterfaceInUseByRoute { id, subnet } 409 "Router interface for subnet {subnet} on router {id} cannot be deleted, as it is required by one or more routes.";
     RouterExternalGatewayInUseByFloatingIp { id, network } 409 "Gateway cannot be updated for router {id}, since a gateway to external network {network} is required by one or more floating IPs.";
     InvalidRoutes { routes, reason } 400 "Invalid format for routes: {routes}, {reason}";
-    RoutesExhausted { id, quota } 400 "Unable to complete operation for {id}. The number of routes exceeds the maximum {quota}.";
     ExternalGatewayForFloatingIPNotFound { network, subnet, port } 404 "External network {network} is not reachable from subnet {subnet}.  Therefore, cannot associate Port {port} with a Floating IP.";
     FloatingIPPortAlreadyAssociated { address, id, port, fixed_ip, network } 409 "Cannot associate floating IP {address} ({id}) with port {port} using fixed IP {fixed_ip}, as that fixed IP already has a floating IP on external network {network}.";
 

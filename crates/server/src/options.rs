@@ -52,8 +52,6 @@ pub struct Options {
     pub enable_snat_by_default: bool,
     /// `base_mac`: the first three (or four) bytes of generated MACs; zero bytes are chosen at random.
     pub base_mac: Mac,
-    /// `max_routes`: extra routes per router.
-    pub max_routes: usize,
     /// `max_allowed_address_pair`: address pairs per port.
     pub max_allowed_address_pair: usize,
     /// `max_dns_nameservers`: per subnet.
@@ -85,6 +83,8 @@ pub struct Limits {
     pub security_group: i64,
     pub security_group_rule: i64,
     pub rbac_policy: i64,
+    /// Extra routes of each router.
+    pub router_route: i64,
 }
 
 impl Default for Limits {
@@ -99,6 +99,7 @@ impl Default for Limits {
             security_group: 10,
             security_group_rule: 100,
             rbac_policy: 10,
+            router_route: 30,
         }
     }
 }
@@ -127,7 +128,6 @@ impl Default for Options {
             vni_ranges: vec![(1, 100_000)],
             enable_snat_by_default: true,
             base_mac: Mac([0xfa, 0x16, 0x3e, 0, 0, 0]),
-            max_routes: 30,
             max_allowed_address_pair: 10,
             max_dns_nameservers: 5,
             max_subnet_host_routes: 20,

@@ -23,6 +23,9 @@ struct Counted {
     configured: fn(&Limits) -> i64,
 }
 
+/// Extra routes of one router.
+const ROUTES: &str = "router_route";
+
 /// What a project's ports are counted by leaves out those of gateways, floating IPs and HA networks: they
 /// belong to no project.
 static COUNTED: &[Counted] = &[
@@ -50,6 +53,12 @@ static COUNTED: &[Counted] = &[
         name: "router",
         count: "SELECT count(*) FROM routers WHERE project_id = ?1",
         configured: |limits| limits.router,
+    },
+    // The limit is for each router: its routes are not counted together, and so nothing is used of it.
+    Counted {
+        name: ROUTES,
+        count: "SELECT count(*) FROM quotas WHERE project_id = ?1 AND 1 = 0",
+        configured: |limits| limits.router_route,
     },
     Counted {
         name: "security_group",
@@ -95,6 +104,7 @@ static TABLE: Table = Table {
         limit("port"),
         limit("rbac_policy"),
         limit("router"),
+        limit(ROUTES),
         limit("security_group"),
         limit("security_group_rule"),
         limit("subnet"),
@@ -118,6 +128,20 @@ pub fn claim(call: Call<'_>, kind: &str, project: &str) -> Result<(), ApiError> 
     let limit = limit_of(call, project, counted)?;
     if limit >= 0 && used(call, project, counted)? >= limit {
         return Err(ApiError::OverQuota { overs: format!("['{kind}']") });
+    }
+    Ok(())
+}
+
+/// Refuses to let a router of a project have so many extra routes.
+///
+/// # Errors
+///
+/// 409 `OverQuota`.
+pub fn check_routes(call: Call<'_>, project: &str, routes: usize) -> Result<(), ApiError> {
+    let Some(counted) = COUNTED.iter().find(|counted| counted.name == ROUTES) else { return Ok(()) };
+    let limit = limit_of(call, project, counted)?;
+    if limit >= 0 && i64::try_from(routes).unwrap_or(i64::MAX) > limit {
+        return Err(ApiError::OverQuota { overs: format!("['{ROUTES}']") });
     }
     Ok(())
 }

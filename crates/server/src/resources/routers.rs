@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
 use super::gateway::{self, GatewayInfo};
+use super::quotas;
 use super::shortage::{self, Copies};
 use super::{Call, Resource, object, parse_id, standard, writable};
 use crate::attributes::{self, Absent, Attribute, Body, Kind, Object, Table};
@@ -306,10 +307,6 @@ fn gateways_of(call: Call<'_>, ids: &[String]) -> Result<BTreeMap<RouterId, (Rou
 
 /// Replaces a router's extra routes.
 fn set_routes(call: Call<'_>, router: &Router, routes: Vec<Route>) -> Result<(), ApiError> {
-    if routes.len() > call.options.max_routes {
-        let quota = call.options.max_routes.to_string();
-        return Err(ApiError::RoutesExhausted { id: router.id.to_string(), quota });
-    }
     let (nets, own) = connected(call, router)?;
     for route in &routes {
         let refuse = |reason: &str| {
@@ -325,6 +322,12 @@ fn set_routes(call: Call<'_>, router: &Router, routes: Vec<Route>) -> Result<(),
         if own.contains(&route.nexthop) {
             return refuse("the nexthop is used by router");
         }
+    }
+    // Whoever has more than the limit may still take some away.
+    let sql = "SELECT count(*) FROM router_routes WHERE router_id = ?1";
+    let before = usize::try_from(call.tx.count(sql, &values![router.id])?).unwrap_or(0);
+    if routes.len() > before {
+        quotas::check_routes(call, &router.project_id, routes.len())?;
     }
     Ok(router.set_routes(call.tx, &routes)?)
 }

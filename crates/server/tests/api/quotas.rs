@@ -89,7 +89,7 @@ fn quotas_are_shown_set_and_given_up() {
     let path = format!("/v2.0/quotas/{PROJECT}");
     let configured = json!({"quota": {
         "network": 100, "subnet": 100, "subnetpool": -1, "port": 500, "router": 10, "floatingip": 50, "rbac_policy": 10,
-        "security_group": 10, "security_group_rule": 100,
+        "router_route": 30, "security_group": 10, "security_group_rule": 100,
     }});
     assert_eq!(server.get(&reader(PROJECT), &path).body, configured);
     assert_eq!(server.delete(&admin(), &path).error(), "TenantQuotaNotFound");
@@ -121,6 +121,44 @@ fn check_limit_refuses_less_than_is_used() {
     assert_eq!(answer.message(), "Quota limit 1 for network must be greater than or equal to already used 2");
     assert_eq!(server.dump(), before);
     assert_eq!(server.put(&admin(), &path, json!({"quota": {"network": 1}})).status, 200);
+}
+
+#[test]
+fn routes_are_limited_for_each_router_by_itself() {
+    let server = Server::new();
+    let (_, subnet) = server.make_network(&member(PROJECT), "net", "10.0.0.0/24");
+    let quota = |limit: i64| {
+        let path = format!("/v2.0/quotas/{PROJECT}");
+        assert_eq!(server.put(&admin(), &path, json!({"quota": {"router_route": limit}})).status, 200);
+    };
+    let router = server.make(&member(PROJECT), "router", json!({}));
+    let path = format!("/v2.0/routers/{}", id(&router));
+    let added = server.put(&admin(), &format!("{path}/add_router_interface"), json!({"subnet_id": subnet["id"]}));
+    assert_eq!(added.status, 200);
+    let routes = |n: usize| -> Vec<Value> {
+        (0..n).map(|n| json!({"destination": format!("192.0.{n}.0/24"), "nexthop": "10.0.0.9"})).collect()
+    };
+    let set = |n: usize| server.put(&member(PROJECT), &path, json!({"router": {"routes": routes(n)}}));
+    let change = |verb: &str, routes: &[Value]| {
+        server.put(&member(PROJECT), &format!("{path}/{verb}"), json!({"router": {"routes": routes}}))
+    };
+    quota(3);
+    let refused = set(4);
+    assert_eq!((refused.status, refused.error()), (409, "OverQuota"));
+    assert_eq!(refused.message(), "Quota exceeded for resources: ['router_route'].");
+    assert_eq!(set(3).status, 200);
+    assert_eq!(change("add_extraroutes", &routes(4)[3..]).error(), "OverQuota");
+    // A wrong route is told of first, as in Neutron.
+    let stray = json!({"destination": "192.0.9.0/24", "nexthop": "10.9.9.9"});
+    assert_eq!(change("add_extraroutes", &[stray]).error(), "InvalidRoutes");
+    // Who has too many gives some back, step by step.
+    quota(1);
+    assert_eq!(change("remove_extraroutes", &routes(1)).status, 200);
+    assert_eq!(change("add_extraroutes", &routes(1)).error(), "OverQuota");
+    quota(-1);
+    assert_eq!(set(200).status, 200);
+    let details = server.get(&member(PROJECT), &format!("/v2.0/quotas/{PROJECT}/details"));
+    assert_eq!(details.body["quota"]["router_route"], json!({"limit": -1, "used": 0, "reserved": 0}));
 }
 
 #[test]

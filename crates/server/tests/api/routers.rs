@@ -156,7 +156,7 @@ fn extra_routes_lead_through_connected_subnets() {
     assert_eq!((stray.status, stray.error()), (400, "InvalidRoutes"));
     assert_eq!(set(json!([route("192.0.2.0/24", "10.0.0.1")])).error(), "InvalidRoutes");
     let many: Vec<Value> = (0..31).map(|n| route(&format!("192.0.{n}.0/24"), "10.0.0.9")).collect();
-    assert_eq!(set(json!(many)).error(), "RoutesExhausted");
+    assert_eq!(set(json!(many)).error(), "OverQuota");
     let body = json!({"router": {"routes": [route("198.51.100.0/24", "10.0.0.8")]}});
     let answer = server.put(&admin(), &format!("{}/add_extraroutes", path(&router)), body);
     assert_eq!(answer.body["router"]["routes"].as_array().unwrap().len(), 2);
