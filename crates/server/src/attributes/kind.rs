@@ -224,9 +224,9 @@ fn boolean(value: &Value) -> Result<bool, Refusal> {
         Value::Bool(b) => Ok(*b),
         Value::Number(n) if n.as_i64() == Some(0) => Ok(false),
         Value::Number(n) if n.as_i64() == Some(1) => Ok(true),
-        Value::String(s) => match s.to_ascii_lowercase().as_str() {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
+        Value::String(s) => match s.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "t" | "on" | "y" | "yes" => Ok(true),
+            "false" | "0" | "f" | "off" | "n" | "no" => Ok(false),
             _ => Err(refusal()),
         },
         Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => Err(refusal()),

@@ -39,12 +39,14 @@ pub enum Absent {
 /// How a list can be narrowed by an attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
-    /// Not at all: asked for, it is ignored.
+    /// Not at all: asked for, the list is refused.
     No,
     /// By an SQL expression over the resource's row `t`.
     Column(&'static str),
     /// By an SQL expression over the row `t` and, at its only `?`, the caller's project.
     ForProject(&'static str),
+    /// By parts of a port's addresses, each `key=value`.
+    FixedIps,
     /// By an SQL condition in which `{}` stands for the list of wanted values.
     Exists(&'static str),
     /// By what is shown, after reading.
@@ -72,7 +74,7 @@ pub struct Attribute {
     pub see: Rule,
     /// How lists are filtered by it.
     pub filter: Filter,
-    /// The SQL expression that lists are sorted by.
+    /// The SQL expression over the row `t` that lists are sorted by; `?` stands for the caller's project.
     pub sort: Option<&'static str>,
 }
 

@@ -51,9 +51,6 @@ impl<'a> View<'a> {
 pub fn matches(object: &Object, name: &str, wanted: &[String]) -> bool {
     let text = match object.get(name) {
         Some(Value::String(text)) => text.to_ascii_lowercase(),
-        Some(Value::Bool(b)) => {
-            return wanted.iter().any(|text| (text == "true" || text == "1") == *b);
-        }
         Some(other) => other.to_string(),
         None => return false,
     };

@@ -1,7 +1,9 @@
 //! The query of a list: filters, fields, sorting and pages.
 
+use std::collections::BTreeSet;
+
 use super::kind::Refusal;
-use super::{Attribute, Filter, Table};
+use super::{Attribute, Filter, Kind, Table};
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::policy::{self, Rule};
@@ -16,7 +18,7 @@ pub struct ListQuery {
     pub shown: Vec<(&'static str, Vec<String>)>,
     /// Attributes to show; empty for all.
     pub fields: Vec<String>,
-    /// SQL expressions and whether they descend.
+    /// SQL expressions, in which `?` stands for the caller's project, and whether they descend.
     pub sort: Vec<(&'static str, bool)>,
     /// Largest number of objects to answer.
     pub limit: Option<usize>,
@@ -64,12 +66,12 @@ pub fn fields(pairs: &[(String, String)]) -> Vec<String> {
 }
 
 impl ListQuery {
-    /// Reads a list's query. What is no attribute of the resource is ignored, as Neutron does, and so is
-    /// what the caller does not see: otherwise one could find it out by asking.
+    /// Reads a list's query. What the resource cannot be filtered by is refused, as by Neutron with
+    /// `filter-validation`, and so is what the caller does not see: otherwise one could find it out by asking.
     ///
     /// # Errors
     ///
-    /// When a value cannot be what its attribute is, or sorting and paging make no sense.
+    /// When a value cannot be what its attribute is, or filters, sorting and paging make no sense.
     pub fn parse(
         table: &Table,
         ctx: &Context,
@@ -80,16 +82,19 @@ impl ListQuery {
             fields: fields(pairs),
             sort: sort_keys(table, ctx, pairs)?,
             limit: limit(pairs, max_limit)?,
-            marker: all(pairs, "marker").last().filter(|id| !id.is_empty()).map(|id| (*id).to_owned()),
-            page_reverse: all(pairs, "page_reverse").last().is_some_and(|text| text.eq_ignore_ascii_case("true")),
             ..Self::default()
         };
-        let mut seen: Vec<&str> = Vec::new();
-        for (name, _) in pairs {
-            if seen.contains(&name.as_str()) {
-                continue;
-            }
-            seen.push(name);
+        // Without pages there is nowhere to be.
+        if query.limit.is_some() {
+            query.marker = all(pairs, "marker").last().filter(|id| !id.is_empty()).map(|id| (*id).to_owned());
+            query.page_reverse =
+                all(pairs, "page_reverse").last().is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        }
+        let names = refuse_unknown(pairs, |name| {
+            (table.tagged && TAG_FILTERS.contains(&name))
+                || usable(table, ctx, name).is_some_and(|attribute| attribute.filter != Filter::No)
+        })?;
+        for name in names {
             query.add_filter(table, ctx, name, &all(pairs, name))?;
         }
         Ok(query)
@@ -100,10 +105,6 @@ impl ListQuery {
             && let Some(condition) = tag_condition(name, wanted)
         {
             self.conditions.push(condition);
-            return Ok(());
-        }
-        if name == "fixed_ips" && table.attribute(name).is_some() {
-            self.conditions.extend(fixed_ip_condition(wanted)?);
             return Ok(());
         }
         let Some(attribute) = usable(table, ctx, name) else { return Ok(()) };
@@ -119,16 +120,41 @@ impl ListQuery {
                 let project = Value::from(ctx.project_id.as_deref());
                 self.conditions.push(Condition { sql, values: [vec![project], wanted].concat() });
             }
+            Filter::FixedIps => self.conditions.extend(fixed_ip_condition(wanted)?),
             Filter::Exists(sql) => self.conditions.push(Condition { sql: sql.to_owned(), values: values()? }),
             Filter::Shown => {
-                // Checked for its spelling like any other.
-                values()?;
-                let texts = wanted.iter().map(|text| text.to_ascii_lowercase()).collect();
-                self.shown.push((attribute.name, texts));
+                let boolean = matches!(attribute.kind, Kind::Bool | Kind::BoolOrNull);
+                let texts = values()?.into_iter().map(|value| match value {
+                    Value::Int(n) if boolean => (n != 0).to_string(),
+                    Value::Int(n) => n.to_string(),
+                    Value::Text(text) => text.to_ascii_lowercase(),
+                    Value::Null => String::new(),
+                });
+                self.shown.push((attribute.name, texts.collect()));
             }
         }
         Ok(())
     }
+}
+
+/// What a query says besides filters.
+const NO_FILTERS: [&str; 6] = ["fields", "sort_key", "sort_dir", "limit", "marker", "page_reverse"];
+/// Filters of whatever has tags.
+const TAG_FILTERS: [&str; 4] = ["tags", "tags-any", "not-tags", "not-tags-any"];
+
+/// Gives the names of a query's filters, each once.
+///
+/// # Errors
+///
+/// When some of them are not known.
+pub fn refuse_unknown(pairs: &[(String, String)], is_known: impl Fn(&str) -> bool) -> Result<BTreeSet<&str>, ApiError> {
+    let names = pairs.iter().map(|(name, _)| name.as_str()).filter(|name| !NO_FILTERS.contains(name));
+    let (known, unknown): (BTreeSet<_>, BTreeSet<_>) = names.partition(|name| is_known(name));
+    if unknown.is_empty() {
+        return Ok(known);
+    }
+    let unknown: Vec<String> = unknown.into_iter().map(|name| format!("'{name}'")).collect();
+    Err(ApiError::bad_request(format!("[{}] is invalid attribute for filtering", unknown.join(", "))))
 }
 
 /// Finds an attribute that the caller may ask by: one that it sees on every object. What nobody is shown may be
@@ -169,26 +195,42 @@ fn tag_condition(name: &str, wanted: &[&str]) -> Option<Condition> {
 }
 
 /// `fixed_ips=ip_address=10.0.0.3`, `fixed_ips=subnet_id=...` and `fixed_ips=ip_address_substr=10.0`: one address
-/// must match all kinds.
+/// must match all kinds, and of each kind one of the values. Other kinds say nothing.
 fn fixed_ip_condition(wanted: &[&str]) -> Result<Option<Condition>, ApiError> {
-    let (mut sql, mut values) = (Vec::new(), Vec::new());
-    for (key, column) in [("ip_address", "f.ip_address"), ("subnet_id", "f.subnet_id")] {
-        let texts = wanted.iter().filter_map(|text| text.strip_prefix(key)?.strip_prefix('='));
-        let texts: Vec<_> = texts.map(canonical_address).collect();
-        if !texts.is_empty() {
-            sql.push(format!("{column} IN ({})", vec!["?"; texts.len()].join(", ")));
-            values.extend(texts.into_iter().map(Value::from));
+    let (mut addresses, mut parts, mut subnets) = (Vec::new(), Vec::new(), Vec::new());
+    for text in wanted {
+        let pair = text.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
+        let Some((key, value)) = pair.filter(|(key, _)| !key.is_empty()) else {
+            return Err(ApiError::invalid(format!("'{text}' is not of the form <key>=[value]")));
+        };
+        match key {
+            "ip_address" => addresses.push(Value::from(canonical_address(value))),
+            "subnet_id" => subnets.push(Value::from(value.to_ascii_lowercase())),
+            // What is no part of any address is found in none, and must not be a pattern.
+            "ip_address_substr" => {
+                let is_part = value.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | ':'));
+                parts.push(Value::from(if is_part {
+                    format!("%{}%", value.to_ascii_lowercase())
+                } else {
+                    String::new()
+                }));
+            }
+            _ => {}
         }
     }
-    for text in wanted.iter().filter_map(|text| text.strip_prefix("ip_address_substr=")) {
-        // What is no part of any address is found in none, and must not be a pattern.
-        let part = text.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | ':'));
-        sql.push(if part { "f.ip_address LIKE ?".to_owned() } else { "f.ip_address = ?".to_owned() });
-        values.push(Value::from(if part { format!("%{}%", text.to_ascii_lowercase()) } else { String::new() }));
+    let (mut sql, mut values) = (Vec::new(), Vec::new());
+    for (column, texts) in [("f.ip_address", addresses), ("f.subnet_id", subnets)] {
+        if !texts.is_empty() {
+            sql.push(format!("{column} IN ({})", vec!["?"; texts.len()].join(", ")));
+            values.extend(texts);
+        }
     }
-    if values.is_empty() {
-        let message = format!("Invalid filter fixed_ips: '{}' is not of the form key=value", wanted.join(","));
-        return if wanted.is_empty() { Ok(None) } else { Err(ApiError::bad_request(message)) };
+    if !parts.is_empty() {
+        sql.push(format!("({})", vec!["f.ip_address LIKE ?"; parts.len()].join(" OR ")));
+        values.extend(parts);
+    }
+    if sql.is_empty() {
+        return Ok(None);
     }
     let sql = format!("EXISTS (SELECT 1 FROM fixed_ips f WHERE f.port_id = t.id AND {})", sql.join(" AND "));
     Ok(Some(Condition { sql, values }))
@@ -226,8 +268,8 @@ fn sort_keys(table: &Table, ctx: &Context, pairs: &[(String, String)]) -> Result
 fn limit(pairs: &[(String, String)], max: Option<usize>) -> Result<Option<usize>, ApiError> {
     let Some(text) = all(pairs, "limit").last().copied() else { return Ok(max) };
     let Ok(limit) = text.parse::<usize>() else {
-        let message = format!("limit must be an integer 0 or greater and not '{text}'");
-        return Err(ApiError::bad_request(message));
+        let reason = format!("Limit must be an integer 0 or greater and not '{text}'");
+        return Err(ApiError::BadRequest { resource: "limit".to_owned(), reason });
     };
     // 0 stands for no limit of the client's own.
     Ok(match (limit, max) {

@@ -17,13 +17,23 @@ fn refuses(kind: Kind, given: Value) -> String {
 
 #[test]
 fn truth_has_several_spellings() {
-    for given in [json!(true), json!("True"), json!("TRUE"), json!("1"), json!(1)] {
+    for given in [
+        json!(true),
+        json!("True"),
+        json!("TRUE"),
+        json!("1"),
+        json!(1),
+        json!(" Yes "),
+        json!("on"),
+        json!("t"),
+        json!("y"),
+    ] {
         converts(Kind::Bool, given, json!(true));
     }
-    for given in [json!(false), json!("false"), json!(0)] {
+    for given in [json!(false), json!("false"), json!(0), json!("no"), json!("off"), json!("F"), json!("n")] {
         converts(Kind::Bool, given, json!(false));
     }
-    for given in [json!("yes"), json!(2), json!(null), json!([]), json!(0.5)] {
+    for given in [json!("perhaps"), json!(""), json!(2), json!(null), json!([]), json!(0.5)] {
         refuses(Kind::Bool, given);
     }
     converts(Kind::BoolOrNull, json!(null), json!(null));

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evergate_model::{Mac, NetworkId, PortId};
+use evergate_model::{Mac, NetworkId, PortId, SubnetId};
 
+use super::subnet::Subnet;
 use super::{Standard, bump, query_in, tags};
 use crate::error::ApiError;
 use crate::ipam::{self, FixedIp, FixedIpRequest, Wanted};
@@ -237,6 +238,23 @@ impl Port {
         Ok(())
     }
 
+    /// Gives the port another MAC, and lets go of the addresses that were made of the one before; answers the
+    /// subnets that they are from. They are still the port's until [`Port::change_fixed_ips`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn change_mac(&mut self, tx: &Tx<'_>, mac: Mac) -> Result<Vec<SubnetId>, StoreError> {
+        let old = std::mem::replace(&mut self.mac_address, mac);
+        let subnets = Subnet::of_network(tx, self.network_id)?.into_iter().filter(Subnet::is_auto_address);
+        let made: Vec<FixedIp> = subnets
+            .map(|subnet| FixedIp { subnet_id: subnet.id, ip_address: ipam::eui64(subnet.cidr, old) })
+            .filter(|made| self.fixed_ips.contains(made))
+            .collect();
+        self.fixed_ips.retain(|fixed| !made.contains(fixed));
+        Ok(made.into_iter().map(|fixed| fixed.subnet_id).collect())
+    }
+
     /// Takes the port's addresses of a subnet.
     ///
     /// # Errors
@@ -324,13 +342,13 @@ pub fn fixed_ips_of(tx: &Tx<'_>, ids: &[String]) -> Result<BTreeMap<PortId, Vec<
     Ok(addresses)
 }
 
-fn mac_is_taken(tx: &Tx<'_>, network: NetworkId, mac: Mac) -> Result<bool, StoreError> {
+pub(crate) fn mac_is_taken(tx: &Tx<'_>, network: NetworkId, mac: Mac) -> Result<bool, StoreError> {
     let sql = "SELECT count(*) FROM ports WHERE network_id = ?1 AND mac_address = ?2";
     Ok(tx.count(sql, &values![network, mac])? > 0)
 }
 
 /// Makes a MAC that the network does not have yet.
-fn free_mac(tx: &Tx<'_>, options: &Options, network: NetworkId) -> Result<Mac, ApiError> {
+pub(crate) fn free_mac(tx: &Tx<'_>, options: &Options, network: NetworkId) -> Result<Mac, ApiError> {
     // As Neutron: three bytes are fixed, or four when the fourth is not zero.
     let fixed = if options.base_mac.0[3] == 0 { 3 } else { 4 };
     for _ in 0..MAC_TRIES {

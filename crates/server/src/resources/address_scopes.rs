@@ -36,7 +36,8 @@ static TABLE: Table = Table {
             .post(Absent::Bool(false))
             .put()
             .set_by(Rule::Admin)
-            .filter(Filter::ForProject(rbac_policies::IS_SHARED)),
+            .filter(Filter::ForProject(rbac_policies::IS_SHARED))
+            .sort(rbac_policies::IS_SHARED),
     ],
 };
 

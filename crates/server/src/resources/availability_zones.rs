@@ -3,14 +3,19 @@
 use serde_json::{Value as Json, json};
 
 use super::Call;
+use crate::attributes::{Object, query};
 use crate::error::ApiError;
+
+const FILTERS: [&str; 3] = ["name", "resource", "state"];
 
 /// Lists the zones; each is available while one of its agents is admitted.
 ///
 /// # Errors
 ///
-/// When the store cannot be read.
+/// When the store cannot be read, or is asked for what no zone has.
 pub fn list(call: Call<'_>, pairs: &[(String, String)]) -> Result<Json, ApiError> {
+    query::refuse_unknown(pairs, |name| FILTERS.contains(&name))?;
+    let fields = query::fields(pairs);
     let sql = "SELECT availability_zone, max(admin_state_up) FROM agents WHERE availability_zone IS NOT NULL \
                GROUP BY availability_zone ORDER BY availability_zone";
     let zones = call.tx.query(sql, &[], |row| Ok((row.text(0)?, row.bool(1)?)))?;
@@ -19,10 +24,15 @@ pub fn list(call: Call<'_>, pairs: &[(String, String)]) -> Result<Json, ApiError
         json!({"name": name, "resource": "router", "state": state})
     });
     let wanted = |zone: &Json| {
-        ["name", "resource", "state"].into_iter().all(|key| {
+        FILTERS.into_iter().all(|key| {
             let mut asked = pairs.iter().filter(|(name, _)| name == key).map(|(_, value)| value.as_str()).peekable();
             asked.peek().is_none() || asked.any(|value| zone[key] == value)
         })
     };
-    Ok(json!({"availability_zones": shown.filter(wanted).collect::<Vec<_>>()}))
+    let shown = shown.filter(wanted).map(|zone| {
+        let mut zone = super::object(zone);
+        zone.retain(|key, _| fields.is_empty() || fields.contains(key));
+        zone
+    });
+    Ok(json!({"availability_zones": shown.collect::<Vec<Object>>()}))
 }

@@ -64,6 +64,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "2013-03-17T12:00:00-00:00",
     ),
     (
+        "filter-validation",
+        "Filter parameters validation",
+        "Lists that are filtered by what they cannot be filtered by are refused.",
+        "2018-07-04T10:00:00-00:00",
+    ),
+    (
         "fip-port-details",
         "Floating IP Port Details Extension",
         "A floating IP shows the port that it leads to.",
@@ -128,6 +134,12 @@ const EXTENSIONS: &[(&str, &str, &str, &str)] = &[
         "2015-09-24T00:00:00-00:00",
     ),
     ("pagination", "Pagination support", "Lists come in pages.", "2016-06-12T00:00:00-00:00"),
+    (
+        "port-mac-address-regenerate",
+        "Neutron Port MAC address regenerate",
+        "A port is given another MAC address by setting it to null.",
+        "2018-05-03T10:00:00-00:00",
+    ),
     (
         "port-security-groups-filtering",
         "Port filtering on security groups",

@@ -158,10 +158,10 @@ pub static NESTED: [(&str, &str, &Table); 1] = [("floatingips", "port_forwarding
 pub fn list(call: Call<'_>, resource: &dyn Resource, pairs: &[(String, String)], url: &str) -> Result<Json, ApiError> {
     let table = resource.table();
     let query = ListQuery::parse(table, call.ctx, pairs, call.options.pagination_max_limit)?;
-    let (mut objects, mut previous, mut next) = (Vec::new(), None, None);
+    let (mut objects, mut of_page) = (Vec::new(), Page { ids: Vec::new(), has_next: false, has_previous: false });
     let sight = policy::sight(table, call.ctx);
     if !sight.nothing {
-        let page = if query.shown.is_empty() && !sight.each {
+        of_page = if query.shown.is_empty() && !sight.each {
             let page = page(resource, matching_ids(call, resource, &query)?, &query)?;
             objects = in_order(resource.load(call, &page.ids)?, &page.ids);
             page
@@ -176,16 +176,17 @@ pub fn list(call: Call<'_>, resource: &dyn Resource, pairs: &[(String, String)],
             objects.extend(all.into_iter().filter(|object| page.ids.contains(&id_of(object))));
             page
         };
-        (previous, next) = (page.previous, page.next);
     }
     let view = View::new(table, call.ctx, &query.fields);
     let shown: Vec<Json> = objects.into_iter().map(|object| Json::Object(view.show(object))).collect();
     let mut answer = json!({table.plural: shown});
     if query.limit.is_some() {
-        let links = [("next", next, false), ("previous", previous, true)];
-        let links = links.into_iter().filter_map(|(rel, marker, reverse)| {
-            marker.map(|id: String| json!({"rel": rel, "href": page_url(url, pairs, &id, reverse)}))
-        });
+        let (first, last) = (of_page.ids.first(), of_page.ids.last());
+        let links = [("next", of_page.has_next, last, false), ("previous", of_page.has_previous, first, true)];
+        let links = links
+            .into_iter()
+            .filter(|(_, is_there, ..)| *is_there)
+            .map(|(rel, _, marker, reverse)| json!({"rel": rel, "href": page_url(url, pairs, marker, reverse)}));
         answer[format!("{}_links", table.plural)] = links.collect();
     }
     Ok(answer)
@@ -376,18 +377,27 @@ fn matching_ids(call: Call<'_>, resource: &dyn Resource, query: &ListQuery) -> R
     if !conditions.is_empty() {
         sql.push_str(&format!(" WHERE {}", conditions.join(" AND ")));
     }
-    let order =
-        query.sort.iter().map(|(column, descending)| format!("{column} {}", if *descending { "DESC" } else { "ASC" }));
-    let order: Vec<String> = order.chain(["t.id ASC".to_owned()]).collect();
+    let mut order = Vec::new();
+    for (expression, descending) in &query.sort {
+        let by = if expression.contains('?') {
+            params.push(Value::from(call.ctx.project_id.as_deref()));
+            expression.replace('?', &format!("?{}", params.len()))
+        } else {
+            (*expression).to_owned()
+        };
+        // What is unknown is less than anything, in both databases.
+        order.push(format!("{by} {}", if *descending { "DESC NULLS LAST" } else { "ASC NULLS FIRST" }));
+    }
+    order.push("t.id ASC".to_owned());
     sql.push_str(&format!(" ORDER BY {}", order.join(", ")));
     Ok(call.tx.query(&sql, &params, |row| row.text(0))?)
 }
 
-/// One page of a list: its ids, and the markers of the pages beside it.
+/// One page of a list: its ids, and whether there may be pages beside it.
 struct Page {
     ids: Vec<String>,
-    previous: Option<String>,
-    next: Option<String>,
+    has_next: bool,
+    has_previous: bool,
 }
 
 fn page(resource: &dyn Resource, ids: Vec<String>, query: &ListQuery) -> Result<Page, ApiError> {
@@ -404,18 +414,23 @@ fn page(resource: &dyn Resource, ids: Vec<String>, query: &ListQuery) -> Result<
             }
         }
     };
-    let page = ids[start..end].to_vec();
-    let previous = page.first().filter(|_| start > 0).cloned();
-    let next = page.last().filter(|_| end < ids.len()).cloned();
-    Ok(Page { ids: page, previous, next })
+    // As Neutron: there may be more where a page is full, and there is a way back wherever one came forward.
+    let is_full = end - start >= limit;
+    Ok(Page {
+        ids: ids[start..end].to_vec(),
+        has_next: is_full || query.page_reverse,
+        has_previous: is_full || !query.page_reverse,
+    })
 }
 
-fn page_url(url: &str, pairs: &[(String, String)], marker: &str, reverse: bool) -> String {
+fn page_url(url: &str, pairs: &[(String, String)], marker: Option<&String>, reverse: bool) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     for (name, value) in pairs.iter().filter(|(name, _)| name != "marker" && name != "page_reverse") {
         query.append_pair(name, value);
     }
-    query.append_pair("marker", marker);
+    if let Some(marker) = marker {
+        query.append_pair("marker", marker);
+    }
     if reverse {
         query.append_pair("page_reverse", "True");
     }

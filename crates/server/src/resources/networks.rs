@@ -41,7 +41,7 @@ static TABLE: Table = Table {
         attributes::UPDATED_AT,
         attributes::REVISION_NUMBER,
         attributes::TAGS,
-        Attribute::new("status", Kind::Computed).filter(Filter::Shown),
+        Attribute::new("status", Kind::Computed).column("(CASE WHEN t.id = '' THEN 'DOWN' ELSE 'ACTIVE' END)"),
         Attribute::new("subnets", Kind::Computed)
             .filter(Filter::Exists("EXISTS (SELECT 1 FROM subnets s WHERE s.network_id = t.id AND s.id IN ({}))")),
         Attribute::new("mtu", Kind::Int).post(Absent::Unset).put().column("t.mtu"),
@@ -59,7 +59,8 @@ static TABLE: Table = Table {
             .post(Absent::Bool(false))
             .put()
             .set_by(Rule::Admin)
-            .filter(Filter::Column("t.is_default")),
+            // Only external networks show it.
+            .filter(Filter::Column("(CASE WHEN t.external = 1 THEN t.is_default END)")),
         Attribute::new("port_security_enabled", Kind::Bool).post(Absent::Bool(true)).put(),
         Attribute::new("provider:network_type", Kind::TextOrNull(32))
             .post(Absent::Unset)
@@ -76,7 +77,10 @@ static TABLE: Table = Table {
             .put()
             .only(Rule::Admin)
             .filter(Filter::Column("t.segmentation_id")),
-        Attribute::new("availability_zone_hints", Kind::Strings(255)).post(Absent::EmptyList),
+        // None has any.
+        Attribute::new("availability_zone_hints", Kind::Strings(255))
+            .post(Absent::EmptyList)
+            .sort("(CASE WHEN t.id = '' THEN 1 ELSE 0 END)"),
         Attribute::new("availability_zones", Kind::Computed),
         Attribute::new("ipv4_address_scope", Kind::Computed),
         Attribute::new("ipv6_address_scope", Kind::Computed),

@@ -63,7 +63,11 @@ static TABLE: Table = Table {
             .set_by(Rule::NetworkOwnerOrService)
             .updated_by(Rule::AdminOrService)
             .column("t.mac_address"),
-        Attribute::new("fixed_ips", Kind::FixedIps).post(Absent::Unset).put().set_by(Rule::NetworkOwnerOrShared),
+        Attribute::new("fixed_ips", Kind::FixedIps)
+            .post(Absent::Unset)
+            .put()
+            .set_by(Rule::NetworkOwnerOrShared)
+            .filter(Filter::FixedIps),
         Attribute::new("device_id", Kind::Text(255)).post(Absent::Text("")).put().column("t.device_id"),
         Attribute::new("device_owner", Kind::Text(255))
             .post(Absent::Text(""))
@@ -173,7 +177,17 @@ impl Resource for Ports {
         refuse_changes_of_router_port(call, &port, body)?;
         let network = Network::get(call.tx, port.network_id)?;
         let mut changes = Changes::default();
-        changes.set("mac_address", new_mac(call, &port, body)?);
+        let mut requests = requested_ips(call, body, &network)?;
+        if let Some(mac) = new_mac(call, &port, body)? {
+            changes.set("mac_address", Some(mac));
+            let made = port.change_mac(call.tx, mac)?;
+            if !made.is_empty() && requests.is_none() {
+                let exact =
+                    |ip: &FixedIp| FixedIpRequest { subnet_id: Some(ip.subnet_id), ip_address: Some(ip.ip_address) };
+                let any = |subnet| FixedIpRequest { subnet_id: Some(subnet), ip_address: None };
+                requests = Some(port.fixed_ips.iter().map(exact).chain(made.into_iter().map(any)).collect());
+            }
+        }
         changes.set("name", body.get::<String>("name")?);
         changes.set("description", body.get::<String>("description")?);
         changes.set("admin_state_up", body.get::<bool>("admin_state_up")?);
@@ -195,7 +209,7 @@ impl Resource for Ports {
             changes.set("host_id", Some(host));
         }
         changes.write(call.tx, "ports", port.id)?;
-        if let Some(requests) = requested_ips(call, body, &network)? {
+        if let Some(requests) = requests {
             port.change_fixed_ips(call.tx, &requests)?;
             floating_ip::disassociate(call.tx, port.id, |ip| !port.has_ip(ip.into()))?;
             port_forwarding::end(call.tx, port.id, |ip| !port.has_ip(ip.into()))?;
@@ -340,15 +354,20 @@ fn shown_pairs(port: &Port) -> Json {
 }
 
 fn new_mac(call: Call<'_>, port: &Port, body: &Body) -> Result<Option<Mac>, ApiError> {
-    let Some(mac) = body.get::<Option<Mac>>("mac_address")?.flatten().filter(|mac| *mac != port.mac_address) else {
-        return Ok(None);
+    let mac = match body.get::<Option<Mac>>("mac_address")? {
+        None => return Ok(None),
+        // Another one of the server's choice.
+        Some(None) => port::free_mac(call.tx, call.options, port.network_id)?,
+        Some(Some(mac)) => mac,
     };
+    if mac == port.mac_address {
+        return Ok(None);
+    }
     if !port.host_id.is_empty() {
         let (old_mac, new_mac) = (port.mac_address.to_string(), mac.to_string());
         return Err(ApiError::PortBound { id: port.id.to_string(), vif_type: "bridge".into(), old_mac, new_mac });
     }
-    let sql = "SELECT count(*) FROM ports WHERE network_id = ?1 AND mac_address = ?2";
-    if call.tx.count(sql, &values![port.network_id, mac])? > 0 {
+    if port::mac_is_taken(call.tx, port.network_id, mac)? {
         return Err(ApiError::MacAddressInUse { network: port.network_id.to_string(), mac: mac.to_string() });
     }
     Ok(Some(mac))

@@ -71,7 +71,10 @@ static TABLE: Table = Table {
         Attribute::new("routes", Kind::Routes).put(),
         Attribute::new("availability_zone_hints", Kind::Strings(255)).post(Absent::EmptyList),
         Attribute::new("availability_zones", Kind::Computed),
-        Attribute::new("flavor_id", Kind::NotOffered).post(Absent::Null),
+        // None has one.
+        Attribute::new("flavor_id", Kind::NotOffered)
+            .post(Absent::Null)
+            .sort("(CASE WHEN t.id = '' THEN 1 ELSE 0 END)"),
     ],
 };
 

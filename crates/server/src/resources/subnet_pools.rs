@@ -54,7 +54,8 @@ static TABLE: Table = Table {
         Attribute::new("shared", Kind::Bool)
             .post(Absent::Bool(false))
             .set_by(Rule::Admin)
-            .filter(Filter::ForProject(rbac_policies::IS_SHARED)),
+            .filter(Filter::ForProject(rbac_policies::IS_SHARED))
+            .sort(rbac_policies::IS_SHARED),
     ],
 };
 

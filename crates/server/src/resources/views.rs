@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Call, subnets};
 use crate::attributes::Object;
+use crate::attributes::query::{fields, refuse_unknown};
 use crate::error::ApiError;
 use crate::ipam::{self, Pool, to_number};
 use crate::policy;
@@ -84,6 +85,8 @@ fn uses(call: Call<'_>) -> Result<Vec<Use>, ApiError> {
 /// 403 for who is no admin.
 pub fn ip_availabilities(call: Call<'_>, pairs: &[(String, String)]) -> Result<Json, ApiError> {
     policy::require(call.ctx, "get_network_ip_availability", call.ctx.project())?;
+    let filters = ["network_id", "network_name", "project_id", "tenant_id", "ip_version"];
+    refuse_unknown(pairs, |name| filters.contains(&name))?;
     let (ids, names) = (wanted(pairs, &["network_id"]), wanted(pairs, &["network_name"]));
     let (projects, versions) = (wanted(pairs, &["project_id", "tenant_id"]), wanted(pairs, &["ip_version"]));
     let mut of_network: BTreeMap<NetworkId, Vec<Use>> = BTreeMap::new();
@@ -95,7 +98,7 @@ pub fn ip_availabilities(call: Call<'_>, pairs: &[(String, String)]) -> Result<J
     let networks = networks.into_iter().filter(|(id, name, project)| {
         is_wanted(&ids, &id.to_string()) && is_wanted(&names, name) && is_wanted(&projects, project)
     });
-    let fields = crate::attributes::query::fields(pairs);
+    let fields = fields(pairs);
     let shown = networks.map(|(id, name, project)| {
         let subnets = of_network.remove(&id).unwrap_or_default();
         let mut shown = super::object(json!({
@@ -130,20 +133,24 @@ pub fn ip_availability(call: Call<'_>, id: &str) -> Result<Json, ApiError> {
 ///
 /// # Errors
 ///
-/// When the store cannot be read.
-pub fn floating_ip_pools(call: Call<'_>) -> Result<Json, ApiError> {
+/// When the store cannot be read, or somebody asks for a selection: there is none.
+pub fn floating_ip_pools(call: Call<'_>, pairs: &[(String, String)]) -> Result<Json, ApiError> {
+    refuse_unknown(pairs, |_| false)?;
+    let fields = fields(pairs);
     let only =
         [("router:external", "True"), ("ip_version", "4")].map(|(key, value)| (key.to_owned(), value.to_owned()));
     let found = super::list(call, &subnets::Subnets, &only, "")?;
     let pools = found["subnets"].as_array().into_iter().flatten().map(|subnet| {
-        json!({
+        let mut shown = super::object(json!({
             "network_id": subnet["network_id"],
             "subnet_id": subnet["id"],
             "subnet_name": subnet["name"],
             "cidr": subnet["cidr"],
             "project_id": subnet["project_id"],
             "tenant_id": subnet["project_id"],
-        })
+        }));
+        shown.retain(|key, _| fields.is_empty() || fields.contains(key));
+        shown
     });
-    Ok(json!({"floatingip_pools": pools.collect::<Vec<_>>()}))
+    Ok(json!({"floatingip_pools": pools.collect::<Vec<Object>>()}))
 }

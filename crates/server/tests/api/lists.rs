@@ -29,7 +29,6 @@ fn repeated_filters_widen_and_different_ones_narrow() {
     assert_eq!(names(&server, "?admin_state_up=0"), ["b"]);
     assert_eq!(names(&server, "?description=net%20c"), ["c"]);
     assert_eq!(names(&server, "?name=").len(), 0, "nobody has an empty name");
-    assert_eq!(names(&server, "?no_such_attribute=1").len(), 3, "what is no attribute is ignored");
     assert_eq!(names(&server, "?status=ACTIVE").len(), 3);
     assert_eq!(names(&server, "?status=DOWN").len(), 0);
     assert_eq!(names(&server, &format!("?tenant_id={PROJECT}")).len(), 3);
@@ -72,7 +71,8 @@ fn pages_follow_each_other_both_ways() {
         (names, link("next"), link("previous"))
     };
     let (first, next, previous) = page("/v2.0/networks?limit=2&sort_key=name&sort_dir=asc");
-    assert_eq!((first, previous), (vec![json!("a"), json!("b")], None));
+    assert_eq!(first, [json!("a"), json!("b")]);
+    assert_eq!(page(&previous.unwrap()).0, Vec::<Value>::new(), "there is nothing before it");
     let (second, next, previous) = page(&next.unwrap());
     assert_eq!((second, next), (vec![json!("c")], None));
     let (back, _, _) = page(&previous.unwrap());

@@ -13,6 +13,7 @@ mod bad_input;
 mod concurrency;
 mod distributed;
 mod durability;
+mod filters;
 mod floating_ips;
 mod fuzz;
 mod ha;

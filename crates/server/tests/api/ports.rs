@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use evergate_server::context::Context;
 use evergate_server::objects::port;
 use serde_json::{Value, json};
 
@@ -116,6 +117,43 @@ fn a_mac_is_used_once_on_a_network() {
     assert_eq!((refused.status, refused.error()), (409, "MacAddressInUse"));
     let found = server.list(&admin(), "ports", "?mac_address=FA:16:3E:00:00:07");
     assert_eq!(found.len(), 1);
+}
+
+#[test]
+fn a_port_is_given_another_mac_and_the_addresses_made_of_it() {
+    let (server, network, _) = with_network();
+    let six = json!({
+        "network_id": network["id"], "ip_version": 6, "cidr": "fd00::/64", "ipv6_address_mode": "slaac",
+        "ipv6_ra_mode": "slaac",
+    });
+    let six = server.make(&admin(), "subnet", six);
+    let port = server.make(&admin(), "port", json!({"network_id": network["id"], "mac_address": "fa:16:3e:00:00:07"}));
+    let path = format!("/v2.0/ports/{}", id(&port));
+    let set = |who: &Context, mac: Value| server.put(who, &path, json!({"port": {"mac_address": mac}}));
+    let address = |port: &Value, subnet: &Value| {
+        let ips = port["fixed_ips"].as_array().unwrap();
+        ips.iter().find(|ip| ip["subnet_id"] == *subnet).map(|ip| ip["ip_address"].clone())
+    };
+    assert_eq!(address(&port, &six["id"]), Some(json!("fd00::f816:3eff:fe00:7")));
+    let other = set(&admin(), json!("fa:16:3e:00:00:08")).body["port"].clone();
+    assert_eq!(other["mac_address"], "fa:16:3e:00:00:08");
+    assert_eq!(address(&other, &six["id"]), Some(json!("fd00::f816:3eff:fe00:8")));
+    let four = port["fixed_ips"].as_array().unwrap().iter().find(|ip| ip["subnet_id"] != six["id"]).unwrap();
+    assert_eq!(address(&other, &four["subnet_id"]).as_ref(), Some(&four["ip_address"]), "it stays");
+    // Null is for one of the server's choice.
+    let chosen = set(&admin(), json!(null)).body["port"].clone();
+    let mac = chosen["mac_address"].as_str().unwrap();
+    assert!(mac.starts_with("fa:16:3e:") && mac != "fa:16:3e:00:00:08", "{mac}");
+    assert_ne!(address(&chosen, &six["id"]), address(&other, &six["id"]));
+    assert_eq!(chosen["fixed_ips"].as_array().unwrap().len(), 2);
+
+    server.make(&admin(), "port", json!({"network_id": network["id"], "mac_address": "fa:16:3e:00:00:09"}));
+    assert_eq!(set(&admin(), json!("fa:16:3e:00:00:09")).error(), "MacAddressInUse");
+    assert_eq!(set(&member(PROJECT), json!(null)).status, 403);
+    server.put(&admin(), &path, json!({"port": {"binding:host_id": "h1"}}));
+    let before = server.dump();
+    assert_eq!(set(&admin(), json!(null)).error(), "PortBound");
+    assert_eq!(server.dump(), before);
 }
 
 #[test]
