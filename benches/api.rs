@@ -12,6 +12,8 @@ mod postgres;
 
 #[path = "support/api_server.rs"]
 mod api_server;
+#[path = "support/members.rs"]
+mod members;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;

@@ -1,11 +1,12 @@
 //! A thousand hosts on one server: how soon a write reaches those it concerns, and what it costs the API when
 //! all of them come back at once.
 //!
-//! This program plays the hosts: each reports as a host does and follows its stream, over a connection of its
-//! own. The server is the real one, on SQLite. `EVERGATE_BENCH_HOSTS` changes the number.
+//! This program plays the hosts: each joins and reports as a host does and follows its stream, over a connection of
+//! its own, with TLS. The server is the real one, on SQLite. `EVERGATE_BENCH_HOSTS` changes the number.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Mutex;
@@ -15,7 +16,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use evergate_hostd::membership::Member;
+use evergate_hostd::shell::http::Door;
 use serde_json::{Value, json};
+use ureq::tls::TlsConfig;
+
+#[path = "support/members.rs"]
+mod members;
 
 /// Writes of each kind.
 const WRITES: usize = 20;
@@ -25,6 +32,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 fn main() -> Result<()> {
     let hosts: usize = std::env::var("EVERGATE_BENCH_HOSTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
     let server = Server::start()?;
+    let start = Instant::now();
+    let join_token = members::token(&server.directory.join("server.conf"))?;
+    for host in 0..hosts {
+        let name = format!("host{host}");
+        let member = members::join(&server.url(), &name, &join_token, &server.directory)?;
+        server.members.lock().map_err(|_| anyhow::anyhow!("a thread panicked"))?.insert(host, member);
+    }
+    println!("{hosts} hosts joined in {:.1} s", start.elapsed().as_secs_f64());
     let start = Instant::now();
     for host in 0..hosts {
         server.report(host)?;
@@ -66,7 +81,7 @@ fn main() -> Result<()> {
     let (mut before, mut during) = (server.probe_for(Duration::from_secs(2))?, Vec::new());
     println!("GET of a network, all quiet (ms) {}", figures(&mut before));
     for stream in streams.drain(..) {
-        stream.shutdown(Shutdown::Both).ok();
+        stream.shutdown();
     }
     thread::sleep(Duration::from_millis(500));
     while hear.try_recv().is_ok() {}
@@ -108,7 +123,7 @@ fn gather(hear: &Receiver<(usize, &'static str)>, count: usize, kind: &str) -> R
     Ok(())
 }
 
-fn follow_all(server: &Server, hosts: usize, said: &Sender<(usize, &'static str)>) -> Result<Vec<TcpStream>> {
+fn follow_all(server: &Server, hosts: usize, said: &Sender<(usize, &'static str)>) -> Result<Vec<Door>> {
     let streams = Mutex::new(Vec::new());
     thread::scope(|scope| -> Result<()> {
         let connectors: Vec<_> = (0..8)
@@ -144,7 +159,7 @@ struct Server {
     directory: PathBuf,
     address: String,
     token: String,
-    host_token: String,
+    members: Mutex<BTreeMap<usize, Member>>,
     connection: Mutex<Option<BufReader<TcpStream>>>,
 }
 
@@ -178,7 +193,7 @@ impl Server {
             process,
             address: String::new(),
             token: String::new(),
-            host_token: String::new(),
+            members: Mutex::default(),
             connection: Mutex::default(),
             directory,
         };
@@ -189,7 +204,6 @@ impl Server {
             server.address = std::fs::read_to_string(server.directory.join("address")).unwrap_or_default();
             server.address = server.address.trim().to_owned();
         }
-        server.host_token = std::fs::read_to_string(server.directory.join("host-token"))?.trim().to_owned();
         server.token = server.log_in()?;
         Ok(server)
     }
@@ -282,21 +296,25 @@ impl Server {
                 "tunneling_ip": format!("10.200.{}.{}", host / 250, host % 250 + 1), "tunnel_types": ["vxlan"],
             }}],
         });
-        let bearer = format!("Bearer {}", self.host_token);
-        let path = format!("/evergate/v1/hosts/host{host}/report");
-        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
-        let (status, _, answer) = self.call("POST", &path, &headers, &report.to_string())?;
-        ensure!(status == 204, "{status}: {}", String::from_utf8_lossy(&answer));
+        self.door(host, Door::new)?.post("report", report.to_string().as_bytes())?;
         Ok(())
     }
 
+    fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    fn door(&self, host: usize, make: impl FnOnce(&str, &str, TlsConfig) -> Door) -> Result<Door> {
+        let members = self.members.lock().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+        let member = members.get(&host).context("the host has joined")?;
+        Ok(make(&self.url(), &format!("host{host}"), member.tls()))
+    }
+
     /// Opens a host's stream; a thread says what comes.
-    fn follow(&self, host: usize, said: Sender<(usize, &'static str)>) -> Result<TcpStream> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        let path = format!("/evergate/v1/hosts/host{host}/stream");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", self.host_token)?;
-        let lines = BufReader::new(stream.try_clone()?).lines();
-        thread::Builder::new().stack_size(128 << 10).spawn(move || {
+    fn follow(&self, host: usize, said: Sender<(usize, &'static str)>) -> Result<Door> {
+        let door = self.door(host, Door::for_stream)?;
+        let lines = BufReader::new(door.get("stream")?.into_body().into_reader()).lines();
+        thread::Builder::new().stack_size(256 << 10).spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let kind = match line.get(..18) {
                     Some(start) if start.starts_with("{\"type\":\"snapshot\"") => "snapshot",
@@ -308,7 +326,7 @@ impl Server {
                 }
             }
         })?;
-        Ok(stream)
+        Ok(door)
     }
 
     /// Resident memory, in KiB.

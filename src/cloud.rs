@@ -6,9 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// Longest time to wait for an answer.
@@ -40,6 +41,8 @@ struct Login {
     password: String,
     project: String,
     domain: String,
+    /// The authority of the server's certificate, where it is none that everybody knows.
+    cacert: Option<PathBuf>,
 }
 
 impl CloudArgs {
@@ -61,7 +64,8 @@ fn read(path: &Path, cloud: &str) -> Result<Login> {
 
 fn login(text: &str, cloud: &str) -> Result<Login> {
     let documents = YamlLoader::load_from_str(text)?;
-    let auth = documents.first().map_or(&Yaml::BadValue, |document| &document["clouds"][cloud]["auth"]);
+    let found = documents.first().map_or(&Yaml::BadValue, |document| &document["clouds"][cloud]);
+    let auth = &found["auth"];
     let get = |key: &str| auth[key].as_str().map(ToOwned::to_owned);
     let must = |key: &str| get(key).with_context(|| format!("its auth has no '{key}'"));
     Ok(Login {
@@ -70,12 +74,30 @@ fn login(text: &str, cloud: &str) -> Result<Login> {
         password: must("password")?,
         project: must("project_name")?,
         domain: get("user_domain_name").unwrap_or_else(|| "Default".to_owned()),
+        cacert: found["cacert"].as_str().map(PathBuf::from),
     })
+}
+
+fn authorities(path: &Path) -> Result<RootCerts> {
+    let text = std::fs::read(path).with_context(|| format!("failed to read cacert {}", path.display()))?;
+    let mut found = Vec::new();
+    for item in parse_pem(&text) {
+        if let PemItem::Certificate(certificate) =
+            item.with_context(|| format!("cacert {} is damaged", path.display()))?
+        {
+            found.push(certificate);
+        }
+    }
+    ensure!(!found.is_empty(), "there is no certificate in cacert {}", path.display());
+    Ok(RootCerts::from(found))
 }
 
 impl Api {
     fn open(login: Login) -> Result<Self> {
-        let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
+        let mut config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false);
+        if let Some(path) = &login.cacert {
+            config = config.tls_config(TlsConfig::builder().root_certs(authorities(path)?).build());
+        }
         let agent: ureq::Agent = config.build().into();
         let domain = json!({"name": login.domain});
         let body = json!({"auth": {
@@ -138,10 +160,11 @@ mod tests {
 
     #[test]
     fn a_clouds_file_gives_what_is_needed_to_log_in_or_says_what_is_missing() {
-        let text = "clouds:\n  a:\n    auth:\n      auth_url: http://x:1/identity/v3\n      username: u\n      \
+        let text = "clouds:\n  a:\n    cacert: /ca.pem\n    auth:\n      auth_url: http://x:1/identity/v3\n      username: u\n      \
                     password: 'p: q'\n      project_name: r\n  b:\n    auth:\n      username: u\n";
         let found = login(text, "a").expect("it is complete");
         assert_eq!((found.password.as_str(), found.domain.as_str()), ("p: q", "Default"));
+        assert_eq!(found.cacert.as_deref(), Some(Path::new("/ca.pem")));
         for (cloud, missing) in [("b", "auth_url"), ("c", "auth_url")] {
             let error = login(text, cloud).expect_err("it is incomplete").to_string();
             assert!(error.contains(missing), "{error}");

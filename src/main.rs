@@ -23,6 +23,10 @@ enum Command {
     Server(evergate_server::cli::Args),
     /// Manage users, projects and roles of the identity that is built into the server.
     Identity(evergate_server::identity::manage::Args),
+    /// Say which hosts are of this cluster: its authority, join tokens, members.
+    Cluster(evergate_server::membership::manage::Args),
+    /// Join the cluster as a host, with a token.
+    Join(evergate_hostd::cli::JoinArgs),
     /// Run the daemon of a network or compute host.
     Host(evergate_hostd::cli::HostArgs),
     /// Build, break and heal a deployment of many hosts on this machine.
@@ -53,6 +57,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Server(args) => evergate_server::cli::run(args),
         Command::Identity(args) => evergate_server::identity::manage::run(args),
+        Command::Cluster(args) => evergate_server::membership::manage::run(args),
+        Command::Join(args) => evergate_hostd::cli::run_join(&args),
         Command::Host(args) => evergate_hostd::cli::run_host(args),
         Command::Lab(args) => evergate_lab::cli::run(args),
         Command::Show(args) => evergate_hostd::cli::run_show(args),

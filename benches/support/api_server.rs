@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use evergate_hostd::shell::http::Door;
 use serde_json::{Value, json};
 
 /// How long anything may take.
@@ -79,8 +80,8 @@ impl Server {
         let stream = TcpStream::connect(&self.address).context("failed to connect to the server")?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let host_token = std::fs::read_to_string(self.directory.join("host-token"))?.trim().to_owned();
-        Ok(Client { stream: BufReader::new(stream), token: self.token.clone(), host_token })
+        let (address, directory) = (self.address.clone(), self.directory.clone());
+        Ok(Client { stream: BufReader::new(stream), token: self.token.clone(), address, directory })
     }
 
     /// Proportional set size.
@@ -109,7 +110,8 @@ impl Server {
 pub(crate) struct Client {
     stream: BufReader<TcpStream>,
     token: String,
-    host_token: String,
+    address: String,
+    directory: PathBuf,
 }
 
 struct Answer {
@@ -148,7 +150,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reports as the daemon of a network host does.
+    /// Joins and reports as the daemon of a network host does.
     pub(crate) fn report(&mut self, host: usize) -> Result<()> {
         let bridge = json!({"tunneling_ip": format!("192.0.2.{}", host + 1), "tunnel_types": ["vxlan"]});
         let report = json!({
@@ -159,8 +161,11 @@ impl Client {
                 {"kind": "linux_bridge", "availability_zone": null, "configurations": bridge},
             ],
         });
-        let token = format!("Authorization: Bearer {}\r\n", self.host_token);
-        self.exchange("POST", &format!("/evergate/v1/hosts/net{host}/report"), &token, &report).map(drop)
+        let (server, name) = (format!("https://{}", self.address), format!("net{host}"));
+        let token = super::members::token(&self.directory.join("server.conf"))?;
+        let member = super::members::join(&server, &name, &token, &self.directory)?;
+        Door::new(&server, &name, member.tls()).post("report", report.to_string().as_bytes())?;
+        Ok(())
     }
 
     fn exchange(&mut self, method: &str, path: &str, token: &str, body: &Value) -> Result<Answer> {

@@ -3,9 +3,11 @@
 `inside.py` is what runs there. The environment is made in `.venv-conformance` by the first suite that needs it.
 """
 
+import http.client
 import json
 import os
 import pathlib
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -52,9 +54,18 @@ def tests(package, directory, environment, options, without):
 
 
 def hosts(server):
-    """Reports as three network hosts would: schedulers and HA routers need some."""
-    token = (server.state / "host-token").read_text().strip()
+    """Joins and reports as three network hosts would: schedulers and HA routers need some."""
+    evergate, conf = server.evergate, server.state.parent / "server.conf"
+    create = [evergate, "cluster", "token", "create", "--config-file", conf]
+    token = subprocess.run(create, check=True, capture_output=True, text=True).stdout
+    address = server.url.partition("://")[2]
     for number in (1, 2, 3):
+        state = server.state.parent / f"net{number}"
+        host_conf = server.state.parent / f"net{number}.conf"
+        host_conf.write_text(f"[DEFAULT]\nhost = net{number}\nstate_path = {state}\n"
+                             f"[evergate]\nserver_url = https://{address}\n")
+        join = [evergate, "join", "--config-file", host_conf, "--token-file", "-"]
+        subprocess.run(join, check=True, capture_output=True, text=True, input=token)
         bridge = {"tunneling_ip": f"192.0.2.{number}", "tunnel_types": ["vxlan"],
                   "bridge_mappings": {"physnet1": "br-ex"}}
         report = {
@@ -65,9 +76,22 @@ def hosts(server):
                 {"kind": "linux_bridge", "availability_zone": None, "configurations": bridge},
             ],
         }
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        url = f"{server.url}/evergate/v1/hosts/net{number}/report"
-        urllib.request.urlopen(urllib.request.Request(url, json.dumps(report).encode(), headers), timeout=30)
+        send_as_member(address, state, f"/evergate/v1/hosts/net{number}/report", report)
+
+
+def send_as_member(address, state, path, body):
+    """Posts as a host does: it calls the server by the name of its cluster's servers, and shows its certificate."""
+    host, _, port = address.rpartition(":")
+    context = ssl.create_default_context(cafile=state / "ca.pem")
+    context.load_cert_chain(state / "membership.pem")
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection.connect()
+    connection.sock = context.wrap_socket(connection.sock, server_hostname="server.evergate.internal")
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    if answer.status != 204:
+        raise SystemExit(f"{path}: {answer.status} {answer.read().decode()}")
+    connection.close()
 
 
 def identity(server, *arguments, password=None):

@@ -33,6 +33,7 @@ pub(crate) fn all(config: &mut Config) {
             page_limit(config);
             keystone(config);
             url(config, "public_url", &["http://", "https://"]);
+            tls(config);
         }
         Role::Host => {
             kernel_bridge(config);
@@ -43,7 +44,8 @@ pub(crate) fn all(config: &mut Config) {
             vrrp_version(config);
             advertisements(config);
             port_filter(config);
-            url(config, "server_url", &["http://"]);
+            url(config, "server_url", &["https://", "http://"]);
+            plain_server(config);
         }
     }
 }
@@ -246,6 +248,27 @@ fn url(config: &mut Config, name: &str, schemes: &[&str]) {
         let which = if is_list { ", or several, separated by commas" } else { "" };
         let why = format!("it must be {} and a host{which}", schemes.join(" or "));
         config.complain(Level::Error, "evergate", name, why);
+    }
+}
+
+/// Files from before the stream had TLS say `http://`; it is the same port.
+fn plain_server(config: &mut Config) {
+    if urls(text(config, "evergate", "server_url")).any(|url| url.starts_with("http://")) {
+        let why = "the host speaks TLS with its server: http:// counts as https://".to_owned();
+        config.complain(Level::Warning, "evergate", "server_url", why);
+    }
+}
+
+/// A key or clients' authorities without a certificate are half of something.
+fn tls(config: &mut Config) {
+    if !text(config, "ssl", "key_file").is_empty() && text(config, "ssl", "cert_file").is_empty() {
+        let why = "a key without its certificate has no effect: set cert_file as well".to_owned();
+        config.complain(Level::Error, "ssl", "key_file", why);
+    }
+    let public = text(config, "evergate", "public_url");
+    if public.starts_with("http://") && config.value("DEFAULT", "use_ssl") == Some(&Value::Bool(true)) {
+        let why = "use_ssl is on: clients that are told http:// are turned away; set https://".to_owned();
+        config.complain(Level::Error, "evergate", "public_url", why);
     }
 }
 

@@ -160,6 +160,7 @@ const NO_MULTICAST: &str = "flooding is replicated at the sending host";
 const ONE_POLICY: &str = "one policy file is read, and its rules decide";
 const CHOSEN_AUTH: &str = "who is asked is chosen by identity in section [evergate]";
 const ONE_KEYSTONE: &str = "Keystone is asked at auth_url, in version 3";
+const TLS_VERSIONS: &str = "TLS 1.3 and 1.2 are spoken, with what is considered safe of them";
 const OWN_CACHE: &str = "each server keeps the tokens that it has seen in its own memory";
 const NO_OVN: &str = "there is no OVN here";
 const LATER_NDP: &str = "there is no NDP proxy";
@@ -170,8 +171,8 @@ const ONE_DEFAULT_ROUTE: &str = "a router has one default route per IP version";
 #[rustfmt::skip]
 pub static OPTIONS: &[Opt] = &[
     // Evergate's own.
-    opt("evergate", "server_url", Url, "http://127.0.0.1:9696", Host, "Root URL of the server; of several beside one database, separated by commas: the host uses one, and goes to the next when it loses it."),
-    opt("evergate", "host_token_file", Path, "$state_path/host-token", Both, "File with the token that opens the hosts' streams. The server makes it on first start; copy it to every host."),
+    opt("evergate", "server_url", Url, "https://127.0.0.1:9696", Host, "Root URL of the server; of several beside one database, separated by commas: the host uses one, and goes to the next when it loses it."),
+    opt("evergate", "join_token_file", Path, "$state_path/join-token", Host, "File with a join token, as evergate cluster token create on the controller prints it. A host without a certificate that counts joins with it, and removes it."),
     opt("evergate", "roles", ListOf(&["l2", "l3"]), "l2,l3", Host, "What the host does: l2 plugs instances and carries networks, l3 holds copies of routers."),
     opt("evergate", "run_path", Path, "/run/evergate", Host, "Directory for sockets, locks and pid files."),
     opt("evergate", "netns_path", Path, "/run/netns", Host, "Directory where named network namespaces are mounted."),
@@ -192,6 +193,7 @@ pub static OPTIONS: &[Opt] = &[
     unset("evergate", "ha_vrrp_health_check_script", Path, Host, "Program to run with each check as well, inside the router's namespace, with the router's id and the gateways as arguments; exit status 0 means that they are reached."),
     opt("evergate", "external_address_per_host", Bool, "true", Server, "Whether every host that translates floating IPs of its own instances has an address of its own on the external network, as in Neutron: the host then answers pings and traces there. Without, no external address is spent per host."),
     unset("evergate", "public_url", Url, Server, "Root URL that clients reach the server at. Unset: the one that each client used."),
+    opt("evergate", "tls_names", List, "", Server, "Further names and addresses that clients reach this server by. Certificates of the cluster's authority are good for them, besides host, bind_host, the host of public_url, localhost and the server's own addresses."),
     opt("evergate", "identity_file", Path, "$state_path/identity.json", Server, "Users, projects and roles. Made on first start."),
     opt("evergate", "identity", Choice(&["auto", "embedded", "keystone"]), "auto", Server, "Who says who callers are: the identity that is built in, or the Keystone of section [keystone_authtoken]; auto is Keystone where auth_url is set there."),
     opt("evergate", "token_expiration", Seconds(1), "3600", Server, "Seconds that an API token is good for."),
@@ -204,6 +206,10 @@ pub static OPTIONS: &[Opt] = &[
     // neutron.conf: the server.
     opt("DEFAULT", "bind_host", Text, "0.0.0.0", Server, "Name or address to listen on."),
     opt("DEFAULT", "bind_port", Int(0, MAX_U16), "9696", Server, "TCP port to listen on; 0 takes any free one."),
+    opt("DEFAULT", "use_ssl", Bool, "false", Server, "Whether the API is served over TLS alone. Without, plain HTTP is answered as well. Hosts are served over TLS in any case."),
+    unset("ssl", "cert_file", Path, Server, "The server's certificate for clients of the API, in PEM, with what leads to its authority behind it. Unset: one of the cluster's authority. It is read again when it changes."),
+    unset("ssl", "key_file", Path, Server, "Its private key, in PEM. Unset: in cert_file."),
+    unset("ssl", "ca_file", Path, Server, "Authorities, in PEM, one of which must have signed a certificate that every client of the API shows. Unset: clients show none."),
     opt("DEFAULT", "l3_ha", Bool, "false", Server, "Whether routers are highly available unless an admin says otherwise."),
     opt("DEFAULT", "router_distributed", Bool, "false", Server, "Whether routers are distributed unless an admin says otherwise."),
     opt("DEFAULT", "enable_dvr", Bool, "true", Server, "Whether distributed routers are offered at all."),
@@ -336,6 +342,9 @@ pub static OPTIONS: &[Opt] = &[
     inert("oslo_policy", "remote_content_type", ONE_POLICY),
     inert("oslo_policy", "remote_ssl_verify_server_crt", ONE_POLICY),
     inert("oslo_policy", "remote_ssl_ca_crt_file", ONE_POLICY),
+    inert("ssl", "version", TLS_VERSIONS),
+    inert("ssl", "ciphers", TLS_VERSIONS),
+    inert("evergate", "host_token_file", "every host has a certificate of its own, and joins with a token"),
     inert("DEFAULT", "auth_strategy", CHOSEN_AUTH),
     inert("DEFAULT", "api_paste_config", ONE_MODEL),
     inert("DEFAULT", "api_extensions_path", ONE_MODEL),
@@ -534,7 +543,6 @@ pub static FOREIGN_SECTIONS: &[(&str, &str)] = &[
     ("oslo_versionedobjects", NO_RABBIT),
     ("healthcheck", ONE_MODEL),
     ("cors", ONE_MODEL),
-    ("ssl", "TLS ends at a proxy before the server"),
     ("experimental", ONE_MODEL),
     ("service_providers", ONE_MODEL),
     ("privsep", "the host daemon runs as root"),

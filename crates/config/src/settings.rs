@@ -44,8 +44,8 @@ pub struct HostSettings {
     pub netns_path: PathBuf,
     /// Root URLs of the servers, without trailing slashes; at least one.
     pub server_urls: Vec<String>,
-    /// File with the token that opens the server's host stream.
-    pub host_token_file: PathBuf,
+    /// File with the token that the host joins with.
+    pub join_token_file: PathBuf,
     /// What this host does.
     pub roles: Roles,
     /// How routers are realised here.
@@ -126,8 +126,8 @@ impl HostSettings {
             state_path: config.path("DEFAULT", "state_path"),
             run_path: config.path("evergate", "run_path"),
             netns_path: config.path("evergate", "netns_path"),
-            server_urls: check::urls(&config.text("evergate", "server_url")).map(str::to_owned).collect(),
-            host_token_file: config.path("evergate", "host_token_file"),
+            server_urls: check::urls(&config.text("evergate", "server_url")).map(secure).collect(),
+            join_token_file: config.path("evergate", "join_token_file"),
             roles: Roles { l2: roles.iter().any(|r| r == "l2"), l3: roles.iter().any(|r| r == "l3") },
             agent_mode: AgentMode::from_word(&of_agent("agent_mode")),
             interface_driver: InterfaceDriver::from_word(&of_agent("interface_driver")),
@@ -311,8 +311,10 @@ pub struct ServerSettings {
     pub state_path: PathBuf,
     /// Where the server keeps its state.
     pub database: Database,
-    /// File with the token that hosts show; made on first start.
-    pub host_token_file: PathBuf,
+    /// Name of this machine.
+    pub host: String,
+    /// TLS of the listening socket.
+    pub tls: TlsSettings,
     /// Users, projects and roles; made on first start.
     pub identity_file: PathBuf,
     /// How long an API token is good for.
@@ -391,6 +393,21 @@ pub struct ServerSettings {
     pub vni_ranges: Vec<RangeInclusive<u32>>,
     /// Limits per project.
     pub quotas: Quotas,
+}
+
+/// TLS of the server's socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Whether plain HTTP is turned away.
+    pub only: bool,
+    /// The operator's certificate; `None`: one of the cluster's authority.
+    pub cert_file: Option<PathBuf>,
+    /// Its key; `None`: in the same file.
+    pub key_file: Option<PathBuf>,
+    /// Authorities of the certificates that clients must show; `None`: they show none.
+    pub ca_file: Option<PathBuf>,
+    /// Further names that a certificate of the cluster's authority is good for.
+    pub names: Vec<String>,
 }
 
 /// `[oslo_policy] policy_file`.
@@ -482,7 +499,14 @@ impl ServerSettings {
             public_url: config.non_empty("evergate", "public_url").map(|u| u.trim_end_matches('/').to_owned()),
             state_path: config.path("DEFAULT", "state_path"),
             database: Database::from_url(&config.text("database", "connection")).unwrap_or_default(),
-            host_token_file: config.path("evergate", "host_token_file"),
+            host: general("host"),
+            tls: TlsSettings {
+                only: yes("use_ssl"),
+                cert_file: config.non_empty("ssl", "cert_file").map(PathBuf::from),
+                key_file: config.non_empty("ssl", "key_file").map(PathBuf::from),
+                ca_file: config.non_empty("ssl", "ca_file").map(PathBuf::from),
+                names: config.list("evergate", "tls_names"),
+            },
             identity_file: config.path("evergate", "identity_file"),
             token_expiration: config.seconds("evergate", "token_expiration"),
             keystone: KeystoneSettings::from_config(config),
@@ -529,6 +553,11 @@ impl ServerSettings {
         }
     }
 
+    /// Names the file that clients are given to know the server by: the authority's certificate.
+    pub fn authority_file(&self) -> PathBuf {
+        self.state_path.join("ca.pem")
+    }
+
     /// Names the file that the stock client is given: clouds `evergate-admin` and `evergate-demo`.
     pub fn clouds_file(&self) -> PathBuf {
         self.state_path.join("clouds.yaml")
@@ -555,6 +584,11 @@ impl Quotas {
             },
         }
     }
+}
+
+/// The stream is spoken over TLS, whatever an older file says.
+fn secure(url: &str) -> String {
+    url.strip_prefix("http://").map_or_else(|| url.to_owned(), |rest| format!("https://{rest}"))
 }
 
 /// Leaves out the network types that are not carried.

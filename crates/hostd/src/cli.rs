@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::{fs, thread};
 
@@ -18,7 +18,7 @@ use crate::shell::{self, Event, work};
 use crate::supervisor::{self, CONTROL_LOCK_NAME, Recipe};
 use crate::view::HostView;
 use crate::worker::Worker;
-use crate::{cache, history, startup};
+use crate::{cache, history, membership, startup, timestamp};
 
 /// Configuration files, as Neutron's daemons take them.
 #[derive(Clone, Debug, Default, Args)]
@@ -58,6 +58,18 @@ pub struct HostArgs {
     /// Print the effective configuration, with where each value comes from, and exit.
     #[arg(long)]
     pub check_config: bool,
+}
+
+/// Joins the cluster now, with a token that was made on the controller (`evergate cluster token create`). The daemon
+/// does the same by itself when it finds a token in `join_token_file`.
+#[derive(Clone, Debug, Args)]
+pub struct JoinArgs {
+    /// Where the settings are.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The file with the token; - is standard input. Unset: `join_token_file`.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Runs the control process.
@@ -118,6 +130,32 @@ pub fn run_host(args: HostArgs) -> anyhow::Result<()> {
     let settings = HostSettings::from_config(&config);
     let recipe = Recipe { program, config_args: args.config.to_args(), settings };
     supervisor::run(recipe, || args.config.settings())
+}
+
+/// Joins the cluster.
+pub fn run_join(args: &JoinArgs) -> anyhow::Result<()> {
+    let settings = args.config.settings()?;
+    let file = args.token_file.as_deref().unwrap_or(&settings.join_token_file);
+    let token = if file == Path::new("-") {
+        let text = std::io::read_to_string(std::io::stdin()).context("failed to read the token from standard input")?;
+        text.parse().context("standard input holds no join token")?
+    } else {
+        membership::read_token(file)?
+    };
+    // What is written is nobody else's to read, unless said otherwise.
+    set_umask(0o027);
+    let member = membership::join_any(&settings.server_urls, &settings.host, &token, &settings.state_path)?;
+    let until = timestamp::utc(member.expires_at_ms());
+    let path = settings.state_path.join(membership::FILE_NAME);
+    println!(
+        "host '{}' joined; its certificate, in {}, lasts until {until} and is renewed before",
+        settings.host,
+        path.display()
+    );
+    if file == settings.join_token_file {
+        fs::remove_file(file).with_context(|| format!("failed to remove the used join token {}", file.display()))?;
+    }
+    Ok(())
 }
 
 /// Runs the control process until it is told to stop.

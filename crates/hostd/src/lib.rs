@@ -16,6 +16,7 @@ pub mod cli;
 pub mod core;
 pub mod files;
 pub mod history;
+pub mod membership;
 pub mod round;
 pub mod shell;
 pub mod startup;

@@ -2,11 +2,11 @@
 //!
 //! The API listens inside the lab, so a request is made by `evergate lab api`, a process inside the
 //! controller. It logs in as the administrator of the generated `clouds.yaml`, keeps the token in the
-//! lab's folder, and logs in again when the token is refused.
+//! lab's folder, and logs in again when the token is refused. The server is known by the authority that it wrote beside
+//! that file.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::lab::{ADMIN_CLOUD, Lab, api_address};
 use crate::spec::Node;
@@ -68,21 +69,22 @@ impl Lab {
 
 /// Runs inside the controller: one request with the token at hand, a second one after logging in.
 pub(crate) fn request(method: &str, path: &str, body: &str, clouds: &Path, token: &Path) -> Result<Answer> {
+    let caller = Caller::new(clouds)?;
     if let Ok(old) = fs::read_to_string(token) {
-        let answer = exchange(method, path, body, Some(&old))?.1;
+        let answer = caller.exchange(method, path, body, Some(&old))?.1;
         if answer.status != 401 {
             return Ok(answer);
         }
     }
-    let new = log_in(clouds)?;
+    let new = log_in(&caller, clouds)?;
     // The token opens everything: for the owner's eyes, from the first byte on.
     let file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(token);
     file.and_then(|mut file| file.write_all(new.as_bytes()))
         .with_context(|| format!("failed to write {}", token.display()))?;
-    Ok(exchange(method, path, body, Some(&new))?.1)
+    Ok(caller.exchange(method, path, body, Some(&new))?.1)
 }
 
-fn log_in(clouds: &Path) -> Result<String> {
+fn log_in(caller: &Caller, clouds: &Path) -> Result<String> {
     let text = fs::read_to_string(clouds).with_context(|| format!("failed to read {}", clouds.display()))?;
     let cloud = cloud(&text, ADMIN_CLOUD);
     let get = |key: &str| {
@@ -96,48 +98,45 @@ fn log_in(clouds: &Path) -> Result<String> {
         }}},
         "scope": {"project": {"name": get("project_name")?, "domain": domain}},
     }});
-    let (head, answer) = exchange("POST", "/identity/v3/auth/tokens", &body.to_string(), None)?;
+    let (token, answer) = caller.exchange("POST", "/identity/v3/auth/tokens", &body.to_string(), None)?;
     if answer.status != 201 {
         bail!("the lab's administrator was refused a token: {} {}", answer.status, answer.body);
     }
-    let token = header(&head, "x-subject-token").context("the answer to logging in carries no token")?;
-    Ok(token.to_owned())
+    token.context("the answer to logging in carries no token")
 }
 
-/// One request, one answer, one connection.
-fn exchange(method: &str, path: &str, body: &str, token: Option<&str>) -> Result<(String, Answer)> {
-    let address = api_address();
-    let to: SocketAddr = address.parse().context("the API's address")?;
-    let mut stream =
-        TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("failed to connect to {address}"))?;
-    stream.set_read_timeout(Some(PATIENCE)).context("failed to set a time limit")?;
-    let token = token.map(|token| format!("X-Auth-Token: {token}\r\n")).unwrap_or_default();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n{token}\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).context("failed to send the request")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).with_context(|| format!("no answer to {method} {path}"))?;
-    parse(&String::from_utf8_lossy(&answer))
-        .with_context(|| format!("failed to understand the answer to {method} {path}"))
-}
+/// Makes requests to the lab's server, and to no other.
+struct Caller(ureq::Agent);
 
-fn parse(answer: &str) -> Result<(String, Answer)> {
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no end of headers")?;
-    let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
-    let status = status.context("the answer has no status")?;
-    if header(head, "transfer-encoding").is_some() {
-        bail!("the answer is in pieces, which is not expected here");
+impl Caller {
+    fn new(clouds: &Path) -> Result<Self> {
+        let path = clouds.with_file_name("ca.pem");
+        let authority = fs::read(&path).with_context(|| format!("failed to read {}", path.display()))?;
+        let authority = Certificate::from_pem(&authority).with_context(|| format!("{} is damaged", path.display()))?;
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .http_status_as_error(false)
+            .allow_non_standard_methods(true)
+            .proxy(None)
+            .tls_config(TlsConfig::builder().root_certs(RootCerts::from([authority])).build());
+        Ok(Self(config.build().into()))
     }
-    let body = if body.is_empty() { Value::Null } else { serde_json::from_str(body).unwrap_or_else(|_| body.into()) };
-    Ok((head.to_owned(), Answer { status, body }))
-}
 
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    let headers = head.lines().skip(1).filter_map(|line| line.split_once(':'));
-    headers.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    /// One request and its answer, with the token in it, where there is one.
+    fn exchange(&self, method: &str, path: &str, body: &str, token: Option<&str>) -> Result<(Option<String>, Answer)> {
+        let request = ureq::http::Request::builder().method(method).uri(format!("https://{}{path}", api_address()));
+        let mut request = request.header("Content-Type", "application/json");
+        if let Some(token) = token {
+            request = request.header("X-Auth-Token", token);
+        }
+        let request = request.body(body).with_context(|| format!("'{method} {path}' is no request"))?;
+        let mut answer = self.0.run(request).with_context(|| format!("no answer to {method} {path}"))?;
+        let text = answer.body_mut().read_to_string().with_context(|| format!("no answer to {method} {path}"))?;
+        let token = answer.headers().get("x-subject-token").and_then(|token| token.to_str().ok());
+        let body =
+            if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or_else(|_| text.into()) };
+        Ok((token.map(ToOwned::to_owned), Answer { status: answer.status().as_u16(), body }))
+    }
 }
 
 /// The plain settings below one cloud of a `clouds.yaml`, read by indentation: enough for a file that
@@ -164,15 +163,5 @@ mod tests {
         assert_eq!(found[1], ("password".to_owned(), "x: y".to_owned()));
         assert!(found.iter().all(|(_, value)| value != "demo"));
         assert!(cloud(text, "other").is_empty());
-    }
-
-    #[test]
-    fn an_answer_is_taken_apart() {
-        let (head, answer) = parse("HTTP/1.1 201 Created\r\nX-Subject-Token: abc\r\n\r\n{\"a\": 1}").unwrap();
-        assert_eq!(answer.status, 201);
-        assert_eq!(answer.body["a"], 1);
-        assert_eq!(header(&head, "x-subject-token"), Some("abc"));
-        assert!(parse("HTTP/1.1 204 No Content\r\n\r\n").unwrap().1.body.is_null());
-        assert!(parse("SSH-2.0").is_err());
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn config_files(node: Node) -> &'static [&'static str] {
 
 /// The files below `/etc/neutron`, by name.
 fn configuration(spec: &Spec, node: Node) -> Vec<(&'static str, String)> {
-    let server = Node::Controller.underlay().map(|address| format!("http://{address}:{API_PORT}")).unwrap_or_default();
+    let server = Node::Controller.underlay().map(|address| format!("https://{address}:{API_PORT}")).unwrap_or_default();
     match node {
         Node::Outside | Node::Web => Vec::new(),
         Node::Controller => {
@@ -90,6 +90,7 @@ max_l3_agents_per_router = 3
 agent_down_time = {AGENT_DOWN_TIME_S}
 bind_host = 0.0.0.0
 bind_port = {API_PORT}
+use_ssl = True
 
 [quotas]
 quota_network = -1

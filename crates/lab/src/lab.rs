@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -96,7 +98,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Starts the daemons: the server first, because hosts need the token that it makes.
+    /// Starts the daemons: the server first, because hosts join with tokens of it.
     fn start(&self) -> Result<()> {
         for node in [Node::Outside, Node::Web, Node::Controller] {
             self.machine(node).start_daemons()?;
@@ -104,16 +106,45 @@ impl Lab {
         let controller = self.machine(Node::Controller);
         let log = controller.log_path("server");
         wait_for(&format!("the API answers (see {})", log.display()), Duration::from_secs(60), || {
-            let there = controller.disk().join(CLOUDS).exists() && controller.disk().join(HOST_TOKEN).exists();
+            let there = controller.disk().join(CLOUDS).exists() && controller.disk().join(AUTHORITY).exists();
             Ok((there && self.api("GET", "/v2.0/networks", None)?.status == 200).then_some(()))
         })?;
+        let token = self.make_token(None)?;
         for node in self.spec.hosts() {
             let machine = self.machine(node);
-            fs::copy(controller.disk().join(HOST_TOKEN), machine.disk().join(HOST_TOKEN))
-                .with_context(|| format!("failed to give {node} the hosts' token"))?;
+            self.give_token(node, &token)?;
             machine.start_daemons()?;
         }
         self.wait_hosts_alive(&self.spec.hosts())
+    }
+
+    /// Makes a join token on the controller: for one host, or for all that have not joined yet.
+    ///
+    /// # Errors
+    ///
+    /// The controller is off, or made none.
+    pub fn make_token(&self, host: Option<Node>) -> Result<String> {
+        let mut command = self.machine(Node::Controller).command(&self.spec.evergate)?;
+        command.args(["cluster", "token", "create"]);
+        if let Some(host) = host {
+            command.args(["--host", &host.to_string()]);
+        }
+        for file in files::config_files(Node::Controller) {
+            command.args(["--config-file", *file]);
+        }
+        tools::output(&mut command).context("failed to make a join token")
+    }
+
+    /// Carries a token to a host's disk, as an operator does.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn give_token(&self, host: Node, token: &str) -> Result<()> {
+        let path = self.machine(host).disk().join(JOIN_TOKEN);
+        let file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(token.as_bytes()))
+            .with_context(|| format!("failed to write {}", path.display()))
     }
 
     /// Waits until the API shows every one of `hosts` alive.
@@ -223,8 +254,10 @@ impl Lab {
 
 /// On the controller's disk: the stock client's configuration, made by the server.
 const CLOUDS: &str = "var/lib/evergate/clouds.yaml";
-/// On the controller's disk, and copied to every host's: opens the hosts' streams.
-const HOST_TOKEN: &str = "var/lib/evergate/host-token";
+/// On the controller's disk: what the server is known by.
+const AUTHORITY: &str = "var/lib/evergate/ca.pem";
+/// On a host's disk: what it joins with.
+const JOIN_TOKEN: &str = "var/lib/evergate/join-token";
 
 /// The cloud of an administrator in the generated `clouds.yaml`.
 pub const ADMIN_CLOUD: &str = "evergate-admin";

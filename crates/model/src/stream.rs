@@ -2,7 +2,7 @@
 //!
 //! Down, `GET /evergate/v1/hosts/<host>/stream` answers one [`Downstream`] per line, for as long as
 //! both live: a snapshot first, then changes. Up, `POST /evergate/v1/hosts/<host>/report` takes a
-//! [`HostReport`](crate::HostReport). Both carry `Authorization: Bearer <host token>`.
+//! [`HostReport`](crate::HostReport). Both need TLS with the certificate of that host: see [`crate::join`].
 //!
 //! Before its first snapshot a host has reported at least once, so that the server knows its tunnel
 //! address (`tunneling_ip` in the L2 agent's `configurations`) and roles.

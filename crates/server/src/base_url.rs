@@ -1,6 +1,20 @@
 //! The URL that this server is reached at, for links and the catalog.
 
-use axum::http::HeaderMap;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::listener::Peer;
+
+/// Says to what is behind it that the client used TLS, as a proxy would, unless a proxy says what was used.
+pub(crate) async fn tell_scheme(mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>();
+    if peer.is_some_and(|ConnectInfo(peer)| peer.is_secure) {
+        request.headers_mut().entry("x-forwarded-proto").or_insert(HeaderValue::from_static("https"));
+    }
+    next.run(request).await
+}
 
 /// Gives the root URL without a trailing slash: the configured one, or the one that the client (or the
 /// proxy before us) used.

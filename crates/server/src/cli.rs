@@ -12,22 +12,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use evergate_config::{Config, Database, Role, ServerSettings, Sources};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{ApiState, api_router};
+use crate::base_url::tell_scheme;
 use crate::dvr;
-use crate::hosts::{self, HostToken, Hosts};
+use crate::hosts::{self, Hosts};
 use crate::identity::{self, Identity};
 use crate::keystone::{self, Keystone};
-use crate::listener::Patient;
+use crate::listener::{Patient, Peer, Times};
+use crate::membership::{self, Members};
 use crate::openapi;
 use crate::options::{Limits, Options};
 use crate::policy::{self, Watched};
+use crate::private_file;
 use crate::store::{self, Outage, Store, StoreError};
+use crate::tls::{self, Tls};
 
 /// How long requests that are under way may take after the signal to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -121,21 +125,26 @@ async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<
         Database::Postgres(_) => None,
     };
     // Not before there is a database: nobody shall be let in who would only wait.
-    let (store, token, authority) = tokio::select! {
+    let (store, members, authority) = tokio::select! {
         opened = open_state(settings) => opened?,
         () = signals.told_to_stop() => return Ok(()),
     };
     let listener = listen(&settings.bind_host, settings.bind_port).await?;
+    let tls = Arc::new(Tls::new(Arc::clone(&members), &settings.tls, names(settings))?);
     let address = listener.local_addr().context("failed to ask for the address that is listened on")?;
 
     let (stop, stopping) = watch::channel(false);
     let options = Arc::new(options(settings));
+    tokio::spawn(membership::keep_fresh(Arc::clone(&members), stopping.clone()));
+    tokio::spawn(tls::keep_fresh(Arc::clone(&tls), stopping.clone()));
+    tell_authority(settings, &members)?;
     let hosts =
-        Hosts::new(Arc::clone(&store), Arc::clone(&options), token, settings.router_auto_schedule, stopping.clone());
+        Hosts::new(Arc::clone(&store), Arc::clone(&options), members, settings.router_auto_schedule, stopping.clone());
     let policy = Arc::new(policy);
     tokio::spawn(policy::keep_fresh(Arc::clone(&policy), stopping.clone()));
     let api = api_router(ApiState::new(Arc::clone(&store), Arc::clone(&options)).under(policy));
     let app = authority.guarded(api).merge(hosts::routes(Arc::new(hosts))).merge(openapi::routes());
+    let app = app.layer(from_fn(tell_scheme)).into_make_service_with_connect_info::<Peer>();
 
     if let Authority::Embedded(identity) = &authority {
         tokio::spawn(identity::keep_fresh(Arc::clone(identity), stopping.clone()));
@@ -146,7 +155,8 @@ async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<
         write_address(path, address)?;
     }
     let mut stopped = stopping;
-    let server = axum::serve(Patient::new(listener), app).with_graceful_shutdown(async move {
+    let patient = Patient::new(listener, tls, settings.tls.only, Times::default()).context("failed to listen")?;
+    let server = axum::serve(patient, app).with_graceful_shutdown(async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     });
     let mut server = tokio::spawn(async move { server.await });
@@ -194,10 +204,14 @@ impl Authority {
     fn announce(&self, settings: &ServerSettings, address: SocketAddr) -> anyhow::Result<()> {
         let file = settings.clouds_file();
         match (self, &settings.keystone) {
-            (Self::Embedded(identity), _) if identity.announce(&local_url(address))? => tracing::info!(
-                "the stock client finds it with OS_CLIENT_CONFIG_FILE={} and OS_CLOUD=evergate-admin or evergate-demo",
-                file.display()
-            ),
+            (Self::Embedded(identity), _)
+                if identity.announce(&local_url(settings, address), authority_of_clients(settings).as_deref())? =>
+            {
+                tracing::info!(
+                    "the stock client finds it with OS_CLIENT_CONFIG_FILE={} and OS_CLOUD=evergate-admin or evergate-demo",
+                    file.display()
+                )
+            }
             (Self::Embedded(_), _) => {
                 tracing::info!(file = %file.display(), "there is no such file: clients must have their own passwords");
             }
@@ -281,7 +295,7 @@ fn lock(database: &Path) -> anyhow::Result<File> {
 }
 
 /// What outlives a restart: the store, and the secrets beside it.
-type State = (Arc<Store>, HostToken, Authority);
+type State = (Arc<Store>, Arc<Members>, Authority);
 
 /// Opens the state; waits for a database that is away or takes no writes, as long as that may last.
 async fn open_state(settings: &ServerSettings) -> anyhow::Result<State> {
@@ -308,15 +322,15 @@ async fn open_state(settings: &ServerSettings) -> anyhow::Result<State> {
 
 fn try_open_state(settings: &ServerSettings) -> anyhow::Result<State> {
     let store = Arc::new(open_store(&settings.database)?);
-    let token = HostToken::open(&settings.host_token_file)?;
+    let members = Arc::new(Members::open(Arc::clone(&store))?);
     let authority = Authority::of(settings, &store)?;
     let options = options(settings);
     let settled = store.write(|tx| dvr::settle_all(tx, &options));
     settled.context("failed to bring distributed routers up to date")?;
-    Ok((store, token, authority))
+    Ok((store, members, authority))
 }
 
-fn open_store(database: &Database) -> anyhow::Result<Store> {
+pub(crate) fn open_store(database: &Database) -> anyhow::Result<Store> {
     if let Database::Sqlite(path) = database {
         // It holds secrets. SQLite gives its other files the mode of this one.
         OpenOptions::new()
@@ -346,18 +360,45 @@ async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
     }
 }
 
+/// Names that certificates of our own are good for.
+fn names(settings: &ServerSettings) -> Vec<String> {
+    let public = settings.public_url.as_deref().and_then(|url| url.parse::<ureq::http::Uri>().ok());
+    let public = public.as_ref().and_then(ureq::http::Uri::host);
+    let given = [Some(settings.host.as_str()), Some("localhost"), Some(settings.bind_host.as_str()), public];
+    let all = given.into_iter().flatten().chain(settings.tls.names.iter().map(String::as_str));
+    let is_any = |name: &str| name.is_empty() || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    all.map(|name| name.trim_matches(['[', ']']).to_owned()).filter(|name| !is_any(name)).collect()
+}
+
+/// The file by which clients know this server, where it is not one of the operator's own.
+fn authority_of_clients(settings: &ServerSettings) -> Option<PathBuf> {
+    let is_ours = settings.tls.only && settings.tls.cert_file.is_none();
+    is_ours.then(|| settings.authority_file())
+}
+
+/// Writes the authority's certificate to where clients find it. It is no secret.
+fn tell_authority(settings: &ServerSettings, members: &Members) -> anyhow::Result<()> {
+    let (path, pem) = (settings.authority_file(), members.authority().pem());
+    tracing::info!(fingerprint = members.authority().fingerprint(), file = %path.display(), "the cluster's authority");
+    if std::fs::read_to_string(&path).is_ok_and(|old| old == pem) {
+        return Ok(());
+    }
+    private_file::publish(&path, pem).with_context(|| format!("failed to write {}", path.display()))
+}
+
 /// The URL that a client on this machine reaches the server at.
-fn local_url(address: SocketAddr) -> String {
+fn local_url(settings: &ServerSettings, address: SocketAddr) -> String {
+    let scheme = if settings.tls.only { "https" } else { "http" };
     let ip = match address.ip() {
         ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
         std::net::IpAddr::V6(ip) => format!("[{ip}]"),
         std::net::IpAddr::V4(ip) => ip.to_string(),
     };
-    format!("http://{ip}:{}", address.port())
+    format!("{scheme}://{ip}:{}", address.port())
 }
 
 fn announce(settings: &ServerSettings, address: SocketAddr) {
-    let url = settings.public_url.clone().unwrap_or_else(|| local_url(address));
+    let url = settings.public_url.clone().unwrap_or_else(|| local_url(settings, address));
     tracing::info!(%address, url, database = %settings.database, "server listens");
 }
 
@@ -493,7 +534,7 @@ mod tests {
             }
         });
         let address = wait_for("the address", || std::fs::read_to_string(&address_file).ok()?.trim().parse().ok());
-        let client = Client(address);
+        let client = Client::new(address);
 
         let versions = client.call("GET", "/", &[], None);
         assert_eq!((versions.status, &versions.body["versions"][0]["id"]), (200, &json!("v2.0")));
@@ -505,25 +546,45 @@ mod tests {
         let described = client.call("GET", "/evergate/v1/openapi.json", &[], None);
         assert_eq!((described.status, &described.body["openapi"]), (200, &json!("3.1.0")));
 
-        let host_token = std::fs::read_to_string(&settings.host_token_file).unwrap();
-        let bearer = format!("Bearer {}", host_token.trim());
-        let report = json!({
-            "host": "h1", "incarnation": 1, "sequence": 1, "applied_revision": null, "ha_states": {}, "ports_up": [],
-            "floating_ips_active": [], "warnings": [],
-            "agents": [{"kind": "l3", "availability_zone": "nova", "configurations": {"agent_mode": "legacy"}}],
-        });
-        let path = "/evergate/v1/hosts/h1/report";
-        assert_eq!(client.call("POST", path, &[("authorization", &bearer)], Some(&report)).status, 204);
-        let agents = client.call("GET", "/v2.0/agents?host=h1", &[("x-auth-token", &token)], None);
-        assert_eq!(
-            (&agents.body["agents"][0]["host"], &agents.body["agents"][0]["alive"]),
-            (&json!("h1"), &json!(true))
-        );
+        let (status, authority) = client.text("GET", "/evergate/v1/ca", &[]);
+        assert_eq!((status, &authority), (200, &std::fs::read_to_string(settings.authority_file()).unwrap()));
+        let (status, told) = client.text("POST", "/evergate/v1/hosts/h1/report", &[]);
+        assert!(status == 426 && told.contains("over TLS alone"), "{status} {told}");
+        let secure = client.over_tls(&authority);
+        let versions = secure.call("GET", "/", &[], None);
+        let link = versions.body["versions"][0]["links"][0]["href"].as_str().unwrap_or_default();
+        assert!(link.starts_with("https://127.0.0.1:"), "{link}");
 
         let kill = format!("kill -TERM {}", std::process::id());
         assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         wait_for("the end", || serving.is_finished().then_some(()));
         serving.join().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn files_of_tls_that_cannot_be_used_are_named() {
+        let dir = TempDir::new();
+        let refused = async |more: &str| {
+            format!("{:#}", serve(&settings(&dir, more), Watched::default(), None).await.unwrap_err())
+        };
+        let why = refused("[ssl]\ncert_file = /nonexistent\n").await;
+        assert!(why.contains("cert_file /nonexistent"), "{why}");
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let key = |key: &rcgen::KeyPair| key.serialize_pem();
+        let (ours, theirs) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let certificate = rcgen::CertificateParams::default().self_signed(&ours).unwrap().pem();
+        let (certificate, empty) = (file("cert", &certificate), file("empty", ""));
+        let why = refused(&format!("[ssl]\ncert_file = {empty}\n")).await;
+        assert!(why.contains("there is no certificate in it"), "{why}");
+        let why = refused(&format!("[ssl]\ncert_file = {certificate}\n")).await;
+        assert!(why.contains("key_file"), "{why}");
+        let foreign = file("key", &key(&theirs));
+        let why = refused(&format!("[ssl]\ncert_file = {certificate}\nkey_file = {foreign}\n")).await;
+        assert!(why.contains("cannot be used together"), "{why}");
     }
 
     fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -16,6 +16,7 @@ pub mod hostview;
 pub mod identity;
 pub mod ipam;
 pub mod keystone;
+pub mod membership;
 pub mod objects;
 pub mod openapi;
 pub mod options;
@@ -25,9 +26,11 @@ pub mod prefixes;
 pub mod random;
 pub mod resources;
 pub mod store;
+pub mod tls;
 
 mod base_url;
 mod listener;
 mod private_file;
+mod seldom;
 #[cfg(test)]
 mod testing;

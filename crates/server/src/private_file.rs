@@ -1,4 +1,4 @@
-//! Files that only the server's user may read: secrets, and what leads to them.
+//! Files that only the server's user may read: secrets, and what leads to them; and, beside them, a few for all.
 //!
 //! A file appears whole or not at all, also when the machine stops in the middle.
 
@@ -8,9 +8,11 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+const PRIVATE: u32 = 0o600;
+
 /// Makes the file; fails when it is there already.
 pub(crate) fn create(path: &Path, text: &str) -> io::Result<()> {
-    let whole = write_beside(path, text)?;
+    let whole = write_beside(path, text, PRIVATE)?;
     let linked = fs::hard_link(&whole, path);
     fs::remove_file(&whole)?;
     linked
@@ -18,7 +20,12 @@ pub(crate) fn create(path: &Path, text: &str) -> io::Result<()> {
 
 /// Makes the file, or replaces what was there.
 pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    fs::rename(write_beside(path, text)?, path)
+    fs::rename(write_beside(path, text, PRIVATE)?, path)
+}
+
+/// Makes or replaces a file that everybody may read.
+pub(crate) fn publish(path: &Path, text: &str) -> io::Result<()> {
+    fs::rename(write_beside(path, text, 0o644)?, path)
 }
 
 /// What tells a changed file: `None` for one that is not there.
@@ -30,7 +37,7 @@ pub(crate) fn stamp(path: &Path) -> Stamp {
     Some((meta.modified().ok()?, meta.len(), meta.ino()))
 }
 
-fn write_beside(path: &Path, text: &str) -> io::Result<PathBuf> {
+fn write_beside(path: &Path, text: &str, mode: u32) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let beside = path.with_file_name(name);
@@ -38,7 +45,7 @@ fn write_beside(path: &Path, text: &str) -> io::Result<PathBuf> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     Ok(beside)

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// Routes that are served until the value goes away.
 pub(crate) struct Served {
@@ -21,7 +22,7 @@ impl Served {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("the loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         runtime.spawn(async move { axum::serve(listener, routes).await });
-        Self { client: Client(address), _runtime: runtime }
+        Self { client: Client::new(address), _runtime: runtime }
     }
 }
 
@@ -38,6 +39,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: ureq::http::HeaderMap,
     pub(crate) body: Value,
+    pub(crate) text: String,
 }
 
 impl Answer {
@@ -46,16 +48,35 @@ impl Answer {
     }
 }
 
-/// Speaks to a server at an address.
-pub(crate) struct Client(pub(crate) SocketAddr);
+/// Speaks to a server at an address; over TLS, if it knows the server's authority.
+pub(crate) struct Client(pub(crate) SocketAddr, Option<RootCerts>);
 
 impl Client {
+    pub(crate) const fn new(address: SocketAddr) -> Self {
+        Self(address, None)
+    }
+
+    /// The same server over TLS, by an authority given as PEM.
+    pub(crate) fn over_tls(&self, authority: &str) -> Self {
+        let authority = Certificate::from_pem(authority.as_bytes()).expect("it is a certificate");
+        Self(self.0, Some(RootCerts::from([authority])))
+    }
+
     pub(crate) fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
         self.send(method, path, headers, body.map(Value::to_string).unwrap_or_default().as_bytes())
     }
 
+    /// Asks for something that is no JSON; answers status and text.
+    pub(crate) fn text(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let answer = self.send(method, path, headers, b"");
+        (answer.status, answer.text)
+    }
+
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let scheme = if self.1.is_some() { "https" } else { "http" };
+        let roots = self.1.clone().unwrap_or_else(|| RootCerts::from([]));
         let agent: ureq::Agent = ureq::Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -63,7 +84,7 @@ impl Client {
             .allow_non_standard_methods(true)
             .build()
             .into();
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.0));
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{scheme}://{}{path}", self.0));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -74,6 +95,7 @@ impl Client {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
         }
     }
 

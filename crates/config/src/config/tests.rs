@@ -121,8 +121,10 @@ fn what_cannot_work_here_is_refused_where_it_stands() {
     assert!(host("[agent]\ntunnel_types = gre\n").contains("only vxlan"));
     assert!(host("[linux_bridge]\nphysical_interface_mappings = p:a-name-far-too-long\n").contains("interface's name"));
     assert!(host("[DEFAULT]\nhost = a/b\n").contains("cannot be a host's name"));
-    assert!(host("[evergate]\nserver_url = controller:9696\n").contains("http://"));
-    assert!(host("[evergate]\nserver_url = http://a:9696, b:9696\n").contains("separated by commas"));
+    assert!(host("[evergate]\nserver_url = controller:9696\n").contains("https://"));
+    assert!(host("[evergate]\nserver_url = https://a:9696, b:9696\n").contains("separated by commas"));
+    assert!(server("[ssl]\nkey_file = /k\n").contains("set cert_file"));
+    assert!(server("[DEFAULT]\nuse_ssl = True\n[evergate]\npublic_url = http://a\n").contains("turned away"));
     assert!(host("[DEFAULT]\nha_vrrp_advert_int = 0\n").contains("at least 1"));
     let ms = "[evergate]\nvrrp_advert_interval_ms = ";
     let v3 = "\n[evergate]\nvrrp_version = 3\n";
@@ -209,4 +211,13 @@ fn what_is_asked_for_and_not_there_yet_is_said() {
     );
     assert_eq!(said("[DEFAULT]\ndns_domain = openstacklocal\n"), Vec::<String>::new());
     assert!(read(Role::Server, &[("x.conf", "[DEFAULT]\nallow_automatic_l3agent_failover = x\n")]).is_err());
+}
+
+#[test]
+fn a_host_speaks_tls_whatever_an_older_file_says() {
+    let text = "[evergate]\nserver_url = http://a:9696, https://b:9696\nhost_token_file = /x\n";
+    let config = read(Role::Host, &[("x.conf", text)]).unwrap();
+    assert_eq!(HostSettings::from_config(&config).server_urls, ["https://a:9696", "https://b:9696"]);
+    let findings = config.findings().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert!(findings.contains("counts as https://"), "{findings}");
 }

@@ -21,7 +21,7 @@ TYPED = {
         'max_l3_agents_per_router': 'int', 'default_availability_zones': 'list', 'state_path': 'str',
         'ha_confs_path': 'str', 'dns_domain': 'str', 'bind_host': 'str', 'l3_ha_network_physical_name': 'str',
     },
-    'evergate': {'run_path': 'str', 'netns_path': 'str', 'identity_file': 'str', 'host_token_file': 'str'},
+    'evergate': {'run_path': 'str', 'netns_path': 'str', 'identity_file': 'str', 'join_token_file': 'str'},
     'agent': {'availability_zone': 'str'},
     'ml2': {'mechanism_drivers': 'list', 'extension_drivers': 'list', 'type_drivers': 'list'},
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use evergate_model::HostReport;
-use ureq::Agent;
 
 use super::Event;
-use super::http::{self, Access};
+use super::http::{Access, Door, Failure};
 use crate::backoff::{Backoff, jitter};
+use crate::membership::Member;
 
 /// The mailbox of the thread. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -104,17 +104,23 @@ impl Poster {
     }
 
     fn run(&self, access: &Access, mut seed: u64) {
-        let agent = http::report_agent();
+        let mut way = Way::default();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             let report = self.take();
             let sequence = report.sequence;
             let server = access.server();
-            let result = post(&agent, access, server, &report);
+            let result = way.post(access, server, &report);
             self.settle(report, result.is_ok());
             match result {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    backoff.reset();
+                    access.renew_if_due(server);
+                }
                 Err(error) => {
+                    if error.downcast_ref::<Failure>().is_some_and(|failure| failure.is_of_identity) {
+                        access.refused();
+                    }
                     access.give_up(server);
                     // The stream's thread says to the operator that the server is away.
                     tracing::debug!(sequence, "failed to post a report: {error:#}");
@@ -126,15 +132,20 @@ impl Poster {
     }
 }
 
-fn post(agent: &Agent, access: &Access, server: &str, report: &HostReport) -> anyhow::Result<()> {
-    let body = serde_json::to_vec(report).context("failed to write the report")?;
-    let request = agent
-        .post(access.url(server, "report"))
-        .header("Authorization", access.authorization()?)
-        .header("Content-Type", "application/json");
-    let mut response = request.send(&body[..]).with_context(|| format!("failed to reach {server}"))?;
-    let status = response.status().as_u16();
-    // Read whatever there is: the connection is used again only then.
-    let text = response.body_mut().read_to_string().unwrap_or_default();
-    if (200..300).contains(&status) { Ok(()) } else { Err(http::status_error(status, &text)) }
+/// The way to a server, kept open from report to report.
+#[derive(Default)]
+struct Way(Option<(String, Arc<Member>, Door)>);
+
+impl Way {
+    fn post(&mut self, access: &Access, server: &str, report: &HostReport) -> anyhow::Result<()> {
+        let body = serde_json::to_vec(report).context("failed to write the report")?;
+        let member = access.member(server)?;
+        let is_open = self.0.as_ref().is_some_and(|(to, of, _)| to == server && Arc::ptr_eq(of, &member));
+        if !is_open {
+            self.0 = Some((server.to_owned(), Arc::clone(&member), access.report_door(server, &member)));
+        }
+        let (_, _, door) = self.0.as_ref().context("there is no way to the server")?;
+        door.post("report", &body)?;
+        Ok(())
+    }
 }

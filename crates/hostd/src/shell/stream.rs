@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use evergate_model::stream::Downstream;
-use ureq::Agent;
 
-use super::http::{self, Access};
+use super::http::{Access, Door, Failure};
 use super::poster::Poster;
 use super::{Event, StreamEvent};
 use crate::backoff::{Backoff, jitter};
@@ -26,18 +25,18 @@ const REPORT_FIRST: Duration = Duration::from_secs(5);
 
 /// Closes the stream from outside; it opens again by itself.
 #[derive(Clone, Debug, Default)]
-pub struct Closer(Arc<Mutex<Option<Agent>>>);
+pub struct Closer(Arc<Mutex<Option<Door>>>);
 
 impl Closer {
     /// Closes the stream, if there is one.
     pub fn close(&self) {
-        if let Some(agent) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            agent.shutdown();
+        if let Some(door) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            door.shutdown();
         }
     }
 
-    fn set(&self, agent: &Agent) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(agent.clone());
+    fn set(&self, door: &Door) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(door.clone());
     }
 }
 
@@ -56,13 +55,14 @@ fn run(access: &Access, poster: &Poster, events: &Sender<Event>, closer: &Closer
         // The server must know this host before it can say what the host needs.
         poster.wait_until_reported(REPORT_FIRST);
         let start = Instant::now();
-        let agent = http::stream_agent();
-        closer.set(&agent);
         let server = access.server();
-        let error = match read(access, server, &agent, events) {
+        let error = match open_and_read(access, server, closer, events) {
             Ok(()) => return,
             Err(error) => error,
         };
+        if error.downcast_ref::<Failure>().is_some_and(|failure| failure.is_of_identity) {
+            access.refused();
+        }
         access.give_up(server);
         if events.send(Event::Stream(StreamEvent::Lost(format!("{error:#}")))).is_err() {
             return;
@@ -77,14 +77,13 @@ fn run(access: &Access, poster: &Poster, events: &Sender<Event>, closer: &Closer
 }
 
 /// Reads until the stream breaks; `Ok` when nobody listens any more.
-fn read(access: &Access, server: &str, agent: &Agent, events: &Sender<Event>) -> anyhow::Result<()> {
-    let request = agent.get(access.url(server, "stream")).header("Authorization", access.authorization()?);
-    let mut response = request.call().with_context(|| format!("failed to reach the server {server}"))?;
-    let status = response.status().as_u16();
-    if status != 200 {
-        let body = response.body_mut().read_to_string().unwrap_or_default();
-        return Err(http::status_error(status, &body))
-            .with_context(|| format!("the server {server} refuses its stream"));
+fn open_and_read(access: &Access, server: &str, closer: &Closer, events: &Sender<Event>) -> anyhow::Result<()> {
+    let door = access.stream_door(server, &*access.member(server)?);
+    closer.set(&door);
+    let response = door.get("stream")?;
+    if response.status().as_u16() != 200 {
+        door.understand(response)?;
+        anyhow::bail!("the server {server} has no stream for this host");
     }
     let mut lines = BufReader::new(response.into_body().into_reader());
     let mut line = Vec::new();

@@ -67,13 +67,13 @@ fn isolate(folder: &Path) {
 impl Host {
     fn new(folder: &Path) -> Self {
         let host = Self { folder: folder.to_owned(), server: Server::start(), supervisor: None };
-        fs::write(folder.join("token"), "letmein\n").unwrap();
+        host.server.write_token(&folder.join("token"));
         let text = format!(
             "[DEFAULT]\nhost = network1\nstate_path = {0}/state\nha_vrrp_advert_int = 1\n\
              [vxlan]\nlocal_ip = {HOST_VTEP}\n\
              [linux_bridge]\nphysical_interface_mappings = physnet1:ext0\n\
              [agent]\nreport_interval = 1\n\
-             [evergate]\nrun_path = {0}/run\nnetns_path = {0}/netns\nserver_url = {1}\nhost_token_file = {0}/token\n",
+             [evergate]\nrun_path = {0}/run\nnetns_path = {0}/netns\nserver_url = {1}\njoin_token_file = {0}/token\n",
             folder.display(),
             host.server.url()
         );

@@ -2,38 +2,44 @@
 //!
 //! `GET /evergate/v1/hosts/{host}/stream` ([`stream`]) answers lines of JSON for as long as both live;
 //! `POST /evergate/v1/hosts/{host}/report` ([`report`]) takes a whole report. The words are in
-//! [`evergate_model::stream`]. Both need the host token ([`token`]), one secret for all hosts.
+//! [`evergate_model::stream`]. Both need TLS with the host's own certificate, which it gets by [`join`]: a host is told
+//! and reports what is its own ([`admission`]).
 //!
 //! Everything here is level-triggered: a lost line, report or connection costs a snapshot or the wait
 //! for the next report, never truth.
 
+mod admission;
+mod join;
 mod relevance;
 mod report;
 mod stream;
-mod token;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use evergate_model::HostReport;
 use tokio::sync::{Semaphore, watch};
 
+pub use admission::Discard;
 pub use relevance::concerns;
-pub use token::{HostToken, TokenError};
 
 use crate::error::ApiError;
+use crate::membership::Members;
 use crate::options::Options;
 use crate::store::{Store, StoreError, TxError as _};
 
 /// Largest report: one of a host with a hundred thousand ports has some 4 MiB.
 const LARGEST_REPORT: usize = 32 << 20;
+
+/// Largest request for a certificate: a key and a token.
+const LARGEST_REQUEST: usize = 16 << 10;
 
 /// Times of the streams; tests shorten them.
 #[derive(Clone, Copy, Debug)]
@@ -52,11 +58,12 @@ impl Default for Pace {
     }
 }
 
-/// What the two requests share.
+/// What the requests share.
 pub struct Hosts {
     store: Arc<Store>,
     options: Arc<Options>,
-    token: HostToken,
+    members: Arc<Members>,
+    discards: admission::Discards,
     /// Whether routers without enough copies are filled up when a host appears.
     auto_schedule: bool,
     pace: Pace,
@@ -87,7 +94,7 @@ impl Hosts {
     pub fn new(
         store: Arc<Store>,
         options: Arc<Options>,
-        token: HostToken,
+        members: Arc<Members>,
         auto_schedule: bool,
         stopping: watch::Receiver<bool>,
     ) -> Self {
@@ -95,13 +102,19 @@ impl Hosts {
         Self {
             store,
             options,
-            token,
+            members,
+            discards: admission::Discards::default(),
             auto_schedule,
             pace: Pace::default(),
             stopping,
             turns: Semaphore::new(processors.max(2)),
             seen: Mutex::default(),
         }
+    }
+
+    /// How many requests were refused, by reason.
+    pub fn discards(&self) -> Vec<(&'static str, u64)> {
+        self.discards.counts().collect()
     }
 
     /// Replaces the times of the streams.
@@ -111,27 +124,24 @@ impl Hosts {
     }
 }
 
-/// The routes, from the server's root.
+/// The routes, from the server's root. What serves them says who is at the other end (`ConnectInfo`).
 pub fn routes(hosts: Arc<Hosts>) -> Router {
-    Router::new()
+    let of_members = Router::new()
         .route("/evergate/v1/hosts/{host}/stream", get(stream::stream))
         .route("/evergate/v1/hosts/{host}/report", post(report::report))
         .layer(DefaultBodyLimit::max(LARGEST_REPORT))
-        .layer(from_fn_with_state(Arc::clone(&hosts), admit))
+        .merge(
+            Router::new()
+                .route("/evergate/v1/hosts/{host}/renew", post(join::renew))
+                .layer(DefaultBodyLimit::max(LARGEST_REQUEST)),
+        )
+        .layer(from_fn_with_state(Arc::clone(&hosts), admission::admit));
+    Router::new()
+        .route("/evergate/v1/hosts/{host}/join", post(join::join))
+        .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
+        .route("/evergate/v1/ca", get(join::authorities))
+        .merge(of_members)
         .with_state(hosts)
-}
-
-/// Lets nobody in without the host token.
-async fn admit(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let given = given.and_then(|v| v.strip_prefix("Bearer "));
-    if given.is_some_and(|given| hosts.token.is(given)) {
-        return next.run(request).await;
-    }
-    tracing::warn!(path = request.uri().path(), "host refused: it does not show the host token");
-    let mut refusal = refusal(StatusCode::UNAUTHORIZED, "the host token is missing or wrong");
-    refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    refusal
 }
 
 /// An answer other than success: a sentence, for the host's log.

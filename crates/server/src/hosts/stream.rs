@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use evergate_model::HostConfig;
@@ -21,23 +22,26 @@ use http_body::Frame;
 use tokio::sync::mpsc::{Permit, Receiver, Sender, channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::admission::Member;
 use super::relevance::concerns;
 use super::{Hosts, store_refusal};
 use crate::error::ApiError;
 use crate::hostview::host_config;
+use crate::membership::Standing;
 use crate::store::{StoreError, TxError as _};
 
 /// Pause between looks at a database that cannot be used.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
-pub(super) async fn stream(State(hosts): State<Arc<Hosts>>, Path(host): Path<String>) -> Response {
+pub(super) async fn stream(State(hosts): State<Arc<Hosts>>, Extension(member): Extension<Member>) -> Response {
+    let host = member.host.clone();
     // The first read tells whether there is anything to stream, while a status can still be answered.
     let first = match read(&hosts, &host).await {
         Ok(config) => config,
         Err(error) => return store_refusal(&error),
     };
     let (sender, receiver) = channel(1);
-    tokio::spawn(follow(hosts, host, first, sender));
+    tokio::spawn(follow(hosts, member, first, sender));
     let mut response = Response::new(Body::new(Lines(receiver)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response
@@ -64,17 +68,21 @@ enum End {
     Stalled,
     #[error("the server stops")]
     Stopping,
+    #[error("the host's certificate counts no more")]
+    Dismissed,
     #[error("the server cannot read its store")]
     Unreadable,
 }
 
-async fn follow(hosts: Arc<Hosts>, host: String, first: HostConfig, sender: Sender<Bytes>) {
+async fn follow(hosts: Arc<Hosts>, member: Member, first: HostConfig, sender: Sender<Bytes>) {
+    let host = &member.host;
     tracing::info!(host, revision = first.revision, "host follows");
-    let end = follow_until_end(&hosts, &host, first, &sender).await;
+    let end = follow_until_end(&hosts, &member, first, &sender).await;
     tracing::info!(host, reason = %end, "host follows no longer");
 }
 
-async fn follow_until_end(hosts: &Arc<Hosts>, host: &str, first: HostConfig, sender: &Sender<Bytes>) -> End {
+async fn follow_until_end(hosts: &Arc<Hosts>, member: &Member, first: HostConfig, sender: &Sender<Bytes>) -> End {
+    let host = member.host.as_str();
     let result: Result<Infallible, End> = async {
         let mut revisions = hosts.store.subscribe();
         let mut stopping = hosts.stopping.clone();
@@ -93,6 +101,9 @@ async fn follow_until_end(hosts: &Arc<Hosts>, host: &str, first: HostConfig, sen
                     () = sender.closed() => return Err(End::Gone),
                     _ = stopping.wait_for(|stop| *stop) => return Err(End::Stopping),
                 };
+            }
+            if !matches!(hosts.members.standing(&member.fingerprint), Standing::Member(_)) {
+                return Err(End::Dismissed);
             }
             if newer {
                 sleep(hosts.pace.gather).await;

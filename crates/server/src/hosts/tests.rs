@@ -1,15 +1,21 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::{Next, from_fn};
 use evergate_model::host::{AgentKind, AgentReport};
+use evergate_model::join::{JoinRequest, JoinToken};
 use evergate_model::stream::Downstream;
 use evergate_model::{HaState, HostConfig, PortId};
 use serde_json::json;
 
 use super::*;
+use crate::listener::Peer;
+use crate::membership;
 use crate::private_file::tests::TempDir;
 use crate::store::{Kind, StoreError};
 use crate::testing::{Answer, Served};
+use crate::tls::{Fault, Shown};
 use crate::values;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -18,9 +24,32 @@ struct Fixture {
     served: Served,
     store: Arc<Store>,
     options: Arc<Options>,
-    token: String,
+    hosts: Arc<Hosts>,
+    /// Fingerprint of each host's certificate.
+    certificates: Mutex<HashMap<String, String>>,
     stop: watch::Sender<bool>,
     _dir: TempDir,
+}
+
+/// Says what a connection would say: which certificate was shown, by its fingerprint, and what is wrong with it.
+const SHOWN: &str = "x-test-certificate";
+
+async fn pretend(mut request: Request, next: Next) -> Response {
+    let shown = request.headers().get(SHOWN).and_then(|shown| shown.to_str().ok()).unwrap_or_default().to_owned();
+    let (fingerprint, fault) = match shown.split_once(' ') {
+        Some((fingerprint, "expired")) => (fingerprint, Some(Fault::Expired)),
+        Some((fingerprint, "early")) => (fingerprint, Some(Fault::NotYet)),
+        Some((fingerprint, _)) => (fingerprint, Some(Fault::Foreign)),
+        None => (shown.as_str(), None),
+    };
+    let shown_one = !matches!(fingerprint, "" | "none");
+    let peer = Peer {
+        address: ([192, 0, 2, 9], 9).into(),
+        is_secure: !fingerprint.is_empty(),
+        shown: shown_one.then(|| Shown { fingerprint: fingerprint.to_owned(), fault }),
+    };
+    request.extensions_mut().insert(ConnectInfo(peer));
+    next.run(request).await
 }
 
 impl Fixture {
@@ -28,28 +57,49 @@ impl Fixture {
         let dir = TempDir::new();
         let store = Arc::new(Store::open(&dir.path().join("db")).unwrap());
         let options = Arc::new(Options::default());
-        let token_file = dir.path().join("host-token");
-        let host_token = HostToken::open(&token_file).unwrap();
-        let token = std::fs::read_to_string(&token_file).unwrap().trim().to_owned();
+        let members = Arc::new(Members::open(Arc::clone(&store)).unwrap());
         let (stop, stopping) = watch::channel(false);
         let pace = Pace { ping: Duration::from_millis(50), ..Pace::default() };
-        let hosts = Hosts::new(Arc::clone(&store), Arc::clone(&options), host_token, true, stopping).with_pace(pace);
-        Self { served: Served::start(routes(Arc::new(hosts))), store, options, token, stop, _dir: dir }
+        let hosts = Hosts::new(Arc::clone(&store), Arc::clone(&options), members, true, stopping).with_pace(pace);
+        let hosts = Arc::new(hosts);
+        let served = Served::start(routes(Arc::clone(&hosts)).layer(from_fn(pretend)));
+        Self { served, store, options, hosts, certificates: Mutex::default(), stop, _dir: dir }
+    }
+
+    /// A token for any host.
+    fn token(&self) -> JoinToken {
+        let authority = self.hosts.members.authority();
+        let lasts = jiff::SignedDuration::from_mins(1);
+        self.store.write(|tx| membership::make_token(tx, authority, None, lasts)).unwrap().token
+    }
+
+    /// The certificate of a host, which joins if it has none.
+    fn certificate(&self, host: &str) -> String {
+        let mut all = self.certificates.lock().unwrap();
+        if let Some(known) = all.get(host) {
+            return known.clone();
+        }
+        let token = self.token();
+        let asked = JoinRequest { token: token.id, secret: token.secret, public_key: "04".repeat(65) };
+        let admission = self.store.write(|tx| membership::admit(tx, self.hosts.members.authority(), host, &asked));
+        let fingerprint = admission.unwrap().issued.fingerprint;
+        self.hosts.members.refresh().unwrap();
+        all.insert(host.to_owned(), fingerprint.clone());
+        fingerprint
     }
 
     fn post(&self, host: &str, report: &HostReport) -> Answer {
         let body = serde_json::to_value(report).unwrap();
-        let bearer = format!("Bearer {}", self.token);
         let path = format!("/evergate/v1/hosts/{host}/report");
-        self.served.call("POST", &path, &[("authorization", &bearer)], Some(&body))
+        self.served.call("POST", &path, &[(SHOWN, &self.certificate(host))], Some(&body))
     }
 
     fn follow(&self, host: &str) -> Lines {
         let mut socket = TcpStream::connect(self.served.0).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let request = format!(
-            "GET /evergate/v1/hosts/{host}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
-            self.token
+            "GET /evergate/v1/hosts/{host}/stream HTTP/1.1\r\nHost: x\r\n{SHOWN}: {}\r\n\r\n",
+            self.certificate(host)
         );
         std::io::Write::write_all(&mut socket, request.as_bytes()).unwrap();
         Lines(BufReader::new(socket))
@@ -59,6 +109,10 @@ impl Fixture {
         let sql = "SELECT host, agent_type, tunnel_ip IS NOT NULL FROM agents ORDER BY host, agent_type";
         let read = |tx: &crate::store::Tx<'_>| tx.query(sql, &[], |r| Ok((r.text(0)?, r.text(1)?, r.bool(2)?)));
         self.store.read::<_, StoreError>(read).unwrap()
+    }
+
+    fn discards(&self, name: &str) -> u64 {
+        self.hosts.discards().into_iter().find(|(known, _)| *known == name).unwrap().1
     }
 
     fn revision(&self) -> u64 {
@@ -156,16 +210,98 @@ fn port_status(store: &Store, id: PortId) -> String {
 }
 
 #[test]
-fn nobody_is_let_in_without_the_host_token() {
+fn nobody_is_let_in_without_a_certificate_that_counts() {
     let f = Fixture::new();
-    for given in [None, Some("Bearer wrong".to_owned()), Some(f.token.clone())] {
-        let headers: Vec<(&str, &str)> = given.iter().map(|g| ("authorization", g.as_str())).collect();
-        for (method, what) in [("GET", "stream"), ("POST", "report")] {
+    let (own, other) = (f.certificate("h1"), f.certificate("h2"));
+    let cases = [
+        (String::new(), 426, "needs this version of evergate", "plain"),
+        ("none".to_owned(), 401, "no host's certificate was shown", "no_certificate"),
+        (format!("{own} expired"), 401, "has expired", "expired_certificate"),
+        (format!("{own} early"), 401, "compare the server's clock", "certificate_not_yet_valid"),
+        (format!("{own} foreign"), 401, "of another cluster", "foreign_certificate"),
+        ("ab".repeat(32), 401, "is not known here", "foreign_certificate"),
+        (other, 403, "the certificate of host 'h2', and 'h1' is another", "other_host"),
+    ];
+    for (shown, status, words, counter) in cases {
+        for (method, what) in [("GET", "stream"), ("POST", "report"), ("POST", "renew")] {
+            let before = f.discards(counter);
             let path = format!("/evergate/v1/hosts/h1/{what}");
-            assert_eq!(f.served.call(method, &path, &headers, None).status, 401, "{what} with {given:?}");
+            let (answered, text) = f.served.text(method, &path, &[(SHOWN, &shown)]);
+            assert_eq!(answered, status, "{what} with '{shown}': {text}");
+            assert!(text.contains(words), "{what} with '{shown}': {text}");
+            assert_eq!(f.discards(counter), before + 1, "{counter}");
         }
     }
     assert!(f.agents().is_empty());
+}
+
+#[test]
+fn a_revoked_hosts_stream_ends_and_its_certificate_counts_no_more() {
+    let f = Fixture::new();
+    f.post("h1", &report("h1", 1));
+    let mut lines = f.follow("h1");
+    lines.snapshot();
+    // As 'evergate cluster host revoke' does, and as another server notices.
+    let sql = "UPDATE host_certificates SET revoked = 'revoked' WHERE host = 'h1'";
+    f.store
+        .write::<_, StoreError>(|tx| {
+            tx.execute(sql, &[])?;
+            tx.set_setting("cluster.certificates_version", "other")
+        })
+        .unwrap();
+    f.hosts.members.refresh().unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while lines.next().is_some() {
+        assert!(Instant::now() < deadline, "the stream goes on");
+    }
+    assert_eq!(f.post("h1", &report("h1", 2)).status, 401);
+    assert_eq!(f.discards("revoked_certificate"), 1);
+}
+
+#[test]
+fn a_host_joins_with_a_token_over_tls_alone_and_renews() {
+    let f = Fixture::new();
+    let token = f.token();
+    let body = serde_json::to_value(JoinRequest {
+        token: token.id,
+        secret: token.secret.clone(),
+        public_key: "04".repeat(65),
+    })
+    .unwrap();
+    let join = |shown: &str, body: &serde_json::Value| {
+        f.served.call("POST", "/evergate/v1/hosts/h1/join", &[(SHOWN, shown)], Some(body))
+    };
+    assert_eq!(join("", &body).status, 426);
+    assert_eq!(join("none", &json!({"token": "x"})).status, 400);
+    let joined = join("none", &body);
+    assert_eq!(joined.status, 200);
+    let certificate = fingerprint_of(&joined);
+    let renewed = f.served.call(
+        "POST",
+        "/evergate/v1/hosts/h1/renew",
+        &[(SHOWN, &certificate)],
+        Some(&json!({"public_key": "04".repeat(65)})),
+    );
+    assert_eq!(renewed.status, 200);
+    // Both count until the newer one is renewed.
+    for shown in [certificate, fingerprint_of(&renewed)] {
+        let body = serde_json::to_value(report("h1", 1)).unwrap();
+        let reported = f.served.call("POST", "/evergate/v1/hosts/h1/report", &[(SHOWN, &shown)], Some(&body));
+        assert_eq!(reported.status, 204);
+    }
+    let (status, authorities) = f.served.text("GET", "/evergate/v1/ca", &[]);
+    assert_eq!((status, authorities.as_str()), (200, f.hosts.members.authority().pem()));
+    assert!(!authorities.contains("PRIVATE"));
+    let wrong = json!({"token": "0".repeat(16), "secret": token.secret, "public_key": "04".repeat(65)});
+    assert_eq!(join("none", &wrong).status, 403);
+    assert_eq!(f.discards("join_token"), 1);
+}
+
+/// Of the certificate in an answer to joining.
+fn fingerprint_of(answer: &Answer) -> String {
+    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    let pem = answer.body["certificate"].as_str().unwrap();
+    membership::authority::fingerprint(&CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
 }
 
 #[test]
@@ -182,8 +318,8 @@ fn a_report_under_another_name_or_without_sense_is_refused() {
     let mut twice = report("h1", 1);
     twice.agents.push(twice.agents[0].clone());
     assert_eq!(f.post("h1", &twice).status, 400);
-    let bearer = format!("Bearer {}", f.token);
-    let nonsense = f.served.send("POST", "/evergate/v1/hosts/h1/report", &[("authorization", &bearer)], b"{\"host\":");
+    let shown = f.certificate("h1");
+    let nonsense = f.served.send("POST", "/evergate/v1/hosts/h1/report", &[(SHOWN, &shown)], b"{\"host\":");
     assert_eq!(nonsense.status, 400);
     assert!(f.agents().is_empty());
 }

@@ -1,7 +1,7 @@
 //! `clouds.yaml`: what the stock client needs to talk to this server, passwords included.
 //!
 //! It is made together with the identity file, when the passwords are known. Later starts change
-//! nothing in it but the URL, so an operator may edit it.
+//! nothing in it but the URL and the authority of its certificate, so an operator may edit it.
 
 use std::fmt::Write as _;
 use std::io;
@@ -42,24 +42,49 @@ pub(super) fn write(path: &Path, users: &[NewUser], base_url: &str) -> io::Resul
     private_file::replace(path, &text)
 }
 
-/// Brings the URLs in the file up to date; tells whether the file is there.
-pub(super) fn refresh(path: &Path, base_url: &str) -> io::Result<bool> {
+/// Key of the line that says by which authority the server is known.
+const CACERT: &str = "cacert: ";
+
+/// Brings the URLs in the file up to date, and the authority of each cloud that is this server's; tells whether the
+/// file is there.
+pub(super) fn refresh(path: &Path, base_url: &str, authority: Option<&Path>) -> io::Result<bool> {
     let old = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    let refreshed = |line: &str| match line.split_once(AUTH_URL) {
-        Some((indent, url)) if indent.trim().is_empty() && url.ends_with("/identity/v3") => {
-            format!("{indent}{AUTH_URL}{base_url}/identity/v3\n")
-        }
-        _ => format!("{line}\n"),
-    };
-    let new: String = old.lines().map(refreshed).collect();
+    let new = refreshed(&old, base_url, authority, &path.with_file_name("ca.pem"));
     if new != old {
         private_file::replace(path, &new)?;
     }
     Ok(true)
+}
+
+/// `ours` is the file that earlier starts may have named; another one is the operator's.
+fn refreshed(old: &str, base_url: &str, authority: Option<&Path>, ours: &Path) -> String {
+    let names_ours = |line: &str| line.trim_start().strip_prefix(CACERT).is_some_and(|path| Path::new(path) == ours);
+    let is_ours = |line: &str| {
+        let url = line.trim_start().strip_prefix(AUTH_URL);
+        url.is_some_and(|url| url.ends_with("/identity/v3"))
+    };
+    let mut new = String::new();
+    let mut lines = old.lines().peekable();
+    while let Some(line) = lines.next() {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        if names_ours(line) {
+            continue;
+        }
+        let begins_ours = line.trim() == "auth:" && lines.peek().is_some_and(|next| is_ours(next));
+        if let Some(authority) = authority.filter(|_| begins_ours) {
+            let _ = writeln!(new, "{indent}{CACERT}{}", authority.display());
+        }
+        if is_ours(line) {
+            let _ = writeln!(new, "{indent}{AUTH_URL}{base_url}/identity/v3");
+        } else {
+            let _ = writeln!(new, "{line}");
+        }
+    }
+    new
 }
 
 #[cfg(test)]
@@ -73,15 +98,24 @@ mod tests {
     fn the_file_is_private_and_only_its_urls_follow_the_server() {
         let dir = TempDir::new();
         let path = dir.path().join("clouds.yaml");
-        assert!(!refresh(&path, "http://a:1").unwrap());
+        assert!(!refresh(&path, "http://a:1", None).unwrap());
         let user = NewUser { name: "admin", project: "admin", password: "sesame".into() };
         write(&path, &[user], "http://a:1").unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let before = std::fs::read_to_string(&path).unwrap();
-        assert!(refresh(&path, "http://b:2").unwrap());
+        assert!(refresh(&path, "http://b:2", None).unwrap());
         let after = std::fs::read_to_string(&path).unwrap();
         assert_eq!(after, before.replace("http://a:1/", "http://b:2/"));
         assert!(after.contains("      auth_url: http://b:2/identity/v3\n"));
         assert!(after.contains("password: sesame"));
+        let authority = dir.path().join("ca.pem");
+        refresh(&path, "https://b:2", Some(&authority)).unwrap();
+        let secure = std::fs::read_to_string(&path).unwrap();
+        let line = format!("    cacert: {}\n    auth:\n      auth_url: https://b:2/", authority.display());
+        assert!(secure.contains(&line), "{secure}");
+        refresh(&path, "https://b:2", Some(&authority)).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), secure);
+        refresh(&path, "http://b:2", None).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
     }
 }

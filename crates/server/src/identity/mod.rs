@@ -27,7 +27,7 @@ mod password;
 mod token;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -160,14 +160,15 @@ impl Identity {
         })
     }
 
-    /// Writes into `clouds.yaml` where the server is, and tells whether the file is there.
+    /// Writes into `clouds.yaml` where the server is and, where it needs saying, by which authority it is known;
+    /// tells whether the file is there.
     ///
     /// # Errors
     ///
     /// When the file cannot be written.
-    pub fn announce(&self, local_url: &str) -> Result<bool, IdentityError> {
+    pub fn announce(&self, local_url: &str, authority: Option<&Path>) -> Result<bool, IdentityError> {
         let url = self.public_url.as_deref().unwrap_or(local_url);
-        clouds::refresh(&self.clouds_file, url)
+        clouds::refresh(&self.clouds_file, url, authority)
             .map_err(|source| IdentityError::Clouds { path: self.clouds_file.display().to_string(), source })
     }
 
@@ -257,7 +258,7 @@ pub(crate) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub(crate) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || !text.is_ascii() {
         return None;
     }

@@ -264,7 +264,7 @@ fn the_configured_url_is_told_whatever_the_client_used() {
     let answer = f.login("admin", project("admin"));
     let text = answer.body["token"]["catalog"].to_string();
     assert!(text.contains("https://net.example:9696/identity") && !text.contains("127.0.0.1"), "{text}");
-    assert!(f.identity.announce("http://127.0.0.1:1").unwrap());
+    assert!(f.identity.announce("http://127.0.0.1:1", None).unwrap());
     let clouds = std::fs::read_to_string(f.dir.path().join("clouds.yaml")).unwrap();
     assert!(clouds.contains("auth_url: https://net.example:9696/identity/v3\n"));
 }

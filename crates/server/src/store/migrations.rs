@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_security_groups.sql"),
     include_str!("migrations/0008_heirs.sql"),
     include_str!("migrations/0009_preferred_host.sql"),
+    include_str!("migrations/0010_membership.sql"),
 ];
 
 /// Begins a transaction in which nobody else migrates. On PostgreSQL there may be no table yet to lock; the

@@ -1,0 +1,283 @@
+//! The listening socket: one port for everybody, plain or with TLS.
+//!
+//! The first byte tells the two apart: a TLS client begins with 0x16, HTTP with a letter. Small writes go out at
+//! once (a change for a host is one small line). How long somebody may hold a connection is [`connection`]'s matter;
+//! here it is how long until there is one. What has not said what it is, or not finished its handshake, is kept
+//! apart, limited in number; when it is too many, whoever has the most of them loses its oldest. So one address
+//! that opens connections and says nothing keeps nobody else out.
+
+mod connection;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+
+pub(crate) use connection::{Connection, Peer};
+
+use crate::seldom::Seldom;
+use crate::tls::Tls;
+use connection::Wire;
+
+/// First byte of a TLS connection: a record of the handshake (RFC 8446 §5.1).
+const TLS: u8 = 0x16;
+
+/// Connections that are not ready yet, at most.
+const MOST_UNREADY: usize = 1024;
+
+/// Connections that are ready and not taken yet.
+const READY: usize = 64;
+
+/// How long the rest of what a refused client said is read, so that it hears why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What a client of plain HTTP is told where TLS is needed.
+const SPEAK_TLS: &str = "This port speaks TLS: use https:// in place of http://.\n";
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// How long a write may wait for the peer.
+    pub(crate) patience: Duration,
+    /// How long a connection may be held without anything being answered on it: several times what an answer
+    /// takes, and the pause between a client's requests.
+    pub(crate) silence: Duration,
+    /// How long a handshake may take.
+    pub(crate) handshake: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { patience: Duration::from_secs(30), silence: Duration::from_secs(75), handshake: Duration::from_secs(10) }
+    }
+}
+
+/// A listening socket.
+pub(crate) struct Patient {
+    ready: mpsc::Receiver<Connection>,
+    address: SocketAddr,
+}
+
+/// What each connection is made with.
+struct Door {
+    tls: Arc<Tls>,
+    /// Whether plain HTTP is turned away.
+    only_tls: bool,
+    times: Times,
+    unready: Unready,
+    ready: mpsc::Sender<Connection>,
+    complaints: Seldom<IpAddr>,
+}
+
+impl Patient {
+    /// Begins to take connections; `only_tls` turns away plain HTTP.
+    ///
+    /// # Errors
+    ///
+    /// When the socket does not know its address.
+    pub(crate) fn new(inner: TcpListener, tls: Arc<Tls>, only_tls: bool, times: Times) -> io::Result<Self> {
+        let address = inner.local_addr()?;
+        let (sender, ready) = mpsc::channel(READY);
+        let door =
+            Door { tls, only_tls, times, unready: Unready::default(), ready: sender, complaints: Seldom::default() };
+        tokio::spawn(take(inner, Arc::new(door)));
+        Ok(Self { ready, address })
+    }
+}
+
+impl Listener for Patient {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        match self.ready.recv().await {
+            Some(connection) => {
+                let address = connection.peer().address;
+                (connection, address)
+            }
+            // Whoever takes connections ends with the process.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
+/// Takes connections until nobody wants them any more.
+async fn take(mut inner: TcpListener, door: Arc<Door>) {
+    loop {
+        let (stream, address) = tokio::select! {
+            accepted = Listener::accept(&mut inner) => accepted,
+            () = door.ready.closed() => return,
+        };
+        let number = door.unready.enter(address.ip());
+        let opening = {
+            let door = Arc::clone(&door);
+            tokio::spawn(async move {
+                let _left = Leave { door: &door, number };
+                if let Some(connection) = door.open(stream, address).await {
+                    // If nobody takes it, the server stops.
+                    let _ = door.ready.send(connection).await;
+                }
+            })
+        };
+        door.unready.attach(number, opening.abort_handle());
+    }
+}
+
+impl Door {
+    /// Finds out what a connection is, and makes it ready.
+    async fn open(&self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, %address, "failed to switch delays off for a connection");
+        }
+        let mut first = [0];
+        // Silence until then is as good as silence after it.
+        match timeout(self.times.silence, stream.peek(&mut first)).await {
+            Ok(Ok(1)) => {}
+            _ => return None,
+        }
+        if first[0] == TLS {
+            return self.shake_hands(stream, address).await;
+        }
+        let peer = Peer { address, is_secure: false, shown: None };
+        if self.only_tls {
+            turn_away(stream).await;
+            return None;
+        }
+        Some(Connection::new(Wire::Plain(stream), peer, self.times))
+    }
+
+    async fn shake_hands(&self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
+        match timeout(self.times.handshake, self.secure(stream, address)).await {
+            Ok(Ok(connection)) => Some(connection),
+            Ok(Err(error)) => {
+                if let Some(untold) = self.complaints.speak(address.ip()) {
+                    tracing::info!(%address, untold, "TLS failed: {error}{}", hint(&error));
+                }
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%address, "a handshake took too long");
+                None
+            }
+        }
+    }
+
+    async fn secure(&self, stream: TcpStream, address: SocketAddr) -> io::Result<Connection> {
+        let local = stream.local_addr()?.ip();
+        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let config = self.tls.config_for(&hello.client_hello(), local).map_err(io::Error::other)?;
+        let stream = hello.into_stream(config).await?;
+        let shown = self.tls.look_at(stream.get_ref().1.peer_certificates());
+        let peer = Peer { address, is_secure: true, shown };
+        Ok(Connection::new(Wire::Secure(Box::new(stream)), peer, self.times))
+    }
+}
+
+/// What may be behind a failure, where the client said so.
+fn hint(error: &io::Error) -> &'static str {
+    use rustls::AlertDescription as Alert;
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::AlertReceived(Alert::UnknownCA | Alert::BadCertificate)) => {
+            "; the client does not trust this server's certificate: give it the authority's ('evergate cluster ca')"
+        }
+        Some(rustls::Error::AlertReceived(Alert::CertificateExpired)) => {
+            "; the client says that this server's certificate has expired: compare the two clocks"
+        }
+        _ => "",
+    }
+}
+
+/// Says in plain HTTP that TLS is needed, and listens for as long as it takes the client to hear it.
+async fn turn_away(mut stream: TcpStream) {
+    let length = SPEAK_TLS.len();
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{SPEAK_TLS}"
+    );
+    let say = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // Closed with unread bytes, the connection would be reset, and the answer lost.
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(LAST_WORDS, say).await;
+}
+
+/// Connections that are not ready yet, by number in the order of their coming.
+#[derive(Default)]
+struct Unready(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    last: u64,
+    all: BTreeMap<u64, (IpAddr, Option<AbortHandle>)>,
+}
+
+impl Unready {
+    /// Adds one, and ends another where it is too many.
+    fn enter(&self, address: IpAddr) -> u64 {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.last += 1;
+        let number = table.last;
+        if table.all.len() >= MOST_UNREADY {
+            let victim = victim(table.all.iter().map(|(number, (address, _))| (*number, *address)));
+            if let Some((address, Some(handle))) = victim.and_then(|victim| table.all.remove(&victim)) {
+                handle.abort();
+                tracing::debug!(%address, "too many connections have not begun: the oldest of this address is closed");
+            }
+        }
+        table.all.insert(number, (address, None));
+        number
+    }
+
+    /// Says how it is ended, unless it is ready already.
+    fn attach(&self, number: u64, handle: AbortHandle) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, place)) = table.all.get_mut(&number) {
+            *place = Some(handle);
+        }
+    }
+
+    fn leave(&self, number: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).all.remove(&number);
+    }
+}
+
+/// Of all that are not ready, the oldest of the address that has the most; of several such, of the one that came first.
+fn victim(all: impl Iterator<Item = (u64, IpAddr)> + Clone) -> Option<u64> {
+    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+    for (_, address) in all.clone() {
+        *counts.entry(address).or_default() += 1;
+    }
+    let most = *counts.values().max()?;
+    all.into_iter().find(|(_, address)| counts.get(address) == Some(&most)).map(|(number, _)| number)
+}
+
+/// Takes a connection off the table, however its opening ends.
+struct Leave<'a> {
+    door: &'a Door,
+    number: u64,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.door.unready.leave(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests;

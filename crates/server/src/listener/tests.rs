@@ -1,0 +1,270 @@
+use axum::routing::get;
+use evergate_config::settings::TlsSettings;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::membership::Members;
+use crate::private_file::tests::TempDir;
+use crate::store::Store;
+
+/// A running listener, with what it takes to know it.
+struct Served {
+    address: SocketAddr,
+    connector: TlsConnector,
+    _stop: watch::Sender<bool>,
+    _dir: TempDir,
+}
+
+impl Served {
+    async fn start(routes: axum::Router, only_tls: bool, times: Times) -> Self {
+        Self::start_with(&TlsSettings { only: only_tls, ..TlsSettings::default() }, routes, times).await
+    }
+
+    async fn start_with(settings: &TlsSettings, routes: axum::Router, times: Times) -> Self {
+        let dir = TempDir::new();
+        let store = Arc::new(Store::open(&dir.path().join("db")).unwrap());
+        let members = Arc::new(Members::open(store).unwrap());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(members.authority().certificate().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        let tls = Arc::new(Tls::new(members, settings, vec!["localhost".into()]).unwrap());
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(crate::tls::keep_fresh(Arc::clone(&tls), stopping));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let patient = Patient::new(listener, tls, settings.only, times).unwrap();
+        let app = routes.into_make_service_with_connect_info::<Peer>();
+        tokio::spawn(async move { axum::serve(patient, app).await });
+        Self { address, connector: TlsConnector::from(Arc::new(config)), _stop: stop, _dir: dir }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn secure(&self, name: &str) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        self.connector.connect(name, self.connect().await).await
+    }
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn whole() -> axum::Router {
+    axum::Router::new().route("/", get(|| async { "whole" }))
+}
+
+async fn answer(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) -> String {
+    stream.write_all(REQUEST).await.unwrap();
+    let mut text = String::new();
+    timeout(DEADLINE, stream.read_to_string(&mut text)).await.expect("an answer").unwrap();
+    text
+}
+
+#[tokio::test]
+async fn one_port_answers_plain_and_tls_by_name_and_by_address() {
+    let served = Served::start(whole(), false, Times::default()).await;
+    assert!(answer(served.connect().await).await.ends_with("whole"));
+    for name in ["localhost", "127.0.0.1"] {
+        assert!(answer(served.secure(name).await.unwrap()).await.ends_with("whole"), "{name}");
+    }
+    let error = served.secure("elsewhere.example").await.unwrap_err().to_string();
+    assert!(error.contains("not valid for name"), "{error}");
+}
+
+#[tokio::test]
+async fn plain_http_is_told_to_speak_tls_where_it_must() {
+    let served = Served::start(whole(), true, Times::default()).await;
+    let told = answer(served.connect().await).await;
+    assert!(told.starts_with("HTTP/1.1 400 ") && told.contains("https://"), "{told}");
+    assert!(answer(served.secure("localhost").await.unwrap()).await.ends_with("whole"));
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_let_go() {
+    for secure in [false, true] {
+        let (dropped, mut gone) = mpsc::channel::<()>(1);
+        let endless = axum::Router::new().route("/", get(move || endless(dropped.clone())));
+        let patience = Duration::from_millis(200);
+        let served = Served::start(endless, false, Times { patience, ..Times::default() }).await;
+        let start = Instant::now();
+        // The peer is kept, and does not read.
+        let _peer: Box<dyn std::any::Any> = if secure {
+            let mut peer = served.secure("localhost").await.unwrap();
+            peer.write_all(REQUEST).await.unwrap();
+            Box::new(peer)
+        } else {
+            let mut peer = served.connect().await;
+            peer.write_all(REQUEST).await.unwrap();
+            Box::new(peer)
+        };
+        // The body goes away with its connection, and its sender with it.
+        timeout(DEADLINE, gone.recv()).await.expect("the connection is closed");
+        assert!(start.elapsed() >= patience);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_for_nothing_whole_is_let_go() {
+    let silence = Duration::from_millis(200);
+    let served = Served::start(whole(), false, Times { silence, ..Times::default() }).await;
+    let start = Instant::now();
+    assert_closed(served.connect().await, b"GET / HTTP/1.1\r\nX: ").await;
+    assert_closed(served.secure("localhost").await.unwrap(), b"GET / HTTP/1.1\r\nX: ").await;
+    assert!(start.elapsed() >= silence);
+    // Nothing at all.
+    let mut peer = served.connect().await;
+    assert_eq!(timeout(DEADLINE, peer.read(&mut [0])).await.expect("the connection is closed").unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_ended() {
+    let handshake = Duration::from_millis(200);
+    let served = Served::start(whole(), false, Times { handshake, ..Times::default() }).await;
+    let start = Instant::now();
+    // A record's head, and then a byte of it at a time.
+    assert_closed(served.connect().await, &[TLS, 3, 1, 2, 0, 1, 0]).await;
+    assert!(start.elapsed() >= handshake);
+    assert!(answer(served.secure("localhost").await.unwrap()).await.ends_with("whole"));
+}
+
+/// Sends a beginning, and then one byte after the other, until the other side has enough.
+async fn assert_closed(mut peer: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, beginning: &[u8]) {
+    let closed = async {
+        if peer.write_all(beginning).await.is_err() {
+            return;
+        }
+        loop {
+            let mut byte = [0];
+            tokio::select! {
+                read = peer.read(&mut byte) => if !matches!(read, Ok(1)) { return },
+                () = tokio::time::sleep(Duration::from_millis(20)) => {
+                    if peer.write_all(b"x").await.is_err() || peer.flush().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    timeout(DEADLINE, closed).await.expect("the connection is closed");
+}
+
+#[tokio::test]
+async fn the_operators_certificate_is_shown_and_read_again_when_it_changes() {
+    let dir = TempDir::new();
+    let file = |name: &str| dir.path().join(name);
+    // The key first, as tools do that renew certificates.
+    let renew = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(file("key"), key.serialize_pem()).unwrap();
+        std::fs::write(file("cert"), certificate.pem()).unwrap();
+        certificate.der().clone()
+    };
+    let first = renew();
+    let settings = TlsSettings { cert_file: Some(file("cert")), key_file: Some(file("key")), ..TlsSettings::default() };
+    let served = Served::start_with(&settings, whole(), Times::default()).await;
+    assert_eq!(shown(&served, &first).await.unwrap(), "whole");
+    std::fs::write(file("key"), "nonsense").unwrap();
+    let second = renew();
+    let deadline = Instant::now() + DEADLINE;
+    while shown(&served, &second).await.is_err() {
+        assert!(Instant::now() < deadline, "the new certificate is not shown");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(shown(&served, &first).await.is_err());
+}
+
+#[tokio::test]
+async fn clients_show_a_certificate_where_they_must() {
+    let dir = TempDir::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    std::fs::write(dir.path().join("ca"), authority.pem()).unwrap();
+    let settings = TlsSettings { ca_file: Some(dir.path().join("ca")), ..TlsSettings::default() };
+    let served = Served::start_with(&settings, whole(), Times::default()).await;
+    let mut peer = served.secure("localhost").await.unwrap();
+    peer.write_all(REQUEST).await.unwrap();
+    let refused = timeout(DEADLINE, peer.read_to_string(&mut String::new())).await.unwrap().unwrap_err().to_string();
+    assert!(refused.contains("CertificateRequired"), "{refused}");
+}
+
+/// Asks a server that is to show this certificate.
+async fn shown(served: &Served, certificate: &CertificateDer<'static>) -> io::Result<&'static str> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, served.connect().await).await?;
+    assert!(answer(stream).await.ends_with("whole"));
+    Ok("whole")
+}
+
+#[test]
+fn whoever_has_most_connections_that_do_not_begin_loses_its_oldest() {
+    let [a, b] = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2])];
+    assert_eq!(victim([(1, a), (2, b), (3, b)].into_iter()), Some(2));
+    assert_eq!(victim([(1, b), (2, a), (3, a), (4, b)].into_iter()), Some(1));
+    assert_eq!(victim([].into_iter()), None);
+}
+
+#[tokio::test]
+async fn one_address_that_says_nothing_keeps_nobody_out() {
+    let unready = Unready::default();
+    let flooder = IpAddr::from([192, 0, 2, 1]);
+    let tasks: Vec<_> = (0..2 * MOST_UNREADY)
+        .map(|_| {
+            let number = unready.enter(flooder);
+            let task = tokio::spawn(std::future::pending::<()>());
+            unready.attach(number, task.abort_handle());
+            task
+        })
+        .collect();
+    let other = unready.enter(IpAddr::from([192, 0, 2, 2]));
+    assert_eq!(unready.0.lock().unwrap().all.len(), MOST_UNREADY);
+    assert!(unready.0.lock().unwrap().all.contains_key(&other));
+    for (n, task) in tasks.into_iter().enumerate() {
+        if n > MOST_UNREADY {
+            task.abort();
+        } else {
+            assert!(timeout(DEADLINE, task).await.expect("it is ended").unwrap_err().is_cancelled(), "{n}");
+        }
+    }
+}
+
+/// A body without an end, that owns `_held`.
+struct Endless {
+    _held: mpsc::Sender<()>,
+}
+
+impl http_body::Body for Endless {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data(bytes::Bytes::from_static(&[0; 65536])))))
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        let _ = self._held.try_send(());
+    }
+}
+
+async fn endless(held: mpsc::Sender<()>) -> axum::response::Response {
+    axum::response::Response::new(axum::body::Body::new(Endless { _held: held }))
+}

@@ -1,0 +1,48 @@
+//! Membership: which hosts and servers are of this cluster, and how each side knows.
+//!
+//! - [`authority`]: the certificate that all others come from;
+//! - [`roll`]: join tokens and the hosts' certificates, in the store;
+//! - [`members`]: the same in memory, kept fresh, for the question that every request of a host asks;
+//! - [`manage`]: `evergate cluster`, the operator's side.
+//!
+//! A host's request is judged by the certificate that its connection was made with, and by nothing that it says. The
+//! certificate proves a key; whose it is, and whether it still counts, is in the store. So a revoked host is out
+//! within a second or two, on all servers.
+
+pub mod authority;
+pub mod manage;
+mod members;
+mod roll;
+
+pub use authority::{Authority, AuthorityError};
+pub use members::{Members, Standing, keep_fresh};
+pub use roll::{Admission, NewToken, Refusal, Revoked, admit, make_token, renew};
+
+use crate::store::{StoreError, Tx};
+use crate::values;
+
+/// The host's certificate, as the store knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whose it is.
+    pub host: String,
+    /// When it was made, and when it ends, as the store keeps times.
+    pub issued_at: String,
+    /// See there.
+    pub expires_at: String,
+    /// Why it counts no more.
+    pub revoked: Option<Revoked>,
+}
+
+impl Certificate {
+    /// Reads all, by fingerprint.
+    fn all(tx: &Tx<'_>) -> Result<Vec<(String, Self)>, StoreError> {
+        let sql = "SELECT fingerprint, host, issued_at, expires_at, revoked FROM host_certificates \
+                   ORDER BY host, issued_at, fingerprint";
+        tx.query(sql, &values![], |row| {
+            let revoked = row.opt_text(4)?.map(|word| Revoked::from_word(&word));
+            let (host, issued_at, expires_at) = (row.text(1)?, row.text(2)?, row.text(3)?);
+            Ok((row.text(0)?, Self { host, issued_at, expires_at, revoked }))
+        })
+    }
+}
