@@ -52,6 +52,10 @@ pub enum Rule {
     MemberOrService,
     /// Admins, and readers of the object's project.
     Reader,
+    /// Any reader, of whatever project.
+    AnyReader,
+    /// As [`Rule::Reader`], and anybody whom the object is shared with.
+    ReaderOrGranted,
     /// As [`Rule::Reader`], services, and anybody whom the object is shared with or external for.
     ReaderOrShared,
     /// Admins, services, and readers of the project that owns the object or its network.
@@ -62,10 +66,13 @@ pub enum Rule {
     NetworkOwnerOrService,
     /// As [`Rule::NetworkOwnerOrService`], and any member where the network is shared.
     NetworkOwnerOrShared,
+    /// Admins, services, and managers of the project that owns the object's network.
+    NetworkManagerOrService,
     /// Admins, and members of the project that owns the object or its network.
     MemberOrNetworkOwner,
-    /// As [`Rule::MemberOrNetworkOwner`], and services.
-    MemberOrNetworkOwnerOrService,
+    /// As [`Rule::MemberOrNetworkOwner`], except that what another service plugged in is for services and admins
+    /// to remove.
+    Unplugs,
     /// As [`Rule::NetworkOwnerOrService`], except that a value without the prefix `network:` is free for all.
     NotNetworkDevice,
     /// Anybody, except that only admins name every project at once, as `*`.
@@ -73,7 +80,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 21] = [
         Self::Any,
         Self::Admin,
         Self::Nobody,
@@ -83,13 +90,16 @@ impl Rule {
         Self::Member,
         Self::MemberOrService,
         Self::Reader,
+        Self::AnyReader,
+        Self::ReaderOrGranted,
         Self::ReaderOrShared,
         Self::ReaderOrNetworkOwner,
         Self::NetworkOwner,
         Self::NetworkOwnerOrService,
         Self::NetworkOwnerOrShared,
+        Self::NetworkManagerOrService,
         Self::MemberOrNetworkOwner,
-        Self::MemberOrNetworkOwnerOrService,
+        Self::Unplugs,
         Self::NotNetworkDevice,
         Self::NotEveryProject,
     ];
@@ -106,6 +116,9 @@ impl Rule {
             Self::Member => "rule:admin_or_project_member",
             Self::MemberOrService => "rule:admin_or_project_member or rule:service_api",
             Self::Reader => "rule:admin_or_project_reader",
+            Self::AnyReader => "role:reader",
+            // The object's own attribute, whatever it is.
+            Self::ReaderOrGranted => "rule:admin_or_project_reader or rule:shared_subnetpools",
             Self::ReaderOrShared => "rule:admin_or_project_reader or rule:service_api or rule:shared or rule:external",
             Self::ReaderOrNetworkOwner => {
                 "rule:admin_or_project_reader or rule:service_api or rule:admin_or_net_owner_reader"
@@ -116,8 +129,10 @@ impl Rule {
                 "rule:admin_or_net_owner_member or rule:service_api or (role:member and rule:shared)"
             }
             Self::MemberOrNetworkOwner => "rule:admin_or_project_member or rule:admin_or_net_owner_member",
-            Self::MemberOrNetworkOwnerOrService => {
-                "rule:admin_or_project_member or rule:admin_or_net_owner_member or rule:service_api"
+            Self::NetworkManagerOrService => "rule:admin_or_service or (role:manager and rule:network_owner)",
+            Self::Unplugs => {
+                "rule:admin_or_service or (not rule:compute_device and not rule:baremetal_device and not \
+                 rule:manila_device and (rule:admin_or_project_member or rule:admin_or_net_owner_member))"
             }
             Self::NotNetworkDevice => "not rule:network_device or rule:admin_or_net_owner_member or rule:service_api",
             Self::NotEveryProject => "rule:restrict_wildcard",
@@ -422,5 +437,7 @@ pub fn forbidden(action: &str, attributes: &[&str]) -> ApiError {
     ApiError::HTTPForbidden { message }
 }
 
+#[cfg(test)]
+mod neutrons;
 #[cfg(test)]
 mod tests;

@@ -31,7 +31,20 @@ pub(super) const HELPERS: &[(&str, &str)] = &[
     ("shared_address_scopes", "field:address_scopes:shared=True"),
     ("external", "field:networks:router:external=True"),
     ("network_device", "field:port:device_owner=~^network:"),
-    ("restrict_wildcard", "rule:admin_only or not field:rbac_policy:target_tenant=*"),
+    ("compute_device", "field:port:device_owner=~^compute:"),
+    ("baremetal_device", "field:port:device_owner=~^baremetal:"),
+    ("manila_device", "field:port:device_owner=~^manila:"),
+    ("external_network", "field:subnets:router:external=True"),
+    ("shared_security_group", "field:security_groups:shared=True"),
+    ("shared_address_groups", "field:address_groups:shared=True"),
+    ("rule_default_sg", "field:security_group_rules:belongs_to_default_sg=True"),
+    ("admin_or_sg_owner", "rule:context_is_admin or tenant_id:%(security_group:tenant_id)s"),
+    ("admin_owner_or_sg_owner", "rule:owner or rule:admin_or_sg_owner"),
+    ("context_with_global_access", "!"),
+    (
+        "restrict_wildcard",
+        "rule:admin_only or (not field:rbac_policy:target_tenant=* and not field:rbac_policy:target_project=*)",
+    ),
     ("admin_or_data_plane_int", "rule:context_is_admin or role:data_plane_integrator"),
     ("admin_or_service", "rule:admin_only or rule:service_api"),
     ("admin_or_project_manager", "rule:admin_only or (role:manager and project_id:%(project_id)s)"),
@@ -68,16 +81,39 @@ pub(super) const OTHERS: &[(&str, Rule)] = &[
     ("get_l3-routers", Rule::Admin),
     ("create_l3-router", Rule::Admin),
     ("delete_l3-router", Rule::Admin),
-    ("get_network_ip_availability", Rule::Admin),
+    ("get_network_ip_availability", Rule::AdminOrService),
     ("get_floatingip_pool", Rule::Any),
-    ("get_availability_zone", Rule::Any),
+    ("get_availability_zone", Rule::AnyReader),
     ("get_quota", Rule::Reader),
     ("update_quota", Rule::Admin),
     ("delete_quota", Rule::Admin),
 ];
 
 /// Older names under which a file may still override a rule.
-const RENAMED: &[(&str, &str)] = &[("get_routers_l3_agents", "get_l3-agents")];
+const RENAMED: &[(&str, &str)] = &[
+    ("get_routers_l3_agents", "get_l3-agents"),
+    ("create_networks_tags", "create_network:tags"),
+    ("update_networks_tags", "update_network:tags"),
+    ("delete_networks_tags", "delete_network:tags"),
+    ("create_subnets_tags", "create_subnet:tags"),
+    ("update_subnets_tags", "update_subnet:tags"),
+    ("delete_subnets_tags", "delete_subnet:tags"),
+    ("create_subnetpools_tags", "create_subnetpool:tags"),
+    ("update_subnetpools_tags", "update_subnetpool:tags"),
+    ("delete_subnetpools_tags", "delete_subnetpool:tags"),
+    ("create_ports_tags", "create_port:tags"),
+    ("update_ports_tags", "update_port:tags"),
+    ("delete_ports_tags", "delete_port:tags"),
+    ("create_routers_tags", "create_router:tags"),
+    ("update_routers_tags", "update_router:tags"),
+    ("delete_routers_tags", "delete_router:tags"),
+    ("create_floatingips_tags", "create_floatingip:tags"),
+    ("update_floatingips_tags", "update_floatingip:tags"),
+    ("delete_floatingips_tags", "delete_floatingip:tags"),
+    ("create_security_groups_tags", "create_security_group:tags"),
+    ("update_security_groups_tags", "update_security_group:tags"),
+    ("delete_security_groups_tags", "delete_security_group:tags"),
+];
 
 /// Gives every rule that a file can override, and what it is by default.
 pub(super) fn all() -> BTreeMap<String, Rule> {
@@ -117,7 +153,7 @@ fn of_table(table: &Table, names: &mut BTreeMap<String, Rule>) {
     }
     if table.tagged {
         for verb in ["create", "update", "delete"] {
-            names.insert(format!("{verb}_{}_tags", table.plural), table.update);
+            names.insert(format!("{verb}_{singular}:tags"), table.update);
         }
     }
 }

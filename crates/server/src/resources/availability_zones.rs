@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 use super::Call;
 use crate::attributes::{Object, query};
 use crate::error::ApiError;
+use crate::policy;
 
 const FILTERS: [&str; 3] = ["name", "resource", "state"];
 
@@ -16,6 +17,10 @@ const FILTERS: [&str; 3] = ["name", "resource", "state"];
 pub fn list(call: Call<'_>, pairs: &[(String, String)]) -> Result<Json, ApiError> {
     query::refuse_unknown(pairs, |name| FILTERS.contains(&name))?;
     let fields = query::fields(pairs);
+    // As Neutron: who may see none sees a list all the same.
+    if policy::require(call.ctx, "get_availability_zone", call.ctx.project()).is_err() {
+        return Ok(json!({"availability_zones": []}));
+    }
     let sql = "SELECT availability_zone, max(admin_state_up) FROM agents WHERE availability_zone IS NOT NULL \
                GROUP BY availability_zone ORDER BY availability_zone";
     let zones = call.tx.query(sql, &[], |row| Ok((row.text(0)?, row.bool(1)?)))?;

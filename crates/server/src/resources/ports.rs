@@ -43,7 +43,7 @@ static TABLE: Table = Table {
     create: Rule::MemberOrService,
     get: Rule::ReaderOrNetworkOwner,
     update: Rule::MemberOrService,
-    delete: Rule::MemberOrNetworkOwnerOrService,
+    delete: Rule::Unplugs,
     scope: "t.project_id = ?1 OR EXISTS (SELECT 1 FROM networks n WHERE n.id = t.network_id AND n.project_id = ?1)",
     attributes: &[
         attributes::ID,
@@ -61,12 +61,13 @@ static TABLE: Table = Table {
             .post(Absent::Null)
             .put()
             .set_by(Rule::NetworkOwnerOrService)
-            .updated_by(Rule::AdminOrService)
+            .updated_by(Rule::NetworkManagerOrService)
             .column("t.mac_address"),
         Attribute::new("fixed_ips", Kind::FixedIps)
             .post(Absent::Unset)
             .put()
             .set_by(Rule::NetworkOwnerOrShared)
+            .updated_by(Rule::NetworkOwnerOrService)
             .filter(Filter::FixedIps),
         Attribute::new("device_id", Kind::Text(255)).post(Absent::Text("")).put().column("t.device_id"),
         Attribute::new("device_owner", Kind::Text(255))
@@ -77,7 +78,7 @@ static TABLE: Table = Table {
         Attribute::new("allowed_address_pairs", Kind::AddressPairs)
             .post(Absent::EmptyList)
             .put()
-            .set_by(Rule::NetworkOwner),
+            .set_by(Rule::NetworkOwnerOrService),
         Attribute::new("port_security_enabled", Kind::Bool)
             .post(Absent::Unset)
             .put()
@@ -91,7 +92,11 @@ static TABLE: Table = Table {
             .put()
             .only(Rule::AdminOrService)
             .filter(Filter::Column("t.host_id")),
-        Attribute::new("binding:profile", Kind::Dict).post(Absent::Unset).put().only(Rule::AdminOrService),
+        Attribute::new("binding:profile", Kind::Dict)
+            .post(Absent::Unset)
+            .put()
+            .set_by(Rule::Service)
+            .seen_by(Rule::AdminOrService),
         Attribute::new("binding:vnic_type", VNIC_TYPES).post(Absent::Text("normal")).put(),
         Attribute::new("binding:vif_type", Kind::Computed).seen_by(Rule::AdminOrService),
         Attribute::new("binding:vif_details", Kind::Computed).seen_by(Rule::AdminOrService),

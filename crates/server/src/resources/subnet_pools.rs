@@ -26,7 +26,7 @@ static TABLE: Table = Table {
     bulk: true,
     tagged: true,
     create: Rule::Member,
-    get: Rule::ReaderOrShared,
+    get: Rule::ReaderOrGranted,
     update: Rule::Member,
     delete: Rule::Member,
     scope: rbac_policies::SCOPE,

@@ -16,7 +16,7 @@ fn writable_id(call: Call<'_>, resource: &dyn Resource, id: &str, verb: &str) ->
     if !resource.table().tagged {
         return Err(ApiError::not_found());
     }
-    let object = writable(call, resource, id, &format!("{verb}_{}_tags", resource.table().plural))?;
+    let object = writable(call, resource, id, &format!("{verb}_{}:tags", resource.table().policy_name()))?;
     Ok(object.get("id").and_then(Json::as_str).unwrap_or_default().to_owned())
 }
 

@@ -44,7 +44,27 @@ impl World {
         let port = server.make(&admin(), "port", json!({"network_id": network["id"]}));
         let router = server.make(&admin(), "router", json!({}));
         let agent = server.list(&admin(), "agents", "?agent_type=L3%20agent").remove(0);
+        let pool = server.make(&admin(), "subnetpool", json!({"name": "pool", "prefixes": ["10.64.0.0/16"]}));
+        let floating = server.make(&admin(), "floatingip", json!({"floating_network_id": external["id"]}));
+        let make = |collection: &str, singular: &str, attributes: Value| {
+            let answer = server.post(&admin(), &format!("/v2.0/{collection}"), json!({singular: attributes}));
+            assert_eq!(answer.status, 201, "{answer:?}");
+            answer.body[singular].clone()
+        };
+        let scope = make("address-scopes", "address_scope", json!({"name": "scope", "ip_version": 4}));
+        let group = make("security-groups", "security_group", json!({"name": "group"}));
+        let rule = json!({"security_group_id": group["id"], "direction": "ingress", "protocol": "tcp"});
+        let rule = make("security-group-rules", "security_group_rule", rule);
+        let policy = json!({"object_type": "security_group", "object_id": group["id"], "action": "access_as_shared",
+                            "target_tenant": "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"});
+        let policy = make("rbac-policies", "rbac_policy", policy);
         let names = [
+            ("POOL", &pool),
+            ("SCOPE", &scope),
+            ("GROUP", &group),
+            ("RULE", &rule),
+            ("POLICY", &policy),
+            ("FLOATING", &floating),
             ("NETWORK", &network),
             ("SUBNET", &subnet),
             ("EXTERNAL", &external),
@@ -90,6 +110,14 @@ const TABLE: &[(&str, [Fate; 6])] = &[
     ("PUT networks/<EXTERNAL> {\"network\": {\"name\": \"x\"}}", [Allowed, Allowed, Allowed, Denied, Denied, Denied]),
     ("PUT subnets/<SUBNET> {\"subnet\": {\"name\": \"x\"}}", [Allowed, Allowed, Allowed, Denied, Denied, Hidden]),
     ("PUT ports/<PORT> {\"port\": {\"name\": \"x\"}}", [Allowed, Allowed, Allowed, Denied, Allowed, Hidden]),
+    (
+        "PUT ports/<PORT> {\"port\": {\"mac_address\": \"fa:16:3e:00:00:0a\"}}",
+        [Allowed, Allowed, Denied, Denied, Allowed, Hidden],
+    ),
+    (
+        "PUT ports/<PORT> {\"port\": {\"binding:profile\": {\"a\": 1}}}",
+        [Denied, Denied, Denied, Denied, Allowed, Hidden],
+    ),
     ("PUT ports/<PORT> {\"port\": {\"binding:host_id\": \"h1\"}}", [Allowed, Denied, Denied, Denied, Allowed, Hidden]),
     (
         "PUT ports/<PORT> {\"port\": {\"device_owner\": \"network:x\"}}",
@@ -124,6 +152,64 @@ const TABLE: &[(&str, [Fate; 6])] = &[
         "PUT quotas/cccccccccccccccccccccccccccccccc {\"quota\": {\"port\": 9}}",
         [Allowed, Denied, Denied, Denied, Denied, Denied],
     ),
+    ("GET quotas/cccccccccccccccccccccccccccccccc/details.json", [Allowed, Allowed, Allowed, Allowed, Denied, Denied]),
+    ("GET network-ip-availabilities/<NETWORK>", [Allowed, Denied, Denied, Denied, Allowed, Denied]),
+    ("GET availability_zones", [Allowed; 6]),
+    ("GET subnetpools/<POOL>", [Allowed, Allowed, Allowed, Allowed, Hidden, Hidden]),
+    ("PUT subnetpools/<POOL> {\"subnetpool\": {\"name\": \"x\"}}", [Allowed, Allowed, Allowed, Denied, Hidden, Hidden]),
+    (
+        "PUT subnetpools/<POOL> {\"subnetpool\": {\"is_default\": true}}",
+        [Allowed, Denied, Denied, Denied, Hidden, Hidden],
+    ),
+    (
+        "PUT subnetpools/<POOL>/add_prefixes {\"prefixes\": [\"10.65.0.0/16\"]}",
+        [Allowed, Allowed, Allowed, Denied, Hidden, Hidden],
+    ),
+    ("GET address-scopes/<SCOPE>", [Allowed, Allowed, Allowed, Allowed, Hidden, Hidden]),
+    (
+        "PUT address-scopes/<SCOPE> {\"address_scope\": {\"name\": \"x\"}}",
+        [Allowed, Allowed, Allowed, Denied, Hidden, Hidden],
+    ),
+    ("GET security-groups/<GROUP>", [Allowed, Allowed, Allowed, Allowed, Hidden, Hidden]),
+    (
+        "PUT security-groups/<GROUP> {\"security_group\": {\"name\": \"x\"}}",
+        [Allowed, Allowed, Allowed, Denied, Hidden, Hidden],
+    ),
+    ("GET security-group-rules/<RULE>", [Allowed, Allowed, Allowed, Allowed, Hidden, Hidden]),
+    (
+        "POST security-group-rules {\"security_group_rule\": {\"security_group_id\": \"<GROUP>\", \"direction\": \"ingress\"}}",
+        [Allowed, Allowed, Allowed, Denied, Hidden, Hidden],
+    ),
+    ("DELETE security-group-rules/<RULE>", [Allowed, Allowed, Allowed, Denied, Hidden, Hidden]),
+    ("GET rbac-policies/<POLICY>", [Allowed, Allowed, Allowed, Allowed, Hidden, Hidden]),
+    (
+        "PUT rbac-policies/<POLICY> {\"rbac_policy\": {\"target_tenant\": \"*\"}}",
+        [Allowed, Denied, Denied, Denied, Hidden, Hidden],
+    ),
+    (
+        "PUT rbac-policies/<POLICY> {\"rbac_policy\": {\"target_tenant\": \"ffffffffffffffffffffffffffffffff\"}}",
+        [Allowed, Allowed, Allowed, Denied, Hidden, Hidden],
+    ),
+    ("GET floatingips/<FLOATING>", [Allowed, Allowed, Allowed, Allowed, Hidden, Hidden]),
+    ("GET floatingips/<FLOATING>/port_forwardings", [Allowed, Allowed, Allowed, Allowed, Hidden, Hidden]),
+    (
+        "PUT floatingips/<FLOATING> {\"floatingip\": {\"description\": \"x\"}}",
+        [Allowed, Allowed, Allowed, Denied, Hidden, Hidden],
+    ),
+    (
+        "POST address-scopes {\"address_scope\": {\"name\": \"x\", \"ip_version\": 4, \"shared\": true}}",
+        [Allowed, Denied, Denied, Denied, Denied, Denied],
+    ),
+    (
+        "POST security-groups {\"security_group\": {\"name\": \"y\"}}",
+        [Allowed, Allowed, Allowed, Denied, Denied, Allowed],
+    ),
+    ("DELETE subnetpools/<POOL>", [Allowed, Allowed, Allowed, Denied, Hidden, Hidden]),
+    ("DELETE address-scopes/<SCOPE>", [Allowed, Allowed, Allowed, Denied, Hidden, Hidden]),
+    ("DELETE rbac-policies/<POLICY>", [Allowed, Allowed, Allowed, Denied, Hidden, Hidden]),
+    ("DELETE security-groups/<GROUP>", [Allowed, Allowed, Allowed, Denied, Hidden, Hidden]),
+    ("DELETE floatingips/<FLOATING>", [Allowed, Allowed, Allowed, Denied, Hidden, Hidden]),
+    ("DELETE agents/<AGENT>", [Allowed, Hidden, Hidden, Hidden, Hidden, Hidden]),
     ("DELETE ports/<PORT>", [Allowed, Allowed, Allowed, Denied, Allowed, Hidden]),
 ];
 
@@ -149,6 +235,15 @@ fn each_role_may_do_what_neutron_lets_it() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_a_service_plugged_in_is_not_for_members_to_remove() {
+    let world = World::new(Server::new());
+    let owner = "PUT ports/<PORT> {\"port\": {\"device_owner\": \"compute:nova\"}}";
+    assert_eq!(world.ask(&caller(OTHER, "service"), owner).0, 200);
+    assert_eq!(world.ask(&member(PROJECT), "DELETE ports/<PORT>").0, 403);
+    assert_eq!(world.ask(&caller(OTHER, "service"), "DELETE ports/<PORT>").0, 204);
 }
 
 #[test]
