@@ -177,6 +177,10 @@ api_errors! {
     SecurityGroupCannotRemoveDefault {} 409 "Insufficient rights for removing default security group.";
     SecurityGroupCannotUpdateDefault {} 409 "Updating default security group not allowed.";
     SecurityGroupRuleExists { id } 409 "Security group rule already exists. Rule id is {id}.";
+    DuplicateSecurityGroupRuleInPost {} 409 "Duplicate Security Group Rule in POST.";
+    SecurityGroupNotSingleGroupRules {} 400 "Only allowed to update rules for one security profile at a time";
+    SecurityGroupRulesNotSingleProject {} 400 "Multiple project_ids in bulk security group rule create not allowed";
+    SecurityGroupConflict { reason } 409 "Error {reason} while attempting the operation.";
     SecurityGroupRemoteGroupAndRemoteIpPrefix {} 400 "Only remote_ip_prefix or remote_group_id may be provided.";
     SecurityGroupRuleInvalidEtherType { ethertype, values } 400 "Security group rule for ethertype '{ethertype}' not supported. Allowed values are {values}.";
     SecurityGroupRuleInvalidProtocol { protocol, values } 400 "Security group rule protocol {protocol} not supported. Only protocol values {values} and integer representations [0 to 255] are supported.";

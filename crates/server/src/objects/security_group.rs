@@ -214,19 +214,6 @@ impl Rule {
         tx.execute(&sql, &params)?;
         Ok(())
     }
-
-    /// Tells whether another rule lets the same pass: texts about it, and whether everything or nothing is
-    /// said of where from, make no difference.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let from = |rule: &Self| rule.normalized_cidr.clone().filter(|cidr| cidr != "0.0.0.0/0" && cidr != "::/0");
-        self.security_group_id == other.security_group_id
-            && self.direction == other.direction
-            && self.ethertype == other.ethertype
-            && self.protocol == other.protocol
-            && (self.port_range_min, self.port_range_max) == (other.port_range_min, other.port_range_max)
-            && from(self) == from(other)
-            && self.remote_group_id == other.remote_group_id
-    }
 }
 
 /// Finds a project's default group.

@@ -91,6 +91,15 @@ pub trait Resource: Sync {
         Ok(Target::of_project(object.get("project_id").and_then(Json::as_str).unwrap_or("")))
     }
 
+    /// Looks at several new objects together, before the first of them is made.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be made at once.
+    fn check_bulk(&self, _call: Call<'_>, _bodies: &[Body]) -> Result<(), ApiError> {
+        Ok(())
+    }
+
     /// Makes an object; answers its id.
     ///
     /// # Errors
@@ -218,7 +227,6 @@ pub fn create(call: Call<'_>, resource: &dyn Resource, json: &Object) -> Result<
         return Err(not_allowed("POST", table.plural));
     }
     let posted = Body::of_post(table, call.ctx, json)?;
-    let mut ids = Vec::new();
     for body in posted.bodies() {
         let target = resource.target(call, body)?;
         let facts = body.facts(&target);
@@ -226,6 +234,12 @@ pub fn create(call: Call<'_>, resource: &dyn Resource, json: &Object) -> Result<
             return Err(policy::forbidden(&format!("create_{}", table.policy_name()), &[]));
         }
         body.check_policy(table, call.ctx, facts, true)?;
+    }
+    if let Posted::Bulk(bodies) = &posted {
+        resource.check_bulk(call, bodies)?;
+    }
+    let mut ids = Vec::new();
+    for body in posted.bodies() {
         // Counted anew for each of several: those before it are in the transaction already.
         quotas::claim(call, table.singular, &body.get::<String>("project_id")?.unwrap_or_default())?;
         ids.push(resource.create(call, body)?);

@@ -324,8 +324,14 @@ fn groups_of_new(call: Call<'_>, body: &Body, secured: bool) -> Result<Vec<Strin
 }
 
 fn check_groups(call: Call<'_>, groups: Vec<String>) -> Result<Vec<String>, ApiError> {
+    let mut stateful = BTreeSet::new();
     for group in &groups {
-        visible(call, &security_groups::SecurityGroups, group)?;
+        let group = visible(call, &security_groups::SecurityGroups, group)?;
+        stateful.extend(group.get("stateful").and_then(Json::as_bool));
+    }
+    if stateful.len() > 1 {
+        let reason = "Cannot apply both stateful and stateless security groups on the same port at the same time";
+        return Err(ApiError::SecurityGroupConflict { reason: reason.to_owned() });
     }
     Ok(groups)
 }

@@ -79,10 +79,26 @@ impl Resource for SecurityGroupRules {
         Ok(Target::of_project(group.get("project_id").and_then(Json::as_str).unwrap_or_default()))
     }
 
+    fn check_bulk(&self, call: Call<'_>, bodies: &[Body]) -> Result<(), ApiError> {
+        let same = |name: &str| bodies.windows(2).all(|pair| pair[0].json(name) == pair[1].json(name));
+        if !same("security_group_id") {
+            return Err(ApiError::SecurityGroupNotSingleGroupRules {});
+        }
+        if !same("project_id") {
+            return Err(ApiError::SecurityGroupRulesNotSingleProject {});
+        }
+        let rules = bodies.iter().map(|body| new_rule(call, body)).collect::<Result<Vec<_>, _>>()?;
+        let twice = |(at, rule): (usize, &GroupRule)| rules[..at].iter().any(|other| is_same(other, rule));
+        if rules.iter().enumerate().any(twice) {
+            return Err(ApiError::DuplicateSecurityGroupRuleInPost {});
+        }
+        Ok(())
+    }
+
     fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
         let rule = new_rule(call, body)?;
         let others = GroupRule::of_groups(call.tx, std::slice::from_ref(&rule.security_group_id))?;
-        if let Some(other) = others.iter().find(|other| other.is_same(&rule)) {
+        if let Some(other) = others.iter().find(|other| is_same(other, &rule)) {
             return Err(ApiError::SecurityGroupRuleExists { id: other.id.clone() });
         }
         rule.insert(call.tx)?;
@@ -144,22 +160,24 @@ pub(super) fn shown(call: Call<'_>, rules: &[GroupRule]) -> Result<Vec<Object>, 
 fn new_rule(call: Call<'_>, body: &Body) -> Result<GroupRule, ApiError> {
     let group = SecurityGroup::get(call.tx, &body.need::<String>("security_group_id")?)?;
     let ethertype = ethertype(body)?;
+    let protocol = protocol(body)?.map(|protocol| canonical(protocol, &ethertype));
+    let (min, max) = (port(body, "port_range_min")?, port(body, "port_range_max")?);
+    // In Neutron's order, so that a rule with several faults is refused for the same one.
+    check_ports(protocol.as_deref(), min, max)?;
     let remote_ip_prefix = scalar(body, "remote_ip_prefix");
     let remote_group_id = body.need::<Option<String>>("remote_group_id")?;
-    if remote_ip_prefix.is_some() && remote_group_id.is_some() {
+    let by_group_and_prefix = remote_ip_prefix.is_some() && remote_group_id.is_some();
+    let (remote_ip_prefix, normalized_cidr) = match &remote_ip_prefix {
+        Some(text) => prefix(text, &ethertype).map(|(shown, net)| (Some(shown), Some(net)))?,
+        None => (None, None),
+    };
+    check_ethertype(&ethertype, protocol.as_deref())?;
+    if by_group_and_prefix {
         return Err(ApiError::SecurityGroupRemoteGroupAndRemoteIpPrefix {});
     }
     if let Some(remote) = &remote_group_id {
         visible(call, &security_groups::SecurityGroups, remote)?;
     }
-    let (remote_ip_prefix, normalized_cidr) = match &remote_ip_prefix {
-        Some(text) => prefix(text, &ethertype).map(|(shown, net)| (Some(shown), Some(net)))?,
-        None => (None, None),
-    };
-    let protocol = protocol(body)?;
-    let (min, max) = (port(body, "port_range_min")?, port(body, "port_range_max")?);
-    check_ethertype(&ethertype, protocol.as_deref())?;
-    check_ports(protocol.as_deref(), min, max)?;
     Ok(GroupRule {
         // As the caller's body says, so that an admin can make rules for others.
         project_id: body.need("project_id")?,
@@ -243,6 +261,29 @@ fn protocol(body: &Body) -> Result<Option<String>, ApiError> {
     }
     let names: Vec<String> = PROTOCOLS.iter().map(|(name, _)| format!("'{name}'")).collect();
     Err(ApiError::SecurityGroupRuleInvalidProtocol { protocol: given, values: format!("[{}]", names.join(", ")) })
+}
+
+/// ICMP on IPv6 goes by one name and one number.
+fn canonical(protocol: String, ethertype: &str) -> String {
+    match protocol.as_str() {
+        "icmp" | "icmpv6" if ethertype == "IPv6" => "ipv6-icmp".to_owned(),
+        "1" if ethertype == "IPv6" => "58".to_owned(),
+        _ => protocol,
+    }
+}
+
+/// Tells whether two rules let the same pass: texts about them make no difference, nor whether a protocol goes
+/// by its name or number, or everything or nothing is said of where from.
+fn is_same(one: &GroupRule, other: &GroupRule) -> bool {
+    let protocol = |rule: &GroupRule| rule.protocol.as_deref().map(|name| number_of(name).ok_or(name.to_owned()));
+    let from = |rule: &GroupRule| rule.normalized_cidr.clone().filter(|cidr| cidr != "0.0.0.0/0" && cidr != "::/0");
+    one.security_group_id == other.security_group_id
+        && one.direction == other.direction
+        && one.ethertype == other.ethertype
+        && protocol(one) == protocol(other)
+        && (one.port_range_min, one.port_range_max) == (other.port_range_min, other.port_range_max)
+        && from(one) == from(other)
+        && one.remote_group_id == other.remote_group_id
 }
 
 fn number_of(protocol: &str) -> Option<u8> {

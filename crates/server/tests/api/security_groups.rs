@@ -101,6 +101,8 @@ fn values_come_in_several_spellings() {
         (json!({"protocol": "ANY"}), "protocol", json!(null)),
         (json!({"protocol": 112}), "protocol", json!("112")),
         (json!({"protocol": "ICMPv6", "ethertype": "ipv6"}), "ethertype", json!("IPv6")),
+        (json!({"protocol": "icmp", "ethertype": "IPv6", "port_range_min": 1}), "protocol", json!("ipv6-icmp")),
+        (json!({"protocol": 1, "ethertype": "IPv6", "port_range_min": 2}), "protocol", json!("58")),
         (json!({"remote_ip_prefix": "10.0.0.5"}), "remote_ip_prefix", json!("10.0.0.5/32")),
         (json!({"remote_ip_prefix": "10.0.7.5/24"}), "normalized_cidr", json!("10.0.7.0/24")),
         (json!({"protocol": "icmp", "port_range_min": 8, "port_range_max": 0}), "port_range_max", json!(0)),
@@ -124,6 +126,7 @@ fn what_makes_no_rule_is_refused() {
     let cases = [
         (json!({"protocol": "tcp", "port_range_min": 80, "port_range_max": 80}), 409, "SecurityGroupRuleExists"),
         (json!({"remote_ip_prefix": "0.0.0.0/0"}), 409, "SecurityGroupRuleExists"),
+        (json!({"protocol": 6, "port_range_min": 80, "port_range_max": 80}), 409, "SecurityGroupRuleExists"),
         (json!({"protocol": "tcp", "port_range_min": 9, "port_range_max": 8}), 400, "SecurityGroupInvalidPortRange"),
         (json!({"protocol": "tcp", "port_range_min": 9}), 400, "SecurityGroupInvalidPortRange"),
         (json!({"protocol": "tcp", "port_range_min": 0, "port_range_max": 8}), 400, "SecurityGroupInvalidPortValue"),
@@ -162,13 +165,55 @@ fn what_makes_no_rule_is_refused() {
         assert_eq!((answer.status, answer.error()), (status, error), "{extra}: {answer:?}");
         assert_eq!(server.dump(), before, "{extra}");
     }
-    let both = json!({"security_group_rules": [
-        {"security_group_id": web["id"], "direction": "ingress", "protocol": "udp"},
-        {"security_group_id": web["id"], "direction": "ingress", "protocol": "udp"},
-    ]});
-    refused(&server.post(&member(PROJECT), RULES, both), 409, "SecurityGroupRuleExists");
-    assert_eq!(server.dump(), before, "several at once are all or nothing");
     assert_eq!(made.status, 201);
+}
+
+#[test]
+fn several_rules_at_once_are_of_one_group_and_all_or_none_of_them_is_made() {
+    let server = Server::new();
+    let (web, other) = (group(&server, json!({})), group(&server, json!({"name": "other"})));
+    let there = rule(&server, &web, json!({"protocol": "tcp"})).body["security_group_rule"].clone();
+    let before = server.dump();
+    let of = |group: &Value, extra: Value| {
+        let mut body = json!({"security_group_id": group["id"], "direction": "ingress"});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        body
+    };
+    let (udp, wrong) = (|| of(&web, json!({"protocol": "udp"})), || of(&web, json!({"protocol": "smoke"})));
+    let cases = [
+        (json!([udp(), of(&web, json!({"protocol": 17}))]), 409, "DuplicateSecurityGroupRuleInPost"),
+        (json!([udp(), of(&web, json!({"protocol": "tcp"}))]), 409, "SecurityGroupRuleExists"),
+        (json!([udp(), wrong()]), 400, "SecurityGroupRuleInvalidProtocol"),
+        // Of several faults, Neutron's first.
+        (json!([wrong(), of(&other, json!({}))]), 400, "SecurityGroupNotSingleGroupRules"),
+        (json!([udp(), udp(), wrong()]), 400, "SecurityGroupRuleInvalidProtocol"),
+    ];
+    for (rules, status, error) in cases {
+        let answer = server.post(&member(PROJECT), RULES, json!({"security_group_rules": rules}));
+        refused(&answer, status, error);
+        assert_eq!(server.dump(), before, "{rules}");
+    }
+    let projects =
+        [of(&web, json!({"project_id": PROJECT})), of(&web, json!({"project_id": OTHER, "protocol": "udp"}))];
+    let answer = server.post(&admin(), RULES, json!({"security_group_rules": projects}));
+    refused(&answer, 400, "SecurityGroupRulesNotSingleProject");
+    let exists =
+        server.post(&member(PROJECT), RULES, json!({"security_group_rules": [of(&web, json!({"protocol": "6"}))]}));
+    assert_eq!(exists.message(), format!("Security group rule already exists. Rule id is {}.", id(&there)));
+    let made = server.post(&member(PROJECT), RULES, json!({"security_group_rules": [udp(), of(&web, json!({}))]}));
+    assert_eq!((made.status, made.body["security_group_rules"].as_array().map(Vec::len)), (201, Some(2)));
+}
+
+#[test]
+fn groups_that_know_of_connections_and_others_are_not_on_one_port() {
+    let server = Server::new();
+    let (network, _) = server.make_network(&member(PROJECT), "net1", "10.0.0.0/24");
+    let (web, fast) = (group(&server, json!({})), group(&server, json!({"name": "fast", "stateful": false})));
+    let body = json!({"port": {"network_id": network["id"], "security_groups": [web["id"], fast["id"]]}});
+    let answer = server.post(&member(PROJECT), "/v2.0/ports", body);
+    refused(&answer, 409, "SecurityGroupConflict");
+    let body = json!({"port": {"network_id": network["id"], "security_groups": [fast["id"]]}});
+    assert_eq!(server.post(&member(PROJECT), "/v2.0/ports", body).status, 201);
 }
 
 #[test]
