@@ -66,10 +66,14 @@ pub(crate) fn drain(args: &DrainArgs) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > end {
+            let agent = self::agent(&api, &args.host)?;
+            let heard = agent["heartbeat_timestamp"].as_str().unwrap_or("an unknown time");
             bail!(
-                "these routers are still active on {}: {}; has each another copy that lives?",
+                "these routers are still active on {}: {}; has each another copy that lives, and does control run on \
+                 {}, which reported last at {heard} (UTC)?",
                 args.host,
-                left.join(", ")
+                left.join(", "),
+                args.host,
             );
         }
         std::thread::sleep(LOOK);

@@ -6,18 +6,26 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use evergate_kernel::sys::LockFile;
 use serde::{Deserialize, Serialize};
 
 use super::Event;
+use crate::supervisor::CONTROL_LOCK_NAME;
 
 /// Name of the socket below `run_path`.
 pub const SOCKET_NAME: &str = "control.sock";
 
 /// How long an answer may take: a plan waits for the round that runs.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long [`Verb::Show`] waits: it is answered from memory.
+const SHOW_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often whoever waits looks whether control can answer at all.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A verb is a word.
 const MAX_REQUEST: u64 = 1024;
@@ -119,17 +127,84 @@ pub fn ask<T: serde::de::DeserializeOwned>(run_path: &Path, verb: Verb) -> anyho
         Err(error) if is_nobody(&error) => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("failed to ask control at {}", path.display())),
     };
-    stream.set_read_timeout(Some(PATIENCE + Duration::from_secs(5)))?;
-    serde_json::to_writer(&mut stream, &verb)?;
-    stream.write_all(b"\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).with_context(|| format!("failed to hear control at {}", path.display()))?;
+    stream.set_write_timeout(Some(LOOK))?;
+    let mut line = serde_json::to_vec(&verb)?;
+    line.push(b'\n');
+    stream.write_all(&line).with_context(|| format!("failed to ask control at {}", path.display()))?;
+    let patience = match verb {
+        Verb::Show => SHOW_PATIENCE,
+        Verb::Plan => PATIENCE + Duration::from_secs(5),
+    };
+    let text = hear(&mut stream, run_path, patience)?;
     match serde_json::from_str(&text).context("control's answer makes no sense")? {
         Answer::Ok(value) => Ok(Some(serde_json::from_value(value).context("control's answer makes no sense")?)),
         Answer::Error(error) => anyhow::bail!("control refuses: {error}"),
     }
 }
 
+/// Reads the answer. A control that cannot give one is named, as soon as that is known.
+fn hear(stream: &mut UnixStream, run_path: &Path, patience: Duration) -> anyhow::Result<String> {
+    let until = Instant::now() + patience;
+    let mut text = Vec::new();
+    let mut chunk = [0; 16 << 10];
+    stream.set_read_timeout(Some(LOOK))?;
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => return String::from_utf8(text).context("control's answer makes no sense"),
+            Ok(length) => text.extend_from_slice(&chunk[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let pid = LockFile::holder(&run_path.join(CONTROL_LOCK_NAME)).ok().flatten();
+                let name = pid.map_or_else(|| "control".to_owned(), |pid| format!("control (process {pid})"));
+                anyhow::ensure!(
+                    !pid.is_some_and(is_stopped),
+                    "{name} does not answer: it was stopped (SIGSTOP); kill -CONT lets it go on"
+                );
+                anyhow::ensure!(Instant::now() < until, "{name} has not answered for {} s", patience.as_secs());
+            }
+            Err(error) => return Err(error).with_context(|| format!("failed to hear {}", run_path.display())),
+        }
+    }
+}
+
+/// Whether a process was stopped by a signal, or is being traced.
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Its name, in parentheses, may hold anything.
+    stat.rsplit_once(')').is_some_and(|(_, rest)| matches!(rest.trim_start().chars().next(), Some('T' | 't')))
+}
+
 fn is_nobody(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::tests::Folder;
+
+    #[test]
+    fn a_control_that_was_stopped_or_says_nothing_is_named() {
+        let folder = Folder::new("socket");
+        let listener = bind(&folder.path().join(SOCKET_NAME)).unwrap();
+        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let silent = |patience| {
+            let mut stream = UnixStream::connect(folder.path().join(SOCKET_NAME)).unwrap();
+            hear(&mut stream, folder.path(), patience).unwrap_err().to_string()
+        };
+        assert_eq!(silent(Duration::ZERO), "control has not answered for 0 s");
+        let stop = |signal| evergate_kernel::sys::kill(sleeper.id(), signal).unwrap();
+        stop(evergate_kernel::sys::Signal::Stop);
+        while !is_stopped(sleeper.id()) {
+            thread::yield_now();
+        }
+        stop(evergate_kernel::sys::Signal::Cont);
+        while is_stopped(sleeper.id()) {
+            thread::yield_now();
+        }
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert!(!is_stopped(sleeper.id()), "it is gone");
+        drop(listener);
+    }
 }
