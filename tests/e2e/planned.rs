@@ -136,6 +136,53 @@ fn a_clean_stop_hands_over_without_losing_a_packet_or_a_connection() {
 }
 
 #[test]
+fn hosts_that_are_restarted_without_waiting_and_keepers_alone_lose_no_packet_and_no_connection() {
+    let mut cloud = Cloud::up_with("hasty", |spec| {
+        spec.advert_int = Some(1);
+        spec.network_hosts = 2;
+    });
+    let router = cloud.with_router();
+    let mut active = cloud.lab.wait_copies(router, 2, &DEVICES).unwrap();
+    let mut other = cloud.lab.hosts_of(router).into_iter().find(|node| *node != active).unwrap();
+    cloud.lab.wait_watching(router).unwrap();
+    let traffic = Traffic::start(&mut cloud);
+    // Each is stopped as soon as the one before runs again: that one is the only other copy, and nobody knows yet that
+    // it lives, nor does it hold any connections.
+    for _ in 0..2 {
+        stop_and_start(&cloud, other, Daemon::Host);
+        stop_and_start(&cloud, active, Daemon::Host);
+        assert_eq!(cloud.lab.wait_active(router).unwrap(), other);
+        (active, other) = (other, active);
+    }
+    cloud.lab.wait_copies(router, 2, &DEVICES).unwrap();
+    cloud.lab.wait_watching(router).unwrap();
+
+    // A keeper that is replaced in place: its router stays where it is.
+    let machine = cloud.lab.machine(active);
+    for _ in 0..3 {
+        let old = machine.daemons(Daemon::Keeper)[0].pid;
+        cloud.lab.fail(active, Fault::Process(Daemon::Keeper, Signal::Hup)).unwrap();
+        wait_for("a new keeper runs", PATIENCE, || {
+            Ok(machine.daemons(Daemon::Keeper).iter().any(|process| process.pid != old).then_some(()))
+        })
+        .unwrap();
+        cloud.lab.wait_watching(router).unwrap();
+        assert_eq!(cloud.lab.wait_active(router).unwrap(), active);
+    }
+    let history = machine.shell(&format!("evergate show router {router} --history")).unwrap();
+    assert!(history.contains("was active when the keeper was restarted"), "{history}");
+    // And one that is stopped alone hands over, and comes back.
+    let old = machine.daemons(Daemon::Keeper)[0].pid;
+    cloud.lab.fail(active, Fault::Process(Daemon::Keeper, Signal::Term)).unwrap();
+    wait_for("a new keeper runs", PATIENCE, || {
+        Ok(machine.daemons(Daemon::Keeper).iter().any(|process| process.pid != old).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(cloud.lab.wait_active(router).unwrap(), other);
+    traffic.finish_unharmed(&cloud);
+}
+
+#[test]
 fn a_drained_host_loses_its_routers_and_no_packet_or_connection_until_it_is_undrained() {
     let mut cloud = Cloud::up("drain", Some(1));
     let router = cloud.with_router();
@@ -171,4 +218,50 @@ fn a_drained_host_loses_its_routers_and_no_packet_or_connection_until_it_is_undr
     cloud.wait_instance_reaches_the_world();
     let report = probe.finish().unwrap();
     assert_eq!(report.lost(), 0, "{report}");
+
+    // It does not belong anywhere any more, and is wanted where it cannot go.
+    let body = json!({"router": {"evergate:preferred_host": null, "evergate:preempt": false}});
+    cloud.lab.api_ok("PUT", &format!("/v2.0/routers/{router}"), Some(&body)).unwrap();
+    verbs_end_when_they_cannot_do_what_they_are_asked(&cloud, router, next);
+}
+
+/// What an operator is told, and in time, where a verb waits for a process that is stopped.
+fn verbs_end_when_they_cannot_do_what_they_are_asked(cloud: &Cloud, router: RouterId, active: Node) {
+    let lab = &cloud.lab;
+    let other = lab.hosts_of(router).into_iter().find(|node| *node != active).unwrap();
+    let refused = |node: Node, command: &str| {
+        let done = lab.machine(node).command("sh").unwrap().args(["-c", command]).output().unwrap();
+        assert!(!done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stdout));
+        String::from_utf8(done.stderr).unwrap()
+    };
+    let stopped = Fault::Process(Daemon::Keeper, Signal::Stop);
+    lab.fail(other, stopped.clone()).unwrap();
+    std::thread::scope(|scope| {
+        let moved = scope
+            .spawn(|| refused(Node::Controller, &format!("evergate router move router1 --to {other} --timeout 6")));
+        wait_for("the active copy's host shows where the router is wanted", PATIENCE, || {
+            let shown = lab.machine(active).shell(&format!("evergate show router {router}"))?;
+            Ok(shown.lines().any(|line| line.starts_with("wanted at")).then_some(()))
+        })
+        .unwrap();
+        let said = moved.join().unwrap();
+        assert!(said.contains(&format!("router1 is still active on {active}; does {other} live")), "{said}");
+    });
+    let shown = lab.api_ok("GET", &format!("/v2.0/routers/{router}"), None).unwrap();
+    assert!(shown["router"]["evergate:move_to"].is_null(), "the wish is taken back: {shown}");
+    lab.heal(other, &stopped).unwrap();
+    lab.wait_watching(router).unwrap();
+    assert_eq!(lab.active_hosts(router).unwrap(), [active]);
+
+    let stopped = Fault::Process(Daemon::Control, Signal::Stop);
+    lab.fail(active, stopped.clone()).unwrap();
+    for verb in ["show", "plan"] {
+        let said = refused(active, &format!("evergate {verb}"));
+        assert!(said.contains("control (process ") && said.contains("was stopped (SIGSTOP)"), "{verb}: {said}");
+    }
+    let said = refused(Node::Controller, &format!("evergate drain {active} --timeout 2"));
+    assert!(said.contains(&format!("still active on {active}: {router}")) && said.contains("reported last"), "{said}");
+    lab.machine(Node::Controller).shell(&format!("evergate undrain {active}")).unwrap();
+    lab.heal(active, &stopped).unwrap();
+    lab.wait_active(router).unwrap();
 }

@@ -134,7 +134,8 @@ fn check_served(told: &Told, seen: &Seen) -> Result<()> {
     for (router, kind) in &told.routers {
         let serving = seen.serving.get(router).map(Vec::as_slice).unwrap_or_default();
         let source_nat = names::snat_namespace(*router);
-        let has_source_nat = |node: &Node| seen.hosts.get(node).is_some_and(|host| host.namespaces.contains(&source_nat));
+        let has_source_nat =
+            |node: &Node| seen.hosts.get(node).is_some_and(|host| host.namespaces.contains(&source_nat));
         // Of a distributed router, hosts with instances have a namespace, too, which is no copy.
         let some = !kind.distributed || serving.iter().any(has_source_nat);
         ensure!(serving.len() == 1 && some, "router {router} is served by {serving:?}");

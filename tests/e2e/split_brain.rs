@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
-use evergate_lab::fault::{Fault, HaCut};
+use evergate_lab::fault::{Daemon, Fault, HaCut, Signal};
 use evergate_lab::probe::Running;
 use evergate_lab::spec::Link;
 use evergate_lab::{Node, wait_for};
@@ -154,6 +154,70 @@ fn whatever_way_is_cut_there_is_one_active_and_the_operator_can_read_why() {
     let one = cloud.lab.wait_active(router).unwrap();
     cloud.wait_shown_active("router1", one);
     eprintln!("{history}");
+}
+
+#[test]
+fn of_two_gateways_that_hear_each_other_by_way_of_the_server_alone_one_serves() {
+    let mut cloud = Cloud::up_with("pair", |spec| {
+        spec.advert_int = Some(1);
+        (spec.network_hosts, spec.compute_hosts) = (2, 1);
+    });
+    // No instance, so no third host has anything of the router.
+    let router = cloud.with_router();
+    let id = "router show router1 -f json -c external_gateway_info";
+    let gateway = cloud.admin.json(id).unwrap()["external_gateway_info"]["external_fixed_ips"][0]["ip_address"].clone();
+    let active = cloud.lab.wait_copies(router, 2, &["ha-", "qr-", "qg-"]).unwrap();
+    cloud.lab.wait_watching(router).unwrap();
+    let other = cloud.lab.hosts_of(router).into_iter().find(|node| *node != active).unwrap();
+    let watch = Watch::start(&cloud, gateway.as_str().unwrap());
+
+    // Any one way alone.
+    let between = Fault::Between(other.to_string());
+    for cut in [&Fault::Ha(HaCut::All), &between] {
+        cloud.lab.fail(active, cut.clone()).unwrap();
+        wait_told(&cloud, other, router, "says by another way that it serves");
+        cloud.lab.heal(active, cut).unwrap();
+        wait_well(&cloud, router);
+    }
+    let server = Fault::Process(Daemon::Server, Signal::Kill);
+    cloud.lab.fail(Node::Controller, server.clone()).unwrap();
+    wait_for("the standby knows that there is no server", PATIENCE, || {
+        let shown: serde_json::Value = serde_json::from_str(&cloud.lab.machine(other).shell("evergate show --json")?)?;
+        Ok((shown["server"]["connected"] == false).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(cloud.lab.active_hosts(router).unwrap(), [active]);
+    cloud.lab.heal(Node::Controller, &server).unwrap();
+    cloud.lab.wait_hosts_alive(&cloud.lab.spec().hosts()).unwrap();
+
+    // Back and forth on the way between the two: what is said by way of the server is what holds the role.
+    for _ in 0..2 {
+        cloud.lab.fail(active, between.clone()).unwrap();
+        wait_told(&cloud, other, router, "says by another way that it serves");
+        cloud.lab.heal(active, &between).unwrap();
+        wait_well(&cloud, router);
+    }
+    assert_eq!(cloud.lab.active_hosts(router).unwrap(), [active]);
+    let double = watch.longest_double();
+    eprintln!("two hosts answered for {double} ms at most");
+    assert_eq!(double, 0);
+    let history = shown(&cloud, other, router, "--history").unwrap();
+    assert_eq!(history.matches("ACTIVE here: ").count(), 0, "{history}");
+
+    // With the server cut as well nobody can tell, so each serves; and one when anything is healed.
+    cloud.lab.fail(active, between.clone()).unwrap();
+    wait_told(&cloud, other, router, "says by another way that it serves");
+    cloud.lab.fail(Node::Controller, server.clone()).unwrap();
+    wait_for("both serve", PATIENCE, || Ok((cloud.lab.active_hosts(router)?.len() == 2).then_some(()))).unwrap();
+    cloud.lab.heal(Node::Controller, &server).unwrap();
+    assert_eq!(cloud.lab.wait_active(router).unwrap(), other, "the newer one stays");
+    cloud.lab.heal(active, &between).unwrap();
+    wait_well(&cloud, router);
+    assert_eq!(cloud.lab.wait_active(router).unwrap(), other);
+
+    // A dead host is replaced as soon as without a server to ask.
+    cloud.lab.fail(other, Fault::Power).unwrap();
+    assert_eq!(cloud.wait_moved(router, other), active);
 }
 
 impl Cloud {

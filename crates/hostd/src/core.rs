@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use evergate_config::HostSettings;
 use evergate_keeper::protocol::{FromKeeper, Settings as KeeperSettings, ToKeeper, Transition};
 use evergate_model::host::{ActiveCopy, HostConfig, HostReport};
-use evergate_model::stream::{Change, NetworkChange};
+use evergate_model::stream::{Change, Letter, NetworkChange};
 use evergate_model::{HaState, RouterId};
 
 use crate::history;
@@ -38,9 +38,9 @@ use report::Reporter;
 pub use rounds::LastRound;
 use rounds::Rounds;
 
-/// How long a router's removal waits for the keeper. A resignation takes milliseconds; a keeper that is
-/// not there for longer than this is not coming back for it.
-pub const REMOVAL_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a router's removal waits for the keeper. A resignation takes milliseconds, but a handover may wait
+/// for a host that was just started; a keeper that is not there for longer than this is not coming back for it.
+pub const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a fresh keeper connection waits for copies that could not be prepared.
 pub const DESCRIBE_PATIENCE: Duration = Duration::from_secs(10);
@@ -67,6 +67,8 @@ pub enum Output {
     SendToKeeper(Box<ToKeeper>),
     /// Send this to the server; a newer one replaces an older one that is still waiting.
     Report(Box<HostReport>),
+    /// Give this to the server, for another host; one that cannot be given at once is lost.
+    Post(Letter),
     /// Write something below `state_path`.
     Write(FileJob),
     /// Close the stream and open it again, for a snapshot.
@@ -147,6 +149,8 @@ pub struct Core {
     keeper: KeeperSide,
     reporter: Reporter,
     outputs: VecDeque<Output>,
+    /// The server's stream is open.
+    server_reachable: bool,
     now: Instant,
 }
 
@@ -162,6 +166,7 @@ impl Core {
             refused: None,
             rounds: Rounds::new(now),
             outputs: VecDeque::new(),
+            server_reachable: false,
             settings,
             now,
         };
@@ -263,6 +268,31 @@ impl Core {
         self.talk_to_keeper();
     }
 
+    /// Tells whether the server's stream is open.
+    pub fn handle_server(&mut self, reachable: bool, now: Instant) {
+        self.now = now;
+        if std::mem::replace(&mut self.server_reachable, reachable) != reachable {
+            self.tell_server_reachable();
+        }
+    }
+
+    fn tell_server_reachable(&mut self) {
+        let reachable = self.server_reachable;
+        self.outputs.push_back(Output::SendToKeeper(Box::new(ToKeeper::Server { reachable })));
+    }
+
+    /// Tells whether there are routers here that other hosts have copies of.
+    pub fn has_copies(&self) -> bool {
+        self.config.as_ref().is_some_and(|config| config.routers.values().any(|router| router.ha.is_some()))
+    }
+
+    /// Takes a letter of another host for the keeper.
+    pub fn handle_letter(&mut self, letter: Letter, now: Instant) {
+        self.now = now;
+        let Letter { peer: from, datagram } = letter;
+        self.outputs.push_back(Output::SendToKeeper(Box::new(ToKeeper::Letter { from, datagram })));
+    }
+
     /// Tells that the keeper's socket is connected.
     pub fn handle_keeper_connected(&mut self, now: Instant) {
         self.now = now;
@@ -280,7 +310,13 @@ impl Core {
     pub fn handle_keeper(&mut self, said: FromKeeper, now: Instant) {
         self.now = now;
         match said {
-            FromKeeper::Hello { version, pid, notes } => self.keeper.greeted(version, pid, notes),
+            FromKeeper::Hello { version, pid, notes } => {
+                self.keeper.greeted(version, pid, notes);
+                if self.server_reachable {
+                    self.tell_server_reachable();
+                }
+            }
+            FromKeeper::Letter { to, datagram } => self.outputs.push_back(Output::Post(Letter { peer: to, datagram })),
             FromKeeper::Transition(transition) => self.take_transition(transition),
             FromKeeper::Claimed { router, epoch, vtep } => {
                 let claim = ActiveCopy { epoch, vtep };

@@ -7,6 +7,7 @@
 
 pub mod http;
 pub mod keeper_link;
+pub mod letters;
 pub mod machine;
 pub mod poster;
 pub mod socket;
@@ -30,6 +31,7 @@ use crate::round::Outcome;
 use crate::startup;
 use crate::timestamp;
 use crate::view::{ServerView, view};
+use letters::Letters;
 use poster::Poster;
 use socket::{Answer, Verb};
 use stream::Closer;
@@ -102,6 +104,7 @@ struct Shell {
     jobs: Sender<Job>,
     files: Sender<FileJob>,
     poster: Poster,
+    letters: Letters,
     closer: Closer,
     keeper: Option<Sender<Box<ToKeeper>>>,
     server: ServerView,
@@ -127,6 +130,7 @@ pub fn run(settings: HostSettings, sender: Sender<Event>, events: &Receiver<Even
     let seed = incarnation ^ (u64::from(std::process::id()) << 32);
     let access = http::Access::new(&settings, seed);
     let poster = Poster::start(access.clone(), sender.clone(), seed)?;
+    let letters = Letters::start(access.clone(), &sender)?;
     let closer = stream::start(access.clone(), poster.clone(), sender, seed ^ 1)?;
     let now = Instant::now();
     let wants_address = settings.local_ip.is_none() && !settings.tunnel_types.is_empty();
@@ -136,6 +140,7 @@ pub fn run(settings: HostSettings, sender: Sender<Event>, events: &Receiver<Even
         jobs,
         files,
         poster,
+        letters,
         closer,
         keeper: None,
         server: ServerView { url: access.server().to_owned(), since_ms: incarnation, ..ServerView::default() },
@@ -203,7 +208,10 @@ impl Shell {
         let now = Instant::now();
         match event {
             Event::Stream(StreamEvent::Said(said)) => self.server_said(*said, now),
-            Event::Stream(StreamEvent::Lost(error)) => self.server_lost(error),
+            Event::Stream(StreamEvent::Lost(error)) => {
+                self.core.handle_server(false, now);
+                self.server_lost(error);
+            }
             Event::Keeper(KeeperEvent::Connected(sender)) => {
                 self.keeper = Some(sender);
                 self.core.handle_keeper_connected(now);
@@ -239,8 +247,11 @@ impl Shell {
         match said {
             Downstream::Snapshot { config } => self.core.handle_snapshot(config, now),
             Downstream::Change(change) => self.core.handle_change(change, now),
+            Downstream::Letter(letter) => self.core.handle_letter(letter, now),
             Downstream::Ping { .. } => {}
         }
+        self.core.handle_server(true, now);
+        self.letters.keep_open(self.core.has_copies());
     }
 
     fn server_lost(&mut self, error: String) {
@@ -292,6 +303,7 @@ impl Shell {
                     }
                 }
                 Output::Report(report) => self.poster.post(report),
+                Output::Post(letter) => self.letters.post(letter),
                 Output::Write(job) => {
                     self.files.send(job).map_err(|_| anyhow::anyhow!("the thread that writes files has ended"))?;
                 }

@@ -21,7 +21,7 @@ use evergate_keeper::protocol::{
     FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, RouterStatus, Status, ToKeeper, Transition,
 };
 use evergate_model::host::{ActiveCopy, AgentGateway, Distributed, HaStateReport, HostConfig, HostReport, Location};
-use evergate_model::stream::Change;
+use evergate_model::stream::{Change, Letter};
 use evergate_model::{FloatingIpId, HaState, RouterId, names};
 use machine::FakeMachine;
 
@@ -36,6 +36,7 @@ struct Sim {
     status: Status,
     to_keeper: Vec<ToKeeper>,
     reports: Vec<HostReport>,
+    letters: Vec<Letter>,
     files: Vec<FileJob>,
     resyncs: usize,
     rounds: usize,
@@ -60,6 +61,7 @@ impl Sim {
             status: Status::default(),
             to_keeper: Vec::new(),
             reports: Vec::new(),
+            letters: Vec::new(),
             files: Vec::new(),
             resyncs: 0,
             rounds: 0,
@@ -95,6 +97,7 @@ impl Sim {
                     }
                 }
                 Output::Report(report) => self.reports.push(*report),
+                Output::Post(letter) => self.letters.push(letter),
                 Output::Write(job) => self.files.push(job),
                 Output::Resync => self.resyncs += 1,
             }
@@ -323,6 +326,31 @@ fn what_the_keeper_did_is_left_alone() {
     let before = sim.ops;
     sim.pass(PERIOD * 2);
     assert_eq!(sim.ops, before);
+}
+
+#[test]
+fn letters_pass_between_keeper_and_server_and_the_keeper_knows_whether_they_do() {
+    let mut sim = Sim::new(Some(with_router(5)));
+    let reachable = |sim: &Sim| -> Vec<bool> {
+        let one =
+            |message: &ToKeeper| if let ToKeeper::Server { reachable } = message { Some(*reachable) } else { None };
+        sim.to_keeper.iter().filter_map(one).collect()
+    };
+    sim.core.handle_server(true, sim.now);
+    sim.settle();
+    sim.connect_keeper();
+    assert_eq!(reachable(&sim), [true], "a keeper that comes later is told as well");
+    sim.core.handle_server(true, sim.now);
+    sim.core.handle_server(false, sim.now);
+    sim.settle();
+    assert_eq!(reachable(&sim), [true, false]);
+    let peer = "192.0.2.9".parse().unwrap();
+    sim.keeper_says(FromKeeper::Letter { to: peer, datagram: "0a".to_owned() });
+    assert_eq!(sim.letters, [Letter { peer, datagram: "0a".to_owned() }]);
+    sim.core.handle_letter(Letter { peer, datagram: "0b".to_owned() }, sim.now);
+    sim.settle();
+    let brought = sim.to_keeper.last().unwrap();
+    assert!(matches!(brought, ToKeeper::Letter { from, datagram } if *from == peer && datagram == "0b"), "{brought:?}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod handover;
 mod health;
 mod inquiry;
 mod ledger;
+mod letters;
 mod liveness;
 mod mastership;
 mod paths;
@@ -63,6 +64,8 @@ pub struct Start {
     pub seed: u64,
     /// How long there was no keeper, where that is known.
     pub away: Option<Duration>,
+    /// The last keeper was restarted on purpose, and asked the other hosts for patience.
+    pub was_excused: bool,
     /// The paths of forwarding entries that are in the kernel; `None` where it has no nexthop objects for them.
     pub paths: Option<FoundPaths>,
 }
@@ -135,6 +138,7 @@ impl Engine {
     /// Makes an engine that knows nothing yet.
     pub fn new(mut start: Start, now: Instant) -> Self {
         let mut shared = Shared::new(start.seed, start.paths.take());
+        shared.was_excused = start.was_excused;
         shared.away_since = start.away.and_then(|away| now.checked_sub(away));
         Self {
             start,
@@ -170,6 +174,8 @@ impl Engine {
             ToKeeper::Unfollow { router } => self.unfollow(router),
             // Of no concern to mastership: `radv` hears them.
             ToKeeper::Advertise(_) | ToKeeper::CeaseAdvertising { .. } | ToKeeper::Unadvertise { .. } => {}
+            ToKeeper::Server { reachable } => self.shared.agreement.post.open = reachable,
+            ToKeeper::Letter { from, datagram } => self.handle_letter(from, &datagram, now),
             ToKeeper::EndOfState => self.handle_end_of_state(now),
         }
         self.attend_liveness(now);
@@ -395,6 +401,7 @@ impl Engine {
         self.mentioned = None;
         self.status_owed = false;
         self.understood = false;
+        self.shared.agreement.post.open = false;
         self.end_sync(now);
         self.finish(now);
     }

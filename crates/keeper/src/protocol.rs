@@ -83,6 +83,18 @@ pub enum ToKeeper {
         /// Which.
         router: RouterId,
     },
+    /// Whether the server can be reached: letters to other hosts' keepers may be given to it.
+    Server {
+        /// Whether its stream is open.
+        reachable: bool,
+    },
+    /// The server brings a letter: a datagram of another host's keeper that may not reach this one otherwise.
+    Letter {
+        /// Tunnel address of the host that sends it.
+        from: IpAddr,
+        /// As it would arrive at the claim port; hexadecimal.
+        datagram: String,
+    },
     /// Everything was said: what was not mentioned since `Hello` goes (with a [`FromKeeper::Removed`] each).
     /// Answered with [`FromKeeper::Status`].
     EndOfState,
@@ -396,6 +408,13 @@ pub enum FromKeeper {
     },
     /// Answer to [`ToKeeper::Status`] and [`ToKeeper::EndOfState`].
     Status(Status),
+    /// The server is to bring this to another host's keeper. Good for a moment only, and lost if there is no server.
+    Letter {
+        /// Tunnel address of that host.
+        to: IpAddr,
+        /// Signed; hexadecimal.
+        datagram: String,
+    },
     /// Something that belongs into a router's history.
     Note {
         /// Which router.

@@ -14,7 +14,7 @@ mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -65,8 +65,12 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// When to try again to bind the claim socket: its address may not be configured yet.
 const REBIND: Duration = Duration::from_secs(1);
-/// Name of the file whose modification time tells the next keeper when this one lived last.
+/// Name of the file whose modification time tells the next keeper when this one lived last; it is empty, or says
+/// [`EXCUSED`].
 const SIGN_NAME: &str = "keeper.alive";
+
+/// The other hosts were asked for patience.
+const EXCUSED: &[u8] = b"excused";
 
 const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
@@ -86,7 +90,7 @@ const TOKENS_PER_ROUTER: u64 = 4;
 
 /// Runs until it is told to stop.
 pub fn run(options: Options) -> anyhow::Result<()> {
-    let signals = SignalFd::new(&[Signal::Term, Signal::Int]).context("failed to listen for signals")?;
+    let signals = SignalFd::new(&[Signal::Term, Signal::Int, Signal::Hup]).context("failed to listen for signals")?;
     let mut shell = Shell::new(options, signals)?;
     info!(pid = std::process::id(), "keeper started");
     shell.run()
@@ -111,6 +115,8 @@ struct Shell {
     /// Counts openings of sockets. Never repeats, so nothing late is taken for something new.
     next_token: u64,
     stopping_since: Option<Instant>,
+    /// Another keeper is to take this one's place.
+    restarting: bool,
     claims: Option<UdpSocket>,
     claims_at: Option<SocketAddr>,
     rebind_at: Option<Instant>,
@@ -142,10 +148,10 @@ impl Shell {
         let lock_path = run_path.join(LOCK_NAME);
         let lock = LockFile::acquire(&lock_path)
             .with_context(|| format!("failed to lock {}; is another keeper running?", lock_path.display()))?;
-        let (sign, away) = open_sign(run_path).context("failed to make the sign of life")?;
+        let (sign, away, was_excused) = open_sign(run_path).context("failed to make the sign of life")?;
         let listener =
             control::listen(run_path).with_context(|| format!("failed to listen below {}", run_path.display()))?;
-        let start = Start { away, paths: find_paths(), ..start() };
+        let start = Start { away, was_excused, paths: find_paths(), ..start() };
         let worker = Worker::start(options.netns_path.clone(), start.realtime.then_some(FIFO_PRIORITY - 1))?;
         let replication = Replication::start(options.netns_path.clone())?;
         let scripts = Scripts::start(options.netns_path.clone())?;
@@ -176,6 +182,7 @@ impl Shell {
             router_of: BTreeMap::new(),
             next_token: FIRST_ROUTER,
             stopping_since: None,
+            restarting: false,
             claims: None,
             claims_at: None,
             rebind_at: None,
@@ -194,6 +201,9 @@ impl Shell {
         self.read_host_links()?;
         loop {
             self.carry_out()?;
+            if self.restarting {
+                return self.leave_to_successor();
+            }
             if self.may_leave() {
                 return self.leave();
             }
@@ -273,6 +283,12 @@ impl Shell {
 
     fn handle_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read() {
+            // What has begun to be handed over is.
+            if signal == Signal::Hup && self.stopping_since.is_none() {
+                self.engine.handle_restart(Instant::now());
+                self.restarting = true;
+                return;
+            }
             info!(?signal, "asked to stop");
             self.stopping_since.get_or_insert(Instant::now());
             self.engine.handle_stop(Instant::now());
@@ -581,6 +597,15 @@ impl Shell {
         }
     }
 
+    /// Everything stays as it is in the kernel: the supervisor starts another keeper at once.
+    fn leave_to_successor(&mut self) -> anyhow::Result<()> {
+        self.write_to_control();
+        // Without it the next keeper assumes that the others waited for no longer than they do for any.
+        let _ = self.sign.write_all(EXCUSED).and_then(|()| self.sign.set_modified(SystemTime::now()));
+        info!("keeper makes room for the next one");
+        Ok(())
+    }
+
     /// Everything was handed over.
     fn leave(&mut self) -> anyhow::Result<()> {
         self.write_to_control();
@@ -613,7 +638,7 @@ fn start() -> Start {
         Ok(()) => u64::from_ne_bytes(seed),
         Err(_) => u64::from(std::process::id()),
     };
-    Start { pid: std::process::id(), notes, realtime, seed, away: None, paths: None }
+    Start { pid: std::process::id(), notes, realtime, seed, ..Start::default() }
 }
 
 /// What is in the kernel of the paths of forwarding entries.
@@ -633,14 +658,15 @@ fn find_paths() -> Option<rt::FoundPaths> {
     }
 }
 
-/// Opens the sign of life; tells how old it was, if there was one.
-fn open_sign(run_path: &std::path::Path) -> io::Result<(File, Option<Duration>)> {
+/// Opens the sign of life; tells how old it was, if there was one, and whether it says [`EXCUSED`].
+fn open_sign(run_path: &std::path::Path) -> io::Result<(File, Option<Duration>, bool)> {
     let path = run_path.join(SIGN_NAME);
     let age = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
     let age = age.and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    let file = File::options().write(true).create(true).truncate(false).open(&path)?;
+    let excused = fs::read(&path).is_ok_and(|text| text == EXCUSED);
+    let file = File::options().write(true).create(true).truncate(true).open(&path)?;
     file.set_modified(SystemTime::now())?;
-    Ok((file, age))
+    Ok((file, age, excused))
 }
 
 /// The engine has no clock of day.
@@ -657,6 +683,7 @@ fn stamped(message: FromKeeper) -> FromKeeper {
         }
         other @ (FromKeeper::Hello { .. }
         | FromKeeper::Claimed { .. }
+        | FromKeeper::Letter { .. }
         | FromKeeper::Removed { .. }
         | FromKeeper::Status(_)
         | FromKeeper::Warning { .. }) => other,

@@ -72,6 +72,8 @@ pub enum Signal {
     Stop,
     /// Asks it to end cleanly.
     Term,
+    /// Asks a keeper to make room for another one that goes on in its place.
+    Hup,
 }
 
 impl fmt::Display for Daemon {
@@ -98,6 +100,7 @@ impl Signal {
             Self::Kill => "KILL",
             Self::Stop => "STOP",
             Self::Term => "TERM",
+            Self::Hup => "HUP",
         }
     }
 }
@@ -105,7 +108,11 @@ impl Signal {
 impl Fault {
     /// Tells whether it stays until it is healed: a supervisor restarts what is killed below it.
     const fn lasts(&self) -> bool {
-        !matches!(self, Self::Process(Daemon::Control | Daemon::Keeper, Signal::Kill | Signal::Term))
+        !matches!(
+            self,
+            Self::Process(_, Signal::Hup)
+                | Self::Process(Daemon::Control | Daemon::Keeper, Signal::Kill | Signal::Term)
+        )
     }
 }
 
@@ -366,7 +373,7 @@ fn mend_daemon(machine: &Machine<'_>, daemon: Daemon, signal: Signal) -> Result<
         (Signal::Kill | Signal::Term, Daemon::Server | Daemon::Host) if pids.is_empty() => {
             machine.start_daemon(daemon.subcommand())
         }
-        (Signal::Kill | Signal::Term, _) => Ok(()),
+        (Signal::Kill | Signal::Term | Signal::Hup, _) => Ok(()),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Down, `GET /evergate/v1/hosts/<host>/stream` answers one [`Downstream`] per line, for as long as
 //! both live: a snapshot first, then changes. Up, `POST /evergate/v1/hosts/<host>/report` takes a
-//! [`HostReport`](crate::HostReport). Both need TLS with the certificate of that host: see [`crate::join`].
+//! [`HostReport`](crate::HostReport), and `POST /evergate/v1/hosts/<host>/letters` a list of [`Letter`]s. All need TLS with
+//! the certificate of that host: see [`crate::join`].
 //!
 //! Before its first snapshot a host has reported at least once, so that the server knows its tunnel
 //! address (`tunneling_ip` in the L2 agent's `configurations`) and roles.
@@ -26,11 +27,30 @@ pub enum Downstream {
     },
     /// What changed since the line before.
     Change(Change),
+    /// What another host has to say to this one. Only to hosts that asked for letters (`?letters=true`).
+    Letter(Letter),
     /// Nothing changed; the server lives. Sent every few seconds.
     Ping {
         /// The revision the host is at.
         revision: u64,
     },
+}
+
+/// What a host's keeper has to say to another's when the two may not hear each other. The server carries it, once and
+/// at once or not at all, and cannot read or change it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Letter {
+    /// Up: the tunnel address of the host that it is for. Down: of the one that it is from.
+    pub peer: IpAddr,
+    /// A signed datagram; hexadecimal.
+    pub datagram: String,
+}
+
+impl Letter {
+    /// Longest datagram, in digits: twice what keepers send.
+    pub const LONGEST: usize = 4096;
+    /// Most letters that one request carries.
+    pub const MOST: usize = 64;
 }
 
 /// Objects that changed, whole, and ids of those that went.

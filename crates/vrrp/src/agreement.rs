@@ -13,6 +13,12 @@
 //! | from others only | the asker is connected, the silent one is not | take over |
 //! | none, where others used to answer | the asker is cut off | stay, or as the setting says |
 //! | none, and there are no others | nothing | take over: it may be all that is left |
+//! | "I am active", by way of the server | it lives and serves | stay, if it hears others or nobody else answers here |
+//!
+//! The server is the last way there is: it carries questions and answers between hosts, and has no opinion. What comes
+//! by it can keep a copy from taking over and nothing else, so nobody waits for a server that does not answer. An active
+//! that hears nobody but the asker is left the role only where nobody else answers the asker either: of the hosts'
+//! own network, the larger side counts.
 //!
 //! The active, for its part, watches its [`company`]: if it had several other hosts' company while it served
 //! and has lost all of it, it is the one that is cut off, and steps down within the time in which the

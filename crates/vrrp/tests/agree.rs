@@ -43,8 +43,12 @@ enum Cut {
     Ha,
     /// The underlay between two hosts with copies. `true`: the HA network is tunnelled there, and goes with it.
     Between(bool),
-    /// The active's host, from everybody.
+    /// The active's host, from everybody but the server.
     Isolated,
+    /// The hosts' network falls into halves with a copy and a witness each. The server is seen from both.
+    Halves,
+    /// The server, from everybody.
+    Server,
     /// Everybody from everybody.
     All,
 }
@@ -55,9 +59,11 @@ struct Scenario {
     copies: usize,
     hosts: usize,
     serve_alone: bool,
+    /// There is a server that carries letters.
+    server: bool,
 }
 
-const SCENARIO: Scenario = Scenario { cut: Cut::Ha, copies: 2, hosts: 3, serve_alone: false };
+const SCENARIO: Scenario = Scenario { cut: Cut::Ha, copies: 2, hosts: 3, serve_alone: false, server: false };
 
 #[test]
 fn a_cut_ha_network_moves_nothing() {
@@ -90,6 +96,53 @@ fn with_everything_cut_the_setting_decides_and_one_is_left_when_it_heals() {
     for serve_alone in [false, true] {
         let found = explore(&Scenario { cut: Cut::All, serve_alone, ..SCENARIO });
         assert_eq!(found.cut, [if serve_alone { vec![0, 1] } else { vec![] }].into());
+        assert!(found.healed.iter().all(|actives| actives.len() == 1), "{found:?}");
+    }
+}
+
+#[test]
+fn of_two_hosts_alone_with_any_one_way_cut_one_serves_while_there_is_a_server() {
+    for cut in [Cut::Ha, Cut::Between(true), Cut::Between(false), Cut::Isolated, Cut::Server] {
+        for serve_alone in [false, true] {
+            let found = explore(&Scenario { cut, hosts: 2, serve_alone, server: true, ..SCENARIO });
+            assert_eq!(found, Found { moved: false, cut: [vec![1]].into(), healed: [vec![1]].into() }, "{cut:?}");
+        }
+    }
+}
+
+#[test]
+fn of_three_hosts_with_any_one_way_cut_one_serves_whether_or_not_there_is_a_server() {
+    for cut in [Cut::Ha, Cut::Between(true), Cut::Server] {
+        let found = explore(&Scenario { cut, server: true, ..SCENARIO });
+        assert_eq!(found, Found { moved: false, cut: [vec![1]].into(), healed: [vec![1]].into() }, "{cut:?}");
+    }
+}
+
+#[test]
+fn the_server_does_not_hold_the_role_where_nobody_but_the_server_is_reached() {
+    for copies in [2, 3] {
+        let found = explore(&Scenario { cut: Cut::Isolated, copies, server: true, ..SCENARIO });
+        assert_eq!(found.cut, [vec![copies - 2]].into());
+        assert_eq!(found.healed, [vec![copies - 2], vec![copies - 1]].into());
+    }
+}
+
+#[test]
+fn of_two_halves_the_one_that_serves_goes_on_while_there_is_a_server_and_each_without() {
+    for server in [true, false] {
+        let found = explore(&Scenario { cut: Cut::Halves, hosts: 4, server, ..SCENARIO });
+        assert_eq!(found.cut, [if server { vec![1] } else { vec![0, 1] }].into());
+        assert!(found.healed.iter().all(|actives| actives.len() == 1), "{found:?}");
+    }
+}
+
+#[test]
+fn with_the_server_cut_as_well_the_setting_decides_among_three_and_each_of_two_serves() {
+    for (hosts, serve_alone, expected) in
+        [(3, false, vec![]), (3, true, vec![0, 1]), (2, false, vec![0, 1]), (2, true, vec![0, 1])]
+    {
+        let found = explore(&Scenario { cut: Cut::All, hosts, serve_alone, server: true, ..SCENARIO });
+        assert_eq!(found.cut, [expected].into(), "{hosts} hosts");
         assert!(found.healed.iter().all(|actives| actives.len() == 1), "{found:?}");
     }
 }
@@ -211,11 +264,18 @@ impl World {
         let pair = |x, y| (a, b) == (x, y) || (a, b) == (y, x);
         self.phase != Phase::Cut
             || match self.scenario.cut {
-                Cut::Ha => true,
+                Cut::Ha | Cut::Server => true,
                 Cut::Between(_) => !pair(last, last - 1),
                 Cut::Isolated => a != last && b != last,
+                Cut::Halves => a % 2 == b % 2,
                 Cut::All => false,
             }
+    }
+
+    /// Whether letters pass.
+    fn has_server(&self) -> bool {
+        let cut = self.phase == Phase::Cut && matches!(self.scenario.cut, Cut::Server | Cut::All);
+        self.scenario.server && !cut
     }
 
     /// Whether there is a way on the HA network.
@@ -225,7 +285,7 @@ impl World {
             || match self.scenario.cut {
                 Cut::Ha => a != last && b != last,
                 Cut::Between(tunnelled) => !tunnelled || self.linked(a, b),
-                Cut::Isolated | Cut::All => self.linked(a, b),
+                Cut::Isolated | Cut::Halves | Cut::Server | Cut::All => self.linked(a, b),
             }
     }
 
@@ -376,6 +436,16 @@ impl World {
                 self.learn(copy, epoch, whose);
                 let active = whose == Some(speaker) && epoch >= self.hosts[copy].known.0;
                 inquiry.handle_answer(Answer { speaker: tunnel(speaker), active }, self.now);
+            }
+            if let Some(speaker) = suspect.flatten().filter(|speaker| *speaker != copy && self.has_server()) {
+                let (mut epoch, mut whose) = self.hosts[speaker].known;
+                if self.is_active(speaker) {
+                    (epoch, whose) = (self.hosts[speaker].epoch, Some(speaker));
+                }
+                self.learn(copy, epoch, whose);
+                let active = whose == Some(speaker) && epoch >= self.hosts[copy].known.0;
+                let hears_others = self.neighbours(speaker).iter().any(|host| *host != copy);
+                inquiry.handle_answer_by_server(Answer { speaker: tunnel(speaker), active }, hears_others);
             }
         }
         let Some(verdict) = inquiry.verdict(self.now) else {
@@ -654,7 +724,11 @@ fn explore(scenario: &Scenario) -> Found {
 fn check(world: &World, path: &[Move], found: &mut Found) {
     found.moved |= world.takeovers > 0;
     // Where there is nobody to tell either that it is cut off, two serve as long as the cut lasts.
-    let unknowable = world.scenario.hosts == 2 && world.scenario.cut == Cut::Isolated;
+    let unknowable = match world.scenario.cut {
+        Cut::Isolated | Cut::All => world.scenario.hosts == 2,
+        Cut::Halves => !world.scenario.server,
+        Cut::Ha | Cut::Between(_) | Cut::Server => false,
+    };
     let may_be_two = world.phase == Phase::Cut && (unknowable || world.scenario.serve_alone);
     // Once they can hear each other, the first claim that passes ends it.
     let since =

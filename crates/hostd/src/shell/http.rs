@@ -22,7 +22,10 @@ use crate::timestamp;
 const CONNECT: Duration = Duration::from_secs(3);
 
 /// A server that has a request and says nothing for this long is dead.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
+
+/// A letter that takes longer is of no use any more.
+pub(super) const LETTER: Duration = Duration::from_secs(1);
 
 /// The server sends a ping every few seconds: nothing for this long means that it, or the way to it, is gone.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -174,11 +177,6 @@ impl Access {
         Door::for_stream(server, &self.0.host, member.tls())
     }
 
-    /// A client for reports.
-    pub fn report_door(&self, server: &str, member: &Member) -> Door {
-        Door::new(server, &self.0.host, member.tls())
-    }
-
     fn look_at_file(&self, state: &mut State) -> anyhow::Result<()> {
         let now = self.stamp();
         if state.seen != now || (state.member.is_none() && now.is_some()) {
@@ -214,7 +212,11 @@ pub struct Door {
 impl Door {
     /// A client whose every request ends within [`ANSWER`].
     pub fn new(server: &str, host: &str, tls: TlsConfig) -> Self {
-        Self::with_limits(server, host, tls, |config| config.timeout_global(Some(ANSWER)))
+        Self::with_patience(server, host, tls, ANSWER)
+    }
+
+    fn with_patience(server: &str, host: &str, tls: TlsConfig, patience: Duration) -> Self {
+        Self::with_limits(server, host, tls, |config| config.timeout_global(Some(patience)))
     }
 
     /// A client without a limit on the whole, but with one on silence.
@@ -284,6 +286,33 @@ impl Door {
         // Read whatever there is: the connection is used again only then.
         let text = answer.body_mut().read_to_string().unwrap_or_default();
         if (200..300).contains(&status) { Ok(text) } else { Err(Failure::refused(&self.server, status, &text)) }
+    }
+}
+
+/// The way to a server, kept open from one thing that is posted to the next.
+#[derive(Debug)]
+pub(super) struct Way {
+    open: Option<(String, Arc<Member>, Door)>,
+    patience: Duration,
+}
+
+impl Way {
+    /// `patience`: how long a request may take.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { open: None, patience }
+    }
+
+    /// Sends something of this host's.
+    pub(super) fn post(&mut self, access: &Access, server: &str, what: &str, body: &[u8]) -> anyhow::Result<()> {
+        let member = access.member(server)?;
+        let is_open = self.open.as_ref().is_some_and(|(to, of, _)| to == server && Arc::ptr_eq(of, &member));
+        if !is_open {
+            let door = Door::with_patience(server, &access.0.host, member.tls(), self.patience);
+            self.open = Some((server.to_owned(), member, door));
+        }
+        let (_, _, door) = self.open.as_ref().context("there is no way to the server")?;
+        door.post(what, body)?;
+        Ok(())
     }
 }
 

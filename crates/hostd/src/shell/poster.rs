@@ -9,9 +9,8 @@ use anyhow::Context;
 use evergate_model::HostReport;
 
 use super::Event;
-use super::http::{Access, Door, Failure};
+use super::http::{self, Access, Failure, Way};
 use crate::backoff::{Backoff, jitter};
-use crate::membership::Member;
 
 /// The mailbox of the thread. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -104,13 +103,14 @@ impl Poster {
     }
 
     fn run(&self, access: &Access, mut seed: u64) {
-        let mut way = Way::default();
+        let mut way = Way::new(http::ANSWER);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             let report = self.take();
             let sequence = report.sequence;
             let server = access.server();
-            let result = way.post(access, server, &report);
+            let body = serde_json::to_vec(&report).context("failed to write the report");
+            let result = body.and_then(|body| way.post(access, server, "report", &body));
             self.settle(report, result.is_ok());
             match result {
                 Ok(()) => {
@@ -129,23 +129,5 @@ impl Poster {
                 }
             }
         }
-    }
-}
-
-/// The way to a server, kept open from report to report.
-#[derive(Default)]
-struct Way(Option<(String, Arc<Member>, Door)>);
-
-impl Way {
-    fn post(&mut self, access: &Access, server: &str, report: &HostReport) -> anyhow::Result<()> {
-        let body = serde_json::to_vec(report).context("failed to write the report")?;
-        let member = access.member(server)?;
-        let is_open = self.0.as_ref().is_some_and(|(to, of, _)| to == server && Arc::ptr_eq(of, &member));
-        if !is_open {
-            self.0 = Some((server.to_owned(), Arc::clone(&member), access.report_door(server, &member)));
-        }
-        let (_, _, door) = self.0.as_ref().context("there is no way to the server")?;
-        door.post("report", &body)?;
-        Ok(())
     }
 }

@@ -80,7 +80,7 @@ fn run(access: &Access, poster: &Poster, events: &Sender<Event>, closer: &Closer
 fn open_and_read(access: &Access, server: &str, closer: &Closer, events: &Sender<Event>) -> anyhow::Result<()> {
     let door = access.stream_door(server, &*access.member(server)?);
     closer.set(&door);
-    let response = door.get("stream")?;
+    let response = door.get("stream?letters=true")?;
     if response.status().as_u16() != 200 {
         door.understand(response)?;
         anyhow::bail!("the server {server} has no stream for this host");

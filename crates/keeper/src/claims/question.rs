@@ -3,7 +3,7 @@
 //! ```text
 //!  0  "EVGQ"                      magic
 //!  4  version (1)
-//!  5  kind: 1 question, 2 answer, 3 handover
+//!  5  kind: 1 question, 2 answer, 3 handover, 4 lonely answer
 //!  6  number of entries, 16 bits
 //!  8  sender's tunnel address, 128 bits (IPv4 is written as ::ffff:a.b.c.d)
 //! 24  tunnel address of the host that asks
@@ -37,6 +37,9 @@ pub enum Kind {
     Answer,
     /// The active copies' host asks the receiver to take over.
     Handover,
+    /// An answer, by way of the server alone, of a host that hears no other than the one that asks, as far as it
+    /// knows at the moment.
+    LonelyAnswer,
 }
 
 /// A question, an answer or a handover.
@@ -73,6 +76,7 @@ impl Question {
             Kind::Question => 1,
             Kind::Answer => 2,
             Kind::Handover => 3,
+            Kind::LonelyAnswer => 4,
         });
         bytes.extend((self.entries.len() as u16).to_be_bytes());
         for host in [self.sender, self.origin, self.subject] {
@@ -95,6 +99,7 @@ impl Question {
             1 => Kind::Question,
             2 => Kind::Answer,
             3 => Kind::Handover,
+            4 => Kind::LonelyAnswer,
             _ => return Err(Discard::Content),
         };
         let host = |at: usize| address(&content[at..at + 16]).ok_or(Discard::Content);

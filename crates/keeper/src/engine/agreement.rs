@@ -1,7 +1,8 @@
 //! What this host asks others before its copies take over, what it answers, and whether it is cut off.
 //!
 //! The rules are in [`evergate_vrrp::agreement`], with their reasons; here they meet routers, datagrams
-//! and BFD. A copy's own part is in [`inquiry`](super::inquiry).
+//! and BFD. A copy's own part is in [`inquiry`](super::inquiry); what goes by way of the server, in
+//! [`letters`](super::letters).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use tracing::info;
 use super::Engine;
 use super::copy::RouterCopy;
 use super::effect::Effect;
+use super::letters::Post;
 use super::liveness::LISTEN;
 use super::shared::Shared;
 use crate::claims::book::Learned;
@@ -47,6 +49,8 @@ pub(super) struct Agreement {
     number: u64,
     /// For which sign of life of a host it was already asked whether it lives.
     doubted: BTreeMap<IpAddr, Instant>,
+    /// What goes by way of the server.
+    pub(super) post: Post,
 }
 
 impl Agreement {
@@ -59,6 +63,7 @@ impl Agreement {
             asked: VecDeque::new(),
             number: seed,
             doubted: BTreeMap::new(),
+            post: Post::default(),
         }
     }
 
@@ -93,7 +98,7 @@ impl Agreement {
         self.number
     }
 
-    fn is_asked(&self, number: u64, now: Instant) -> bool {
+    pub(super) fn is_asked(&self, number: u64, now: Instant) -> bool {
         let lately = |at: Instant| now.saturating_duration_since(at) < QUESTION_IS_OVER;
         self.asked.iter().any(|&(asked, at)| asked == number && lately(at))
     }
@@ -121,7 +126,7 @@ impl Shared {
         self.key.is_some() && self.settings.vtep.is_some()
     }
 
-    /// Asks these hosts for the word of `subject`; without one, each for its own.
+    /// Asks these hosts for the word of `subject`, and it itself by way of the server; without one, each for its own.
     pub(super) fn ask(
         &mut self,
         to: impl IntoIterator<Item = IpAddr>,
@@ -129,6 +134,9 @@ impl Shared {
         router: Option<RouterId>,
     ) {
         let own = self.settings.vtep;
+        if let Some(subject) = subject.filter(|subject| Some(*subject) != own) {
+            self.agreement.post.ask(subject, router);
+        }
         for host in to.into_iter().filter(|host| Some(*host) != own) {
             self.agreement.pending.entry((host, subject.unwrap_or(host))).or_default().extend(router);
         }
@@ -137,26 +145,38 @@ impl Shared {
     /// Sends the questions that are to be asked: routers that ask at once share datagrams.
     pub(super) fn flush_questions(&mut self, now: Instant) {
         let pending = std::mem::take(&mut self.agreement.pending);
-        let Some(own) = self.settings.vtep.filter(|_| !pending.is_empty()) else { return };
+        let letters = self.agreement.post.take_pending();
+        let nothing = pending.is_empty() && letters.is_empty();
+        let Some(own) = self.settings.vtep.filter(|_| !nothing) else { return };
         let number = self.agreement.next_number(now);
         for ((to, subject), routers) in pending {
-            let entry = |router| Entry { router, epoch: self.book.known(router).epoch, vtep: None };
-            let entries: Vec<Entry> = routers.into_iter().map(entry).collect();
-            let question = |entries: &[Entry]| Question {
-                kind: Kind::Question,
-                sender: own,
-                origin: own,
-                subject,
-                number,
-                entries: entries.to_vec(),
-            };
-            if entries.is_empty() {
-                self.send_question(to, &question(&[]));
-            }
-            for chunk in entries.chunks(MAX_ENTRIES) {
-                self.send_question(to, &question(chunk));
+            for question in self.questions(own, subject, number, routers) {
+                self.send_question(to, &question);
             }
         }
+        for (subject, routers) in letters {
+            for question in self.questions(own, subject, number, routers) {
+                self.send_letter(subject, &question);
+            }
+        }
+    }
+
+    /// One question, in as many datagrams as it needs.
+    fn questions(&self, own: IpAddr, subject: IpAddr, number: u64, routers: BTreeSet<RouterId>) -> Vec<Question> {
+        let entry = |router| Entry { router, epoch: self.book.known(router).epoch, vtep: None };
+        let entries: Vec<Entry> = routers.into_iter().map(entry).collect();
+        let question = |entries: &[Entry]| Question {
+            kind: Kind::Question,
+            sender: own,
+            origin: own,
+            subject,
+            number,
+            entries: entries.to_vec(),
+        };
+        if entries.is_empty() {
+            return vec![question(&[])];
+        }
+        entries.chunks(MAX_ENTRIES).map(question).collect()
     }
 
     pub(super) fn send_question(&mut self, to: IpAddr, question: &Question) {
@@ -176,6 +196,8 @@ impl Engine {
                     Kind::Question => self.answer(question),
                     Kind::Answer => self.take_answer(question, now),
                     Kind::Handover => self.take_over(&question, now),
+                    // It has another way here.
+                    Kind::LonelyAnswer => self.shared.discards.bump("answer_astray"),
                 }
             }
             Err(reason) => self.shared.discard(None, &reason.to_string(), &from.to_string()),
@@ -185,14 +207,19 @@ impl Engine {
     /// Says what is known here, and passes the question on to whose word is wanted.
     fn answer(&mut self, mut question: Question) {
         let Some(own) = self.shared.settings.vtep else { return };
-        let known = |entry: &Entry| self.is_relevant(entry.router).then(|| self.word_of(entry.router, own));
-        let entries = question.entries.iter().filter_map(known).collect();
+        let entries = self.words_on(&question, own);
         let answer = Question { kind: Kind::Answer, sender: own, subject: own, entries, ..question.clone() };
         self.shared.send_question(question.sender, &answer);
         if question.subject != own && question.sender == question.origin {
             question.sender = own;
             self.shared.send_question(question.subject, &question);
         }
+    }
+
+    /// What this host knows of the routers that it is asked about.
+    pub(super) fn words_on(&self, question: &Question, own: IpAddr) -> Vec<Entry> {
+        let known = |entry: &Entry| self.is_relevant(entry.router).then(|| self.word_of(entry.router, own));
+        question.entries.iter().filter_map(known).collect()
     }
 
     /// What this host knows of a router, with its own address where its copy is active.
@@ -222,7 +249,16 @@ impl Engine {
         }
         let speaker = answer.subject;
         self.hear_host(speaker, now);
-        for entry in answer.entries {
+        for (router, answer) in self.take_words(&answer, now) {
+            self.with(router, |copy, shared| copy.handle_answer(answer, shared, now));
+        }
+    }
+
+    /// Learns what an answer says, and tells what that means for each router.
+    pub(super) fn take_words(&mut self, answer: &Question, now: Instant) -> Vec<(RouterId, Answer)> {
+        let speaker = answer.subject;
+        let mut words = Vec::new();
+        for entry in &answer.entries {
             if !self.is_relevant(entry.router) {
                 continue;
             }
@@ -230,8 +266,9 @@ impl Engine {
             let known = self.shared.book.known(entry.router);
             // Whoever is active in an epoch that is over does not know it yet, and will step down.
             let active = entry.vtep == Some(speaker) && entry.epoch >= known.epoch;
-            self.with(entry.router, |copy, shared| copy.handle_answer(Answer { speaker, active }, shared, now));
+            words.push((entry.router, Answer { speaker, active }));
         }
+        words
     }
 
     /// A host that has the active copies of these routers wants this one to take over.
@@ -251,6 +288,7 @@ impl Engine {
         if self.shared.agreement.company.heard(host, at) == Some(News::Accompanied) {
             info!(%host, "this host is not alone any more");
         }
+        self.answer_letters_again(host, at);
     }
 
     /// Sees to the company of other hosts, and sends what is to be asked.

@@ -7,7 +7,10 @@
 //! its way.
 //!
 //! Connections go on if the other copy's kernel holds them, so the one that is asked is one that was told of all of
-//! them. A standby that joined lately may not have been yet: it is waited for, for [`COMPLETION`].
+//! them. A standby that joined lately may not have been yet: it is waited for, for [`COMPLETION`]. Nor is one that was
+//! just started sure to live: BFD needs a second. Where no other host is, one that was heard lately is waited for, for
+//! [`COMING`]: in a rolling restart the next host is stopped while the one before is not quite back. Waiting costs
+//! nobody anything, since this copy goes on meanwhile.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -32,14 +35,20 @@ const AGAIN: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait for a copy that holds all connections. A drain or a stop waits for it.
 const COMPLETION: Duration = Duration::from_secs(4);
-/// A host that was heard this lately is worth asking, where BFD does not say.
+/// How long to wait for one where no other host is known to live, but some were heard lately: a host needs a few
+/// seconds from its start until it holds all connections. Then those are asked, since it may be BFD alone that does not
+/// pass. Less than what a stopping process is given, and what control gives a router's removal.
+const COMING: Duration = Duration::from_secs(6);
+/// A host that was heard this lately is worth asking where BFD does not say, and worth waiting for where it does.
 const LATELY: Duration = Duration::from_secs(12);
 
 /// Another copy is being asked to take over.
 #[derive(Debug)]
 pub(super) struct Handover {
-    /// Hosts that may be asked, the best last.
+    /// Hosts that may be asked once they are known to live, the best last.
     candidates: Vec<IpAddr>,
+    /// Those that are.
+    living: BTreeSet<IpAddr>,
     /// Those whose kernels hold the router's connections, as last heard.
     complete: BTreeSet<IpAddr>,
     /// Until when only those are asked.
@@ -49,17 +58,32 @@ pub(super) struct Handover {
     again: Instant,
     /// The role is wanted at the one candidate, and stays here if that one cannot have it.
     wished: bool,
+    /// Connections are replicated.
+    replicates: bool,
 }
 
 impl Handover {
-    /// Gives up a host that did not take the router over in time.
+    /// Gives up a host that did not take the router over in time. While there is time, it comes last: it may have
+    /// been started so lately that its copy takes no part yet.
     fn end_patience(&mut self, now: Instant) {
         if let Some((host, _)) = self.asked.take_if(|(_, until)| *until <= now) {
             self.candidates.retain(|candidate| *candidate != host);
+            if now < self.patient_until && !self.wished {
+                self.candidates.insert(0, host);
+            }
+            if self.replicates {
+                // What was heard before is old.
+                self.complete.clear();
+            }
             self.again = now;
         }
-        let none_is_complete = !self.candidates.iter().any(|host| self.complete.contains(host));
-        if self.wished && self.asked.is_none() && self.patient_until <= now && none_is_complete {
+        if self.asked.is_some() || now < self.patient_until {
+            return;
+        }
+        if !self.living.is_empty() {
+            self.candidates.retain(|host| self.living.contains(host));
+        }
+        if self.wished && !self.candidates.iter().any(|host| self.complete.contains(host)) {
             self.candidates.clear();
         }
     }
@@ -67,7 +91,8 @@ impl Handover {
     /// Chooses whom to ask, where nobody is being asked; `None` while that is to be waited for.
     fn choose(&mut self, now: Instant) -> Option<IpAddr> {
         if self.asked.is_none() {
-            let complete = self.candidates.iter().rfind(|host| self.complete.contains(host));
+            let is_ready = |host: &&IpAddr| self.living.contains(*host) && self.complete.contains(*host);
+            let complete = self.candidates.iter().rfind(is_ready);
             let any = self.candidates.last().filter(|_| self.patient_until <= now);
             self.asked = complete.or(any).map(|host| (*host, now + PATIENCE));
         }
@@ -83,8 +108,9 @@ impl RouterCopy {
     /// Begins to hand the role over; false if there is nobody to take it.
     pub(super) fn hand_over(&mut self, shared: &Shared, now: Instant) -> bool {
         // The highest address is the next in an election, too.
-        let candidates: Vec<IpAddr> =
-            self.spec.peer_hosts.values().copied().filter(|host| lives(*host, shared, now)).collect();
+        let hosts = self.spec.peer_hosts.values().copied();
+        let candidates =
+            hosts.filter(|host| lives(*host, shared, now) || is_heard_lately(*host, shared, now)).collect();
         self.begin_handover(candidates, false, shared, now)
     }
 
@@ -100,10 +126,24 @@ impl RouterCopy {
             return false;
         }
         let replicates = shared.settings.replication_port.is_some();
-        let patient_until = if replicates { now + COMPLETION } else { now };
+        let some_live = candidates.iter().any(|host| lives(*host, shared, now));
+        let patience = match (some_live, replicates) {
+            (false, _) => COMING,
+            (true, true) => COMPLETION,
+            (true, false) => Duration::ZERO,
+        };
         // Where nothing is replicated, there is nothing to lack.
         let complete = if replicates { BTreeSet::new() } else { candidates.iter().copied().collect() };
-        self.handover = Some(Handover { candidates, complete, patient_until, asked: None, again: now, wished });
+        self.handover = Some(Handover {
+            candidates,
+            living: BTreeSet::new(),
+            complete,
+            patient_until: now + patience,
+            asked: None,
+            again: now,
+            wished,
+            replicates,
+        });
         true
     }
 
@@ -142,6 +182,7 @@ impl RouterCopy {
             }
             return;
         };
+        handover.living = handover.candidates.iter().copied().filter(|host| lives(*host, shared, now)).collect();
         handover.end_patience(now);
         if handover.candidates.is_empty() {
             if !handover.wished {
@@ -176,7 +217,8 @@ impl RouterCopy {
     pub(super) fn handle_complete(&mut self, hosts: BTreeSet<IpAddr>, shared: &mut Shared, now: Instant) {
         let Some(handover) = &mut self.handover else { return };
         handover.complete = hosts;
-        if handover.asked.is_none() && handover.candidates.iter().any(|host| handover.complete.contains(host)) {
+        let askable = |host: &IpAddr| handover.complete.contains(host) && handover.living.contains(host);
+        if handover.asked.is_none() && handover.candidates.iter().any(askable) {
             handover.again = now;
             self.attend_handover(shared, now);
         }
@@ -218,9 +260,12 @@ impl RouterCopy {
 
 /// Whether a host can be asked for something.
 fn lives(host: IpAddr, shared: &Shared, now: Instant) -> bool {
+    if shared.liveness.is_on() { shared.liveness.is_up(host) } else { is_heard_lately(host, shared, now) }
+}
+
+fn is_heard_lately(host: IpAddr, shared: &Shared, now: Instant) -> bool {
     let heard = shared.agreement.company.last_heard(host);
-    let lately = heard.is_some_and(|at| now.saturating_duration_since(at) < LATELY);
-    if shared.liveness.is_on() { shared.liveness.is_up(host) } else { lately }
+    heard.is_some_and(|at| now.saturating_duration_since(at) < LATELY)
 }
 
 impl Engine {

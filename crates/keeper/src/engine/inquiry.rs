@@ -23,8 +23,13 @@ impl RouterCopy {
         if self.inquiry.is_none() {
             let known = shared.book.known(self.id()).vtep.filter(|vtep| Some(*vtep) != shared.settings.vtep);
             let suspect = active.and_then(|address| self.host_of(address)).or(known);
+            if let Some(until) = suspect.and_then(|host| shared.liveness.excused_until(host, now)) {
+                debug!(router = %self.id(), ?suspect, "it is being restarted: its silence is no failure yet");
+                return self.vrrp.handle_refusal(active, Some(until - now), now);
+            }
             let seen = suspect.is_some_and(|host| shared.liveness.is_up(host));
             self.inquire(suspect, seen, shared, now);
+            self.expect_answer_by_server(shared);
         }
         if let Some(inquiry) = &mut self.inquiry {
             inquiry.handle_due();
@@ -39,7 +44,9 @@ impl RouterCopy {
         let cut_off = self.kept == Some(Stay::Isolated) && !self.spec.claim_to.is_empty();
         let company = cut_off || shared.agreement.company.has_others(suspect, now);
         let (company, seen) = (company && shared.can_ask(), (seen || cut_off) && shared.can_ask());
-        self.inquiry = Some(Inquiry::ask(shared.rules(), suspect, company, seen, now));
+        let mut inquiry = Inquiry::ask(shared.rules(), suspect, company, seen, now);
+        shared.tell_sign_by_server(&mut inquiry);
+        self.inquiry = Some(inquiry);
     }
 
     /// A host has said whether it is active.

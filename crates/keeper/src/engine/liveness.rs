@@ -14,7 +14,8 @@
 //!   moves, and the operator is told, once.
 //! - **The peer says Down** instead of falling silent: it lives, and does not hear *us*. Nothing moves.
 //! - **The peer's keeper is stopped on purpose**: it says AdminDown here and priority 0 there. The second
-//!   counts.
+//!   counts. Without the second it is being restarted ([`Engine::handle_restart`]) while its kernel goes on, and
+//!   silence of it is no reason to take over for [`RESTART`].
 //! - **The peer's keeper was killed**, while its kernel goes on forwarding. If it is back, has resumed and
 //!   advertised within the detection time, that advertisement contradicts the silence and nothing moves.
 //!   If not, another copy takes over with a higher epoch; and a keeper that finds itself in the kernel as
@@ -47,6 +48,9 @@ use crate::protocol::{BfdSettings, BfdStatus};
 /// both keepers being woken up. Shorter where the interval is: who wants 10 ms has a network for it.
 pub(super) const LISTEN: Duration = Duration::from_millis(20);
 
+/// How long the other hosts are patient with a keeper that is being restarted on purpose.
+pub(super) const RESTART: Duration = Duration::from_secs(3);
+
 /// The hosts' sessions.
 #[derive(Debug)]
 pub(super) struct Liveness {
@@ -57,13 +61,15 @@ pub(super) struct Liveness {
     changed: bool,
     /// Hosts that fell silent, and whether it was told that their routers still advertise.
     gone: BTreeMap<IpAddr, bool>,
+    /// Hosts that said that their silence is no failure, and until when that is believed.
+    excused: BTreeMap<IpAddr, Instant>,
     seed: u64,
 }
 
 impl Liveness {
     pub(super) fn new(seed: u64) -> Self {
-        let (shared_with, gone) = (BTreeMap::new(), BTreeMap::new());
-        Self { sessions: None, in_force: None, shared_with, changed: false, gone, seed }
+        let (shared_with, gone, excused) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { sessions: None, in_force: None, shared_with, changed: false, gone, excused, seed }
     }
 
     /// Takes the settings; returns what to bind to if that has changed. Without a key there is no session:
@@ -115,6 +121,7 @@ impl Liveness {
                 if *count == 0 {
                     self.shared_with.remove(host);
                     self.gone.remove(host);
+                    self.excused.remove(host);
                 }
             }
         }
@@ -188,6 +195,20 @@ impl Liveness {
             Some((*host, session.heard_at()?, session.detection_time()))
         };
         self.shared_with.keys().filter_map(up)
+    }
+
+    /// A session went down because the host said so: if it said that this is on purpose, it is excused.
+    fn note_said_down(&mut self, host: IpAddr, now: Instant) {
+        self.note_back(host);
+        let session = self.sessions.as_ref().and_then(|sessions| sessions.session(host));
+        if session.is_some_and(|session| session.status().remote_state == State::AdminDown) {
+            self.excused.insert(host, now + RESTART);
+        }
+    }
+
+    /// Until when a host's silence is no failure, if it said so.
+    pub(super) fn excused_until(&self, host: IpAddr, now: Instant) -> Option<Instant> {
+        self.excused.get(&host).copied().filter(|until| *until > now)
     }
 
     /// A host fell silent.
@@ -264,14 +285,25 @@ impl Engine {
             (State::Up, State::Down) if why == Diagnostic::DETECTION_TIME_EXPIRED => self.host_gone(peer, now),
             (State::Up, State::Down) => {
                 info!(%peer, reason = %why, "the BFD session is down, but the host lives");
-                self.shared.liveness.note_back(peer);
+                self.shared.liveness.note_said_down(peer, now);
             }
             (_, State::Up) => {
                 let back = self.shared.liveness.note_back(peer);
+                self.shared.liveness.excused.remove(&peer);
                 info!(%peer, back, "the BFD session is up");
             }
             (State::AdminDown | State::Down | State::Init | State::Up, _) => {}
         }
+    }
+
+    /// Leaves everything as it is, for a keeper that is started in this one's place at once: the other hosts are
+    /// told that silence is no failure, and the next keeper resumes from what it finds in the kernel.
+    ///
+    /// Where no BFD is spoken nobody is told, nor need be: VRRP alone waits for seconds.
+    pub fn handle_restart(&mut self, now: Instant) {
+        info!("restarting: what is active here goes on, and the other hosts are asked for patience");
+        self.shared.liveness.handle_stop(now);
+        self.attend_liveness(now);
     }
 
     /// Tells every router whose active copy may be on a host that the host is gone.

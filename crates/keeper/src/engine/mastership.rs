@@ -15,6 +15,7 @@ use evergate_vrrp::router::Reason;
 
 use super::copy::RouterCopy;
 use super::effect::Effect;
+use super::liveness::RESTART;
 use super::shared::Shared;
 use crate::claims::book::Known;
 use crate::claims::wire::{Entry, Kind, Message};
@@ -86,11 +87,13 @@ impl RouterCopy {
     /// Tells whether the addresses found in the kernel make this copy active again without an election.
     ///
     /// Not if another host is known to have the router. Nor if the keeper was away for so long that the
-    /// other copies have given it up: one of them is active now, and must not be contested.
+    /// other copies have given it up: one of them is active now, and must not be contested. They were patient for
+    /// longer if the last keeper asked them to.
     pub(super) fn may_adopt(&self, shared: &Shared, now: Instant) -> bool {
         let known = shared.book.known(self.id());
         let elsewhere = known.vtep.is_some() && known.vtep != shared.settings.vtep;
         let patience = Duration::from_millis(u64::from(self.spec.advertise_interval_cs) * 10 * 3);
+        let patience = if shared.was_excused { patience.max(RESTART) } else { patience };
         !elsewhere && shared.away_since.is_none_or(|since| now.saturating_duration_since(since) < patience)
     }
 

@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) generation: u64,
     /// When the last keeper before this one was last known to live, if that is known.
     pub(super) away_since: Option<Instant>,
+    /// That keeper asked the other hosts for patience before it ended.
+    pub(super) was_excused: bool,
     /// Control is still telling its whole state: copies that it told of do not start yet, because who
     /// is active elsewhere may come later.
     pub(super) syncing: bool,
@@ -64,6 +66,7 @@ impl Shared {
             effects: VecDeque::new(),
             generation: 0,
             away_since: None,
+            was_excused: false,
             syncing: false,
         }
     }

@@ -784,6 +784,8 @@ struct Peer {
     address: IpAddr,
     sessions: Sessions,
     deaf: bool,
+    /// It was stopped, and stays so.
+    stopped: bool,
     last_change: Option<(State, Diagnostic)>,
 }
 
@@ -792,7 +794,12 @@ impl Peer {
         let config = bfd::Config::symmetric(Duration::from_millis(interval_ms), 3.try_into().unwrap());
         let keys = vec![Key::new(1, key().derived(b"bfd"))];
         let sessions = Sessions::new(Path::Multihop, config, keys, 77);
-        Self { address, sessions, deaf: false, last_change: None }
+        Self { address, sessions, deaf: false, stopped: false, last_change: None }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.stopped = true;
+        self.sessions.handle_stop(now);
     }
 }
 
@@ -809,7 +816,9 @@ impl Host {
 
     fn run_beside(&mut self, peer: &mut Peer, duration: Duration) {
         let end = self.now + duration;
-        peer.sessions.set_peers(&BTreeSet::from([OURS]), self.now);
+        if !peer.stopped {
+            peer.sessions.set_peers(&BTreeSet::from([OURS]), self.now);
+        }
         loop {
             for (to, datagram) in std::mem::take(&mut self.bfd_out) {
                 assert_eq!(to, peer.address);
@@ -870,6 +879,8 @@ struct Host {
     bfd_out: Vec<(IpAddr, Vec<u8>)>,
     /// Questions, answers and handovers that were sent, with the receiver.
     asked: Vec<(IpAddr, Question)>,
+    /// Those that were given to the server.
+    letters: Vec<(IpAddr, Question)>,
     /// Hosts that hold all connections of the router.
     complete: BTreeSet<IpAddr>,
 }
@@ -898,6 +909,7 @@ impl Host {
             refuses: None,
             bfd_out: Vec::new(),
             asked: Vec::new(),
+            letters: Vec::new(),
             complete: BTreeSet::new(),
         };
         host.connect();
@@ -1084,6 +1096,10 @@ impl Host {
             FromKeeper::Claimed { epoch, vtep, .. } => format!("claimed {epoch} {vtep}"),
             FromKeeper::Removed { .. } => "removed".to_owned(),
             FromKeeper::Status(_) => return,
+            FromKeeper::Letter { to, datagram } => {
+                let bytes = hex::decode(&datagram).unwrap();
+                return self.letters.push((to, Question::parse(&bytes, OURS, &key()).unwrap()));
+            }
             FromKeeper::Note { text, .. } => format!("note {text}"),
             FromKeeper::Warning { text } => format!("warning {text}"),
         };
@@ -1190,7 +1206,12 @@ fn advertisement(last_octet: u8, priority: u8) -> Vec<u8> {
 /// What another copy of a router with this VRID sends.
 fn advertisement_of(vrid: u8, last_octet: u8, priority: u8) -> Vec<u8> {
     let source = Ipv4Addr::new(169, 254, 192, last_octet);
-    let config = Config::neutron(Vrid::new(vrid).unwrap(), source);
+    frame_of(&Config::neutron(Vrid::new(vrid).unwrap(), source), last_octet, priority)
+}
+
+fn frame_of(config: &Config, last_octet: u8, priority: u8) -> Vec<u8> {
+    let source = Ipv4Addr::new(169, 254, 192, last_octet);
+    let config = config.clone();
     let advertisement = Advertisement {
         version: config.version,
         vrid: config.vrid,

@@ -96,6 +96,8 @@ impl Advertising {
             | ToKeeper::Vrids { .. }
             | ToKeeper::Follow(_)
             | ToKeeper::Unfollow { .. }
+            | ToKeeper::Server { .. }
+            | ToKeeper::Letter { .. }
             | ToKeeper::Status
             | ToKeeper::Shutdown => {}
         }

@@ -99,6 +99,8 @@ impl Replication {
             | ToKeeper::Advertise(_)
             | ToKeeper::CeaseAdvertising { .. }
             | ToKeeper::Unadvertise { .. }
+            | ToKeeper::Server { .. }
+            | ToKeeper::Letter { .. }
             | ToKeeper::EndOfState
             | ToKeeper::Status
             | ToKeeper::Shutdown => {}
@@ -125,7 +127,10 @@ impl Replication {
             }
             FromKeeper::Removed { router } => self.forget(*router),
             FromKeeper::Status(status) => self.add_to(status),
-            FromKeeper::Hello { .. } | FromKeeper::Note { .. } | FromKeeper::Warning { .. } => {}
+            FromKeeper::Hello { .. }
+            | FromKeeper::Letter { .. }
+            | FromKeeper::Note { .. }
+            | FromKeeper::Warning { .. } => {}
         }
     }
 

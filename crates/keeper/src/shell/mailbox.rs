@@ -67,6 +67,7 @@ impl Mailbox {
             FromKeeper::Transition(transition) => Class::Transition(transition.router),
             FromKeeper::Removed { .. } => Class::Answer,
             FromKeeper::Claimed { .. }
+            | FromKeeper::Letter { .. }
             | FromKeeper::Note { .. }
             | FromKeeper::Status(_)
             | FromKeeper::Warning { .. } => Class::Droppable,

@@ -2,7 +2,8 @@
 //!
 //! `GET /evergate/v1/hosts/{host}/stream` ([`stream`]) answers lines of JSON for as long as both live;
 //! `POST /evergate/v1/hosts/{host}/report` ([`report`]) takes a whole report. The words are in
-//! [`evergate_model::stream`]. Both need TLS with the host's own certificate, which it gets by [`join`]: a host is told
+//! [`evergate_model::stream`]; `POST /evergate/v1/hosts/{host}/letters` ([`letters`]) is how hosts reach each other when all
+//! other ways are cut. All need TLS with the host's own certificate, which it gets by [`join`]: a host is told
 //! and reports what is its own ([`admission`]).
 //!
 //! Everything here is level-triggered: a lost line, report or connection costs a snapshot or the wait
@@ -10,6 +11,7 @@
 
 mod admission;
 mod join;
+mod letters;
 mod relevance;
 mod report;
 mod stream;
@@ -28,6 +30,7 @@ use evergate_model::HostReport;
 use tokio::sync::{Semaphore, watch};
 
 pub use admission::Discard;
+use letters::Office;
 pub use relevance::concerns;
 
 use crate::error::ApiError;
@@ -73,6 +76,7 @@ pub struct Hosts {
     turns: Semaphore,
     /// Last report of each host, to see cheaply that nothing changed. Losing it costs one full look.
     seen: Mutex<HashMap<String, Seen>>,
+    office: Arc<Office>,
 }
 
 impl std::fmt::Debug for Hosts {
@@ -98,6 +102,9 @@ impl Hosts {
         auto_schedule: bool,
         stopping: watch::Receiver<bool>,
     ) -> Self {
+        let office = Arc::new(Office::default());
+        let of_others = Arc::clone(&office);
+        store.on_carried(Box::new(move |text| of_others.hand_out_carried(text)));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             store,
@@ -109,6 +116,7 @@ impl Hosts {
             stopping,
             turns: Semaphore::new(processors.max(2)),
             seen: Mutex::default(),
+            office,
         }
     }
 
@@ -129,6 +137,7 @@ pub fn routes(hosts: Arc<Hosts>) -> Router {
     let of_members = Router::new()
         .route("/evergate/v1/hosts/{host}/stream", get(stream::stream))
         .route("/evergate/v1/hosts/{host}/report", post(report::report))
+        .route("/evergate/v1/hosts/{host}/letters", post(letters::take))
         .layer(DefaultBodyLimit::max(LARGEST_REPORT))
         .merge(
             Router::new()

@@ -30,6 +30,8 @@ pub(super) async fn report(State(hosts): State<Arc<Hosts>>, Path(host): Path<Str
     if let Err(why) = acceptable(&report, &host) {
         return refusal(StatusCode::BAD_REQUEST, why);
     }
+    // Also while the database cannot be used.
+    hosts.office.learn(&host, report.agents.iter().find_map(agent::tunnel_ip));
     match tokio::task::spawn_blocking(move || take(&hosts, report)).await {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use evergate_model::HostConfig;
@@ -33,29 +33,43 @@ use crate::store::{StoreError, TxError as _};
 /// Pause between looks at a database that cannot be used.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
-pub(super) async fn stream(State(hosts): State<Arc<Hosts>>, Extension(member): Extension<Member>) -> Response {
+pub(super) async fn stream(
+    State(hosts): State<Arc<Hosts>>,
+    Extension(member): Extension<Member>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let host = member.host.clone();
     // The first read tells whether there is anything to stream, while a status can still be answered.
     let first = match read(&hosts, &host).await {
         Ok(config) => config,
         Err(error) => return store_refusal(&error),
     };
-    let (sender, receiver) = channel(1);
+    let (sender, lines) = channel(1);
+    // A host of an earlier version would not understand them.
+    let wants_letters = query.is_some_and(|query| query.split('&').any(|pair| pair == "letters=true"));
+    let letters = wants_letters.then(|| hosts.office.open_box(&host));
     tokio::spawn(follow(hosts, member, first, sender));
-    let mut response = Response::new(Body::new(Lines(receiver)));
+    let mut response = Response::new(Body::new(Lines { lines, letters }));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response
 }
 
-/// The lines of a stream, as a body.
-struct Lines(Receiver<Bytes>);
+/// The lines of a stream, as a body. Letters do not wait for what is read from the database, nor for the line before.
+struct Lines {
+    lines: Receiver<Bytes>,
+    letters: Option<Receiver<Bytes>>,
+}
 
 impl http_body::Body for Lines {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
+        let letter = self.letters.as_mut().map(|letters| letters.poll_recv(cx));
+        if let Some(Poll::Ready(Some(letter))) = letter {
+            return Poll::Ready(Some(Ok(Frame::data(letter))));
+        }
+        self.lines.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
     }
 }
 
@@ -156,7 +170,7 @@ async fn room<'a>(hosts: &Hosts, sender: &'a Sender<Bytes>) -> Result<Permit<'a,
     }
 }
 
-fn line(said: &Downstream) -> Bytes {
+pub(super) fn line(said: &Downstream) -> Bytes {
     let mut line = serde_json::to_vec(said).expect("maps with textual keys are always JSON");
     line.push(b'\n');
     line.into()

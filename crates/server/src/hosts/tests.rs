@@ -95,10 +95,14 @@ impl Fixture {
     }
 
     fn follow(&self, host: &str) -> Lines {
+        self.follow_with(host, "")
+    }
+
+    fn follow_with(&self, host: &str, query: &str) -> Lines {
         let mut socket = TcpStream::connect(self.served.0).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let request = format!(
-            "GET /evergate/v1/hosts/{host}/stream HTTP/1.1\r\nHost: x\r\n{SHOWN}: {}\r\n\r\n",
+            "GET /evergate/v1/hosts/{host}/stream{query} HTTP/1.1\r\nHost: x\r\n{SHOWN}: {}\r\n\r\n",
             self.certificate(host)
         );
         std::io::Write::write_all(&mut socket, request.as_bytes()).unwrap();
@@ -140,7 +144,9 @@ impl Lines {
     fn snapshot(&mut self) -> HostConfig {
         match self.next().unwrap() {
             Downstream::Snapshot { config } => config,
-            other @ (Downstream::Change(_) | Downstream::Ping { .. }) => panic!("the stream begins with {other:?}"),
+            other @ (Downstream::Change(_) | Downstream::Letter(_) | Downstream::Ping { .. }) => {
+                panic!("the stream begins with {other:?}")
+            }
         }
     }
 
@@ -223,7 +229,7 @@ fn nobody_is_let_in_without_a_certificate_that_counts() {
         (other, 403, "the certificate of host 'h2', and 'h1' is another", "other_host"),
     ];
     for (shown, status, words, counter) in cases {
-        for (method, what) in [("GET", "stream"), ("POST", "report"), ("POST", "renew")] {
+        for (method, what) in [("GET", "stream"), ("POST", "report"), ("POST", "renew"), ("POST", "letters")] {
             let before = f.discards(counter);
             let path = format!("/evergate/v1/hosts/h1/{what}");
             let (answered, text) = f.served.text(method, &path, &[(SHOWN, &shown)]);
@@ -309,6 +315,53 @@ fn a_report_makes_the_hosts_agents_visible() {
     let f = Fixture::new();
     assert_eq!(f.post("h1", &report("h1", 1)).status, 204);
     assert_eq!(f.agents(), [("h1".into(), "L3 agent".into(), false), ("h1".into(), "Linux bridge agent".into(), true)]);
+}
+
+/// A host with another tunnel address than the rest.
+fn report_from(host: &str, tunnel: &str) -> HostReport {
+    let mut report = report(host, 1);
+    report.agents[1].configurations.insert("tunneling_ip".to_owned(), json!(tunnel));
+    report
+}
+
+#[test]
+fn letters_go_into_the_addressee_s_stream_with_the_sender_s_address_or_are_lost() {
+    let f = Fixture::new();
+    let post = |host: &str, body: &serde_json::Value| {
+        let path = format!("/evergate/v1/hosts/{host}/letters");
+        f.served.call("POST", &path, &[(SHOWN, &f.certificate(host))], Some(body)).status
+    };
+    let to = |peer: &str, datagram: &str| json!([{"peer": peer, "datagram": datagram}]);
+    assert_eq!(post("h1", &to("192.0.2.12", "00")), 409, "nobody knows where it is from");
+    f.post("h1", &report_from("h1", "192.0.2.11"));
+    f.post("h2", &report_from("h2", "192.0.2.12"));
+    f.post("h3", &report_from("h3", "192.0.2.13"));
+    assert_eq!(post("h1", &to("192.0.2.12", "00")), 204, "it is not kept");
+    let mut second = f.follow_with("h2", "?letters=true");
+    let mut third = f.follow("h3");
+    second.snapshot();
+    third.snapshot();
+    assert_eq!(post("h1", &to("192.0.2.12", "0a")), 204);
+    assert_eq!(post("h1", &to("192.0.2.13", "0b")), 204, "it did not ask for letters");
+    assert_eq!(post("h1", &to("192.0.2.99", "0c")), 204);
+    let letter = evergate_model::stream::Letter { peer: "192.0.2.11".parse().unwrap(), datagram: "0a".to_owned() };
+    assert_eq!(second.change(), Downstream::Letter(letter));
+    let said = std::iter::from_fn(|| third.next()).take(3).collect::<Vec<_>>();
+    assert!(said.iter().all(|line| matches!(line, Downstream::Ping { .. })), "{said:?}");
+
+    // A host that connects again is told on its new stream.
+    let mut again = f.follow_with("h2", "?letters=true");
+    again.snapshot();
+    assert_eq!(post("h3", &to("192.0.2.12", "0d")), 204);
+    assert!(matches!(again.change(), Downstream::Letter(letter) if letter.datagram == "0d"));
+
+    // Too long, too many, no letters; and one that nobody reads is lost without delay.
+    assert_eq!(post("h1", &to("192.0.2.12", &"0".repeat(5000))), 400);
+    assert_eq!(post("h1", &json!(vec![json!({"peer": "192.0.2.12", "datagram": "00"}); 65])), 400);
+    assert_eq!(post("h1", &json!({"peer": 7})), 400);
+    for _ in 0..10 {
+        assert_eq!(post("h1", &json!(vec![json!({"peer": "192.0.2.12", "datagram": "0".repeat(4000)}); 64])), 204);
+    }
 }
 
 #[test]
@@ -398,7 +451,9 @@ fn a_stream_begins_with_a_snapshot_and_tells_changes_and_silence() {
     let id = bound_port(&f.store, 1, "h1");
     match lines.change() {
         Downstream::Change(change) => change.apply(&mut config).unwrap(),
-        other @ (Downstream::Snapshot { .. } | Downstream::Ping { .. }) => panic!("expected a change, not {other:?}"),
+        other @ (Downstream::Snapshot { .. } | Downstream::Letter(_) | Downstream::Ping { .. }) => {
+            panic!("expected a change, not {other:?}")
+        }
     }
     assert!(config.networks.values().any(|n| n.ports.contains_key(&id)));
     assert_eq!(config, f.store.read(|tx| crate::hostview::host_config(tx, &f.options, "h1")).unwrap());

@@ -1,5 +1,7 @@
 //! Agents: the roles of hosts, as `network agent list` shows them.
 
+use std::net::IpAddr;
+
 use evergate_model::host::{AgentKind, AgentReport};
 use evergate_model::{AgentId, RouterId};
 use jiff::{SignedDuration, Timestamp};
@@ -153,7 +155,7 @@ pub fn upsert(
 ) -> Result<Upserted, StoreError> {
     let (agent_type, binary, topic) = words(report.kind);
     let configurations = Value::Object(report.configurations.clone()).to_string();
-    let tunnel_ip = tunnel_ip(report);
+    let tunnel_ip = tunnel_ip(report).map(|ip| ip.to_string());
     let now = tx.now_text();
     let sql = "SELECT id, tunnel_ip, configurations FROM agents WHERE agent_type = ?1 AND host = ?2";
     let known = tx.query_opt(sql, &values![agent_type, host], |row| {
@@ -185,12 +187,11 @@ pub fn upsert(
 }
 
 /// Where tunnels to the host end: L2 agents say it in their `configurations`.
-fn tunnel_ip(report: &AgentReport) -> Option<String> {
+pub(crate) fn tunnel_ip(report: &AgentReport) -> Option<IpAddr> {
     match report.kind {
         AgentKind::L3 => None,
         AgentKind::LinuxBridge | AgentKind::OpenVSwitch => {
-            let ip = report.configurations.get("tunneling_ip")?.as_str()?;
-            ip.parse::<std::net::IpAddr>().ok().map(|ip| ip.to_string())
+            report.configurations.get("tunneling_ip")?.as_str()?.parse().ok()
         }
     }
 }

@@ -5,9 +5,11 @@
 //! notification for a burst of writes, and none inside a transaction, where each would hold up every other
 //! commit. A look at the newest revision every second is for what was announced to nobody: a server that
 //! died after its commit, a connection that was just made.
+//!
+//! The same connection carries what one server has to say to the others at once or not at all ([`Carrier`]).
 
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,6 +19,9 @@ use tokio_postgres::{AsyncMessage, Config, NoTls};
 use super::{Cause, StoreError};
 
 const CHANNEL: &str = "evergate_revision";
+const CARRIED: &str = "evergate_carried";
+/// What waits to be carried. More is lost.
+const MOST_CARRIED: usize = 256;
 /// Commits of so long become one announcement.
 const GATHER: Duration = Duration::from_millis(2);
 /// Pause between two looks.
@@ -26,14 +31,40 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long one exchange may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Takes what another server says; must not wait.
+pub type Hear = Box<dyn Fn(&str) + Send + Sync>;
+
+/// Carries short texts between the servers beside one database, outside of all transactions. What cannot be carried at
+/// once is lost.
+#[derive(Clone, Default)]
+pub(super) struct Carrier {
+    hear: Arc<OnceLock<Hear>>,
+    out: Option<mpsc::Sender<String>>,
+}
+
+impl Carrier {
+    pub(super) fn on_heard(&self, hear: Hear) {
+        let _ = self.hear.set(hear);
+    }
+
+    pub(super) fn carry(&self, text: String) {
+        if let Some(out) = &self.out {
+            let _ = out.try_send(text);
+        }
+    }
+}
+
 /// The thread; it ends with the value.
 pub(super) struct Follower {
     _stop: oneshot::Sender<()>,
 }
 
 impl Follower {
-    pub(super) fn start(config: Config, newest: Arc<watch::Sender<u64>>) -> Result<Self, StoreError> {
+    pub(super) fn start(config: Config, newest: Arc<watch::Sender<u64>>) -> Result<(Self, Carrier), StoreError> {
         let (stop, stopped) = oneshot::channel::<()>();
+        let (out, mut carried) = mpsc::channel(MOST_CARRIED);
+        let carrier = Carrier { hear: Arc::default(), out: Some(out) };
+        let hear = Arc::clone(&carrier.hear);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -43,20 +74,25 @@ impl Follower {
             .spawn(move || {
                 runtime.block_on(async {
                     tokio::select! {
-                        () = follow_for_ever(&config, &newest) => {}
+                        () = follow_for_ever(&config, &newest, &hear, &mut carried) => {}
                         _ = stopped => {}
                     }
                 });
             })
             .map_err(|error| StoreError::Database(error.into()))?;
-        Ok(Self { _stop: stop })
+        Ok((Self { _stop: stop }, carrier))
     }
 }
 
-async fn follow_for_ever(config: &Config, newest: &watch::Sender<u64>) {
+async fn follow_for_ever(
+    config: &Config,
+    newest: &watch::Sender<u64>,
+    on_carried: &Arc<OnceLock<Hear>>,
+    carried: &mut mpsc::Receiver<String>,
+) {
     let mut was_lost = false;
     loop {
-        let lost = match follow(config, newest, &mut was_lost).await {
+        let lost = match follow(config, newest, &mut was_lost, on_carried, carried).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -72,12 +108,20 @@ async fn follow(
     config: &Config,
     newest: &watch::Sender<u64>,
     was_lost: &mut bool,
+    on_carried: &Arc<OnceLock<Hear>>,
+    carried: &mut mpsc::Receiver<String>,
 ) -> Result<std::convert::Infallible, Cause> {
     let (client, mut connection) = timeout(PATIENCE, config.connect(NoTls)).await??;
     let (heard, mut hear) = mpsc::unbounded_channel();
+    let hear_carried = Arc::clone(on_carried);
     let driven = tokio::spawn(async move {
         while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
             match message {
+                Ok(AsyncMessage::Notification(notification)) if notification.channel() == CARRIED => {
+                    if let Some(hear) = hear_carried.get() {
+                        hear(notification.payload());
+                    }
+                }
                 Ok(AsyncMessage::Notification(notification)) => {
                     if heard.send(notification.payload().parse::<u64>().ok()).is_err() {
                         return Ok(());
@@ -90,10 +134,12 @@ async fn follow(
         Ok(())
     });
     let _abort = AbortOnDrop(driven);
-    timeout(PATIENCE, client.batch_execute(&format!("LISTEN {CHANNEL}"))).await??;
+    timeout(PATIENCE, client.batch_execute(&format!("LISTEN {CHANNEL}; LISTEN {CARRIED}"))).await??;
     if std::mem::take(was_lost) {
         tracing::info!("the database's notifications are back");
     }
+    // What waited for the connection is of no use any more.
+    while carried.try_recv().is_ok() {}
     let mut local = newest.subscribe();
     // What others are known to know.
     let mut announced = 0;
@@ -113,6 +159,10 @@ async fn follow(
                     Some(None) => break,
                     None => return Err("the connection was closed".into()),
                 },
+                Some(text) = carried.recv() => {
+                    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&CARRIED, &text];
+                    timeout(PATIENCE, client.execute("SELECT pg_notify($1, $2)", &params)).await??;
+                }
                 _ = local.changed() => {
                     if *local.borrow_and_update() > announced {
                         sleep(GATHER).await;

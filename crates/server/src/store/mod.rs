@@ -37,12 +37,13 @@ use tokio::sync::watch;
 pub use copy::copy;
 pub use dialect::Dialect;
 pub use error::{Cause, Outage, StoreError, TxError};
+pub use follow::Hear;
 pub use tx::{Tx, timestamp_text};
 pub use value::{Row, Value};
 
 use crate::values;
 use connection::{Connection, Origin, RollbackOnDrop};
-use follow::Follower;
+use follow::{Carrier, Follower};
 use pool::{Outages, Readers};
 
 /// SQLite's idle reader connections that are kept; more may be open at once.
@@ -107,6 +108,7 @@ pub struct Store {
     readers: Readers,
     outages: Outages,
     newest: Arc<watch::Sender<u64>>,
+    carrier: Carrier,
     _follower: Option<Follower>,
 }
 
@@ -139,15 +141,25 @@ impl Store {
         let sql = "INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
         writer.execute(sql, &values![CLAIM_KEY, crate::random::secret_hex()])?;
         let newest = Arc::new(watch::channel(Tx::new(&writer).revision()?).0);
-        let (readers, follower) = match &origin {
-            Origin::Sqlite(_) => (Readers::new(usize::MAX, IDLE_READERS), None),
+        let (readers, follower, carrier) = match &origin {
+            Origin::Sqlite(_) => (Readers::new(usize::MAX, IDLE_READERS), None, Carrier::default()),
             Origin::Postgres(config) => {
-                let follower = Follower::start(config.as_ref().clone(), Arc::clone(&newest))?;
-                (Readers::new(POSTGRES_READERS, POSTGRES_READERS), Some(follower))
+                let (follower, carrier) = Follower::start(config.as_ref().clone(), Arc::clone(&newest))?;
+                (Readers::new(POSTGRES_READERS, POSTGRES_READERS), Some(follower), carrier)
             }
         };
         let (writer, outages) = (Mutex::new(Some(writer)), Outages::new("written"));
-        Ok(Self { origin, writer, readers, outages, newest, _follower: follower })
+        Ok(Self { origin, writer, readers, outages, newest, carrier, _follower: follower })
+    }
+
+    /// Says something to the other servers beside this database, at once or not at all; a few kilobytes at most.
+    pub fn carry(&self, text: String) {
+        self.carrier.carry(text);
+    }
+
+    /// Sets who takes what the other servers, and this one, say by [`carry`](Self::carry). Only the first is kept.
+    pub fn on_carried(&self, hear: Hear) {
+        self.carrier.on_heard(hear);
     }
 
     /// Whose SQL the database speaks.

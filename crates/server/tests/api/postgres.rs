@@ -250,6 +250,24 @@ fn a_deployment_moves_from_sqlite_to_an_empty_database_and_to_no_other() {
 }
 
 #[test]
+fn what_one_server_carries_another_hears() {
+    let cluster = Cluster::start();
+    let url = cluster.make_database();
+    let (one, other) = (store(&url), store(&url));
+    let (told, heard) = std::sync::mpsc::channel();
+    other.on_carried(Box::new(move |text| drop(told.send(text.to_owned()))));
+    let longest = "x".repeat(5000);
+    for text in ["it's a 'quoted' one", &longest] {
+        // What is said before both have their connection is lost.
+        let text_heard = wait_for("it is heard", || {
+            one.carry(text.to_owned());
+            heard.recv_timeout(Duration::from_millis(100)).ok().filter(|heard| heard == text)
+        });
+        assert_eq!(text_heard, text);
+    }
+}
+
+#[test]
 fn a_server_of_a_later_version_is_not_overrun() {
     if std::env::var(POSTGRES).is_ok() {
         return;

@@ -91,6 +91,11 @@ impl Company {
         self.heard.get(&host).copied()
     }
 
+    /// Whether anybody but one host was heard since a time.
+    pub fn hears_since(&self, since: Instant, but: IpAddr) -> bool {
+        self.heard.iter().any(|(host, at)| *host != but && *at >= since)
+    }
+
     /// When anybody was last heard.
     pub fn last(&self) -> Option<Instant> {
         self.heard.values().max().copied()

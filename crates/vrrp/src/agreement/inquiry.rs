@@ -26,6 +26,19 @@ pub struct Answer {
     pub active: bool,
 }
 
+/// What is known of the suspect by way of the server, which carries questions and answers between hosts that may not
+/// hear each other otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum ByServer {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// It lived after it fell silent here, and has not said yet whether it is active.
+    Lives { hears_others: bool },
+    /// It is active.
+    Active { host: IpAddr, hears_others: bool },
+}
+
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -64,6 +77,7 @@ pub struct Inquiry {
     reached: BTreeSet<IpAddr>,
     lives: Option<IpAddr>,
     gave_up: bool,
+    by_server: ByServer,
 }
 
 impl Inquiry {
@@ -81,6 +95,7 @@ impl Inquiry {
             reached: BTreeSet::new(),
             lives: None,
             gave_up: false,
+            by_server: ByServer::Silent,
         }
     }
 
@@ -117,6 +132,31 @@ impl Inquiry {
         }
     }
 
+    /// Takes a sign of life of the suspect that came by way of the server, after the suspect fell silent here.
+    /// `hears_others`: it hears other hosts than the one that asks.
+    pub fn handle_sign_by_server(&mut self, hears_others: bool) {
+        if !matches!(self.by_server, ByServer::Active { .. }) {
+            self.by_server = ByServer::Lives { hears_others };
+        }
+    }
+
+    /// An answer by way of the server may come, and there is time to wait for it.
+    pub fn expect_server(&mut self) {
+        if self.by_server == ByServer::Silent {
+            self.by_server = ByServer::Lives { hears_others: false };
+        }
+    }
+
+    /// Takes an answer that came by way of the server. It can keep the asker from taking over, and nothing else: a
+    /// server that is away, slow or wrong delays nobody.
+    pub fn handle_answer_by_server(&mut self, answer: Answer, hears_others: bool) {
+        if answer.active {
+            self.by_server = ByServer::Active { host: answer.speaker, hears_others };
+        } else if Some(answer.speaker) == self.suspect {
+            self.by_server = ByServer::Silent;
+        }
+    }
+
     /// Tells whether the question is to be sent (again), and counts that as done.
     pub fn take_question(&mut self, now: Instant) -> bool {
         let due = self.again <= now;
@@ -140,6 +180,11 @@ impl Inquiry {
         if now < self.until() {
             return None;
         }
+        if let ByServer::Active { host, hears_others } = self.by_server
+            && self.believes(hears_others)
+        {
+            return Some(Verdict::Stay(Stay::Lives(host)));
+        }
         let cut_off = self.reached.is_empty() && self.company && !self.rules.serve_alone;
         Some(if cut_off { Verdict::Stay(Stay::Isolated) } else { Verdict::TakeOver })
     }
@@ -147,7 +192,19 @@ impl Inquiry {
     fn until(&self) -> Instant {
         // Without anybody else to expect an answer from, waiting longer tells nothing.
         let nobody = self.reached.is_empty() && self.company;
-        self.since + if nobody || self.seen { self.rules.patience.max(self.rules.listen) } else { self.rules.listen }
+        let by_server = matches!(self.by_server, ByServer::Lives { hears_others } if self.believes(hears_others));
+        self.since
+            + if nobody || self.seen || by_server {
+                self.rules.patience.max(self.rules.listen)
+            } else {
+                self.rules.listen
+            }
+    }
+
+    /// Whether a host that answers by way of the server is to be left the role. Not if others answer here while it
+    /// hears nobody: then it is cut off, and about to step down.
+    fn believes(&self, hears_others: bool) -> bool {
+        hears_others || self.reached.is_empty()
     }
 
     /// When to look again.

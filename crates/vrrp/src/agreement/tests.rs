@@ -77,6 +77,48 @@ fn a_copy_that_nobody_answers_stays_unless_the_setting_says_otherwise_or_there_i
 }
 
 #[test]
+fn what_comes_by_way_of_the_server_can_only_prevent_a_takeover() {
+    let now = start();
+    let ask = |company| {
+        let mut inquiry = Inquiry::ask(rules(), Some(host(1)), company, false, now);
+        inquiry.handle_due();
+        inquiry
+    };
+    let answer = |active| Answer { speaker: host(1), active };
+    let lives = Some(Verdict::Stay(Stay::Lives(host(1))));
+
+    // Of two hosts. A sign of life is waited upon, but not for ever.
+    let mut inquiry = ask(false);
+    assert_eq!(inquiry.verdict(now + 20 * MS), Some(Verdict::TakeOver), "a server that says nothing delays nobody");
+    inquiry.handle_sign_by_server(false);
+    assert_eq!(inquiry.verdict(now + 299 * MS), None);
+    assert_eq!(inquiry.poll_timeout().map(|at| at - now), Some(Duration::ZERO), "it is asked again meanwhile");
+    assert_eq!(inquiry.verdict(now + 300 * MS), Some(Verdict::TakeOver));
+    inquiry.handle_answer_by_server(answer(true), false);
+    assert_eq!(inquiry.verdict(now + 20 * MS), lives);
+    inquiry.handle_answer_by_server(answer(false), false);
+    assert_eq!(inquiry.verdict(now + 20 * MS), Some(Verdict::TakeOver));
+    let mut other = ask(false);
+    other.expect_server();
+    assert_eq!((other.verdict(now + 299 * MS), other.verdict(now + 300 * MS)), (None, Some(Verdict::TakeOver)));
+
+    // A witness answers here: then the active is left the role if it is not the one that is alone.
+    for (hears_others, verdict) in [(false, Some(Verdict::TakeOver)), (true, lives)] {
+        let mut inquiry = ask(true);
+        inquiry.handle_answer(Answer { speaker: host(3), active: false }, now);
+        inquiry.handle_sign_by_server(hears_others);
+        assert_eq!(inquiry.verdict(now + 20 * MS), verdict.filter(|_| !hears_others));
+        inquiry.handle_answer_by_server(answer(true), hears_others);
+        assert_eq!(inquiry.verdict(now + 20 * MS), verdict);
+    }
+
+    // Whoever is cut off is not made active by it.
+    let mut inquiry = ask(true);
+    inquiry.handle_answer_by_server(answer(false), true);
+    assert_eq!(inquiry.verdict(now + 300 * MS), Some(Verdict::Stay(Stay::Isolated)));
+}
+
+#[test]
 fn when_the_first_way_is_back_the_others_get_time_to_be_back() {
     let now = start();
     let mut inquiry = Inquiry::ask(rules(), None, true, true, now);

@@ -1,5 +1,7 @@
 //! Never two actives: claims supersede, silence is asked about, and whoever is cut off gives up.
 
+use evergate_vrrp::router::Version;
+
 use super::*;
 use crate::claims::question::Kind as Say;
 
@@ -344,6 +346,154 @@ fn a_host_whose_packets_are_late_is_asked_by_other_ways_before_it_is_given_up() 
     }
 }
 
+impl Host {
+    /// The letters that were given to the server.
+    fn letters(&mut self) -> Vec<(IpAddr, Question)> {
+        std::mem::take(&mut self.letters)
+    }
+
+    fn letter_from(&mut self, from: IpAddr, question: &Question) {
+        self.say(ToKeeper::Letter { from, datagram: hex::encode(&question.emit(&key())) });
+    }
+
+    fn discards(&self, reason: &str) -> u64 {
+        self.engine.status().discards.get(reason).copied().unwrap_or(0)
+    }
+}
+
+/// Backup of a router that `THEIRS` has, which was just found to be silent; who answered by way of the server when its
+/// packets were late, if anybody did.
+fn bereaved(answers: Option<Say>) -> Host {
+    let mut host = Host::beside(THEIRS, 300);
+    host.say(ToKeeper::Server { reachable: true });
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    host.claim_from(THEIRS, Kind::Claim, 1);
+    host.hear(advertisement(200, 50));
+    host.run_beside(&mut peer, Duration::from_millis(500));
+    host.letters();
+    let mut early = 0;
+    while !host.is_down(THEIRS) {
+        host.advance(Duration::from_millis(10));
+        if host.is_down(THEIRS) {
+            break;
+        }
+        for (to, question) in host.letters() {
+            assert_eq!((to, question.subject, question.entries.len()), (THEIRS, THEIRS, 0));
+            early += 1;
+            if let Some(kind) = answers {
+                host.letter_from(THEIRS, &Question { kind, sender: THEIRS, ..question });
+            }
+        }
+    }
+    assert_eq!(early, 1);
+    host
+}
+
+#[test]
+fn an_active_that_answers_by_way_of_the_server_alone_keeps_the_role() {
+    let mut host = bereaved(Some(Say::LonelyAnswer));
+    host.advance(Duration::from_millis(100));
+    assert_eq!(host.state(), "backup", "its word is waited for, since it lives");
+    let (_, question) = host.letters().pop().unwrap();
+    let entries = vec![Entry { router: R, epoch: 1, vtep: Some(THEIRS) }];
+    let answer = Question { kind: Say::LonelyAnswer, sender: THEIRS, entries, ..question };
+    host.letter_from(THEIRS, &answer);
+    host.advance(Duration::from_millis(250));
+    assert_eq!(host.state(), "backup");
+    assert_eq!(host.told("not heard on the HA network, but says by another way"), 1, "{:?}", host.log);
+
+    // It is asked again and again; and when it does not answer any more, that is the end of it.
+    host.advance(Duration::from_millis(1500));
+    assert_eq!(host.state(), "active");
+    assert!(!host.letters().is_empty());
+}
+
+#[test]
+fn a_server_that_says_nothing_or_is_away_delays_no_takeover() {
+    let mut host = bereaved(None);
+    host.advance(Duration::from_millis(20));
+    assert_eq!(host.state(), "active");
+
+    let mut host = shared(200);
+    host.say(ToKeeper::Server { reachable: true });
+    host.say(ToKeeper::Server { reachable: false });
+    host.hear(advertisement(200, 50));
+    host.advance(ACTIVE_DOWN);
+    assert_eq!((host.state(), host.letters().len()), ("active".to_owned(), 0));
+}
+
+#[test]
+fn an_active_that_hears_nobody_else_is_replaced_where_others_answer_and_one_that_does_is_not() {
+    for (kind, state) in [(Say::LonelyAnswer, "active"), (Say::Answer, "backup")] {
+        let mut host = bereaved(Some(kind));
+        let entries = vec![Entry { router: R, epoch: 1, vtep: Some(THEIRS) }];
+        let (_, question) = host.letters().pop().unwrap();
+        host.answered_by(THIRD, THIRD, None);
+        host.letter_from(THEIRS, &Question { kind, sender: THEIRS, entries, ..question });
+        host.advance(Duration::from_millis(350));
+        assert_eq!(host.state(), state);
+    }
+}
+
+#[test]
+fn letters_that_are_recorded_forged_or_anything_but_answers_are_refused_and_counted() {
+    let mut host = bereaved(Some(Say::LonelyAnswer));
+    let (_, question) = host.letters().pop().unwrap();
+    let entries = vec![Entry { router: R, epoch: 1, vtep: Some(THEIRS) }];
+    let answer = Question { kind: Say::Answer, sender: THEIRS, entries, ..question };
+    host.letter_from(THEIRS, &Question { number: answer.number.wrapping_sub(500), ..answer.clone() });
+    assert_eq!(host.discards("answer_unasked"), 1);
+    // As another host's, and by another key.
+    host.letter_from(THIRD, &answer);
+    host.say(ToKeeper::Letter { from: THEIRS, datagram: "zz".to_owned() });
+    let forged = hex::encode(&answer.emit(&ClaimKey::new(b"other".to_vec()).unwrap()));
+    host.say(ToKeeper::Letter { from: THEIRS, datagram: forged });
+    // What may only come by the hosts' own network.
+    host.letter_from(THEIRS, &Question { kind: Say::Handover, origin: THEIRS, ..answer.clone() });
+    host.letter_from(THEIRS, &Question { kind: Say::Question, subject: THIRD, ..answer.clone() });
+    assert_eq!((host.discards("letter_astray"), host.discards("letter_unreadable")), (2, 1));
+    assert_eq!(
+        (host.discards("claim_sender"), host.discards("claim_key")),
+        (1, 1),
+        "{:?}",
+        host.engine.status().discards
+    );
+    host.advance(Duration::from_millis(350));
+    assert_eq!(host.state(), "active", "none of it kept the router");
+}
+
+#[test]
+fn whoever_is_asked_by_letter_says_whether_it_has_company_as_soon_as_it_knows() {
+    let mut host = active(200);
+    host.say(ToKeeper::Server { reachable: true });
+    let entries = vec![Entry { router: R, epoch: 0, vtep: None }];
+    let (origin, kind) = (THEIRS, Say::Question);
+    let question = Question { kind, sender: THEIRS, origin, subject: OURS, number: 9, entries };
+    host.letter_from(THEIRS, &question);
+    let said = |host: &mut Host| -> Vec<(IpAddr, Say, u64, Option<IpAddr>)> {
+        host.letters().into_iter().map(|(to, q)| (to, q.kind, q.number, q.entries[0].vtep)).collect()
+    };
+    assert_eq!(said(&mut host), [(THEIRS, Say::LonelyAnswer, 9, Some(OURS))]);
+    assert!(host.asked.iter().any(|(to, q)| *to == THIRD && q.kind == Say::Question), "{:?}", host.asked);
+    host.advance(Duration::from_millis(10));
+    host.claim_from(THIRD, Kind::Repeat, 0);
+    assert_eq!(said(&mut host), [(THEIRS, Say::Answer, 9, Some(OURS))]);
+    host.claim_from(THIRD, Kind::Repeat, 0);
+    assert_eq!(said(&mut host), [], "once");
+
+    // Being reached by way of the server is no company: whoever loses all others gives up all the same.
+    let mut host = active(200);
+    host.say(ToKeeper::Server { reachable: true });
+    host.say_known(THIRD, 1, Some(OURS));
+    host.say_known(THEIRS, 1, Some(OURS));
+    for _ in 0..20 {
+        host.advance(Duration::from_millis(200));
+        host.letter_from(THEIRS, &question);
+    }
+    assert_eq!(host.state(), "backup");
+}
+
 #[test]
 fn a_handover_is_taken_at_once_and_a_recorded_one_is_not() {
     let mut host = shared(200);
@@ -449,6 +599,79 @@ fn active_and_replicating() -> Host {
     host.asked.clear();
     host.log.clear();
     host
+}
+
+#[test]
+fn a_handover_waits_for_a_host_that_was_just_started_and_for_its_copy() {
+    for returns in [true, false] {
+        let mut host = Host::beside(THEIRS, 300);
+        let replicating = Settings { replication_port: Some(3797), ..bfd_settings(300) };
+        host.say(ToKeeper::Settings { settings: replicating });
+        let mut peer = Peer::new(THEIRS, 300);
+        host.run_beside(&mut peer, Duration::from_secs(3));
+        // It stops, as the first host of a rolling restart, and this one takes over.
+        peer.stop(host.now);
+        host.hear(advertisement(200, 0));
+        host.run_beside(&mut peer, Duration::from_secs(2));
+        assert_eq!(host.state(), "active");
+        host.asked.clear();
+        host.engine.handle_stop(host.now);
+        host.settle();
+        host.advance(Duration::from_secs(2));
+        assert_eq!((handovers(&mut host), host.state()), (vec![], "active".to_owned()));
+        if !returns {
+            host.advance(Duration::from_millis(3900));
+            assert_eq!(handovers(&mut host), []);
+            host.advance(Duration::from_millis(200));
+            assert!(!handovers(&mut host).is_empty(), "it may be that BFD alone does not pass");
+            host.advance(Duration::from_millis(1000));
+            assert!(host.engine.is_stopped(), "but nobody waits for ever");
+            continue;
+        }
+        let mut peer = Peer::new(THEIRS, 300);
+        host.run_beside(&mut peer, Duration::from_millis(2500));
+        assert_eq!(handovers(&mut host), [], "its kernel does not hold the connections yet");
+        host.complete = BTreeSet::from([THEIRS]);
+        host.run_beside(&mut peer, Duration::from_millis(1200));
+        let asked = handovers(&mut host).len();
+        assert!(asked > 20, "its copy may take no part yet, so it is asked again and again: {asked}");
+        host.claim_from(THEIRS, Kind::Claim, 2);
+        host.run_beside(&mut peer, Duration::from_millis(300));
+        assert!(host.engine.is_stopped() && !host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+    }
+}
+
+#[test]
+fn a_keeper_that_is_restarted_on_purpose_is_given_time_even_at_short_intervals() {
+    let mut host = Host::beside(THEIRS, 300);
+    (host.spec.vrrp_version, host.spec.advertise_interval_cs) = (3, 10);
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    host.claim_from(THEIRS, Kind::Claim, 1);
+    host.log.clear();
+    let config = Config::neutron(Vrid::new(1).unwrap(), COPY);
+    let config = Config { version: Version::V3, advertise_interval_cs: 10, ..config };
+    host.hear(frame_of(&config, 200, 50));
+    peer.stop(host.now);
+    host.run_beside(&mut peer, Duration::from_millis(2900));
+    assert_eq!(host.state(), "backup", "{:?}", host.log);
+    host.advance(Duration::from_millis(400));
+    assert_eq!(host.state(), "active", "but not for ever");
+
+    // Whoever restarts says so, and touches nothing.
+    let mut host = Host::beside(THEIRS, 300);
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    host.hear(advertisement(200, 0));
+    host.run_beside(&mut peer, Duration::from_secs(2));
+    assert_eq!((host.state(), host.kernel.len()), ("active".to_owned(), 4));
+    host.log.clear();
+    host.engine.handle_restart(host.now);
+    host.settle();
+    host.run_beside(&mut peer, Duration::from_millis(1));
+    assert_eq!(peer.last_change, Some((State::Down, Diagnostic::NEIGHBOR_SIGNALED_DOWN)));
+    assert_eq!((host.kernel.len(), host.log.len()), (4, 0), "{:?}", host.log);
 }
 
 #[test]
