@@ -50,15 +50,15 @@ pub(crate) fn measure(run: &Run, wires: &Wires, pids: [&[u32]; 2]) -> Result<Cos
     Ok(costs)
 }
 
-/// Takes the time between two advertisements of each router, on the bridges of the backups' host.
+/// Takes the time between two advertisements of each router, where they come in at the backups' host.
 fn listen(run: &Run, wires: &Wires) -> Result<[u64; 3]> {
     let host = NetnsFd::open(&Path::new(NETNS_PATH).join(wires.host(2)))?;
     let mut epoll = Epoll::new()?;
     let mut sockets = Vec::new();
     for network in 0..wires.networks() {
-        let name = format!("ha{network}");
+        let name = format!("vxlan-{network}");
         let index = wires.on(2, |kernel| Ok(kernel.link_index(&evergate_dataplane::Netns::Host, &name)?))?;
-        let socket = PacketSocket::open(&host, index.context("the bridge is there")?, Filter::Vrrp { vrid: None })?;
+        let socket = PacketSocket::open(&host, index.context("the tunnel is there")?, Filter::VrrpAtPort)?;
         epoll.add(&socket, network.into())?;
         sockets.push(socket);
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use evergate_dataplane::compile::{Copies, dispatch_table};
 use evergate_dataplane::state::{Address, BridgePort, FdbEntry, FdbTable, Link, LinkKind, OWNER_MARK};
 use evergate_dataplane::{Netns, Op};
 use evergate_kernel::Kernel;
@@ -87,7 +88,8 @@ impl Wires {
             for number in 0..routers {
                 apply(kernel, &this.router_ops(side, number))?;
             }
-            Ok(())
+            // Unset, as the product does it.
+            if std::env::var_os("EVERGATE_BENCH_FLOOD").is_some() { Ok(()) } else { lead(kernel, side, routers) }
         })
     }
 
@@ -139,6 +141,20 @@ impl Drop for Wires {
             let _ = ip(&format!("netns del {host}"));
         }
     }
+}
+
+/// Leads advertisements to the copies that they are for, as the product does where many are.
+fn lead(kernel: &mut Kernel, side: u8, routers: u16) -> Result<()> {
+    let mut networks = Copies::new();
+    let mut ops = Vec::new();
+    for number in 0..routers {
+        let copies = networks.entry(format!("vxlan-{}", number / PER_NETWORK)).or_default();
+        copies.insert(vrid(number), ha_mac(side, number));
+        let entry = FdbEntry { link: format!("tap{number}"), mac: ha_mac(side, number), table: FdbTable::Bridge };
+        ops.push(Op::SetFdb { netns: Netns::Host, entry });
+    }
+    ops.push(Op::ReplaceNft { netns: Netns::Host, table: dispatch_table(&networks) });
+    apply(kernel, &ops)
 }
 
 /// Flags of the tap of an HA interface, as the product sets them.

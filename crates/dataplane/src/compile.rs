@@ -5,9 +5,10 @@
 //! an HA router is [`Prepared`] for the keeper, which adds and removes it as the role changes.
 //!
 //! Read `l2` (networks), then `l3` (routers), `namespace` and `routes` (what each of a router's namespaces holds),
-//! `ha` (what follows the role) and `nat`; then `distributed` and `fip`.
+//! `ha` (what follows the role), `dispatch` (advertisements) and `nat`; then `distributed` and `fip`.
 
 mod arp;
+mod dispatch;
 mod distributed;
 mod fip;
 mod gateways;
@@ -29,6 +30,7 @@ use evergate_model::{HostConfig, Mac, NetworkId, PortId, RouterId, names};
 
 use crate::op::Op;
 use crate::state::{KernelState, Link, LinkKind, Netns, NetnsState};
+pub use dispatch::{Copies, dispatch_table};
 pub use gateways::PreparedGateway;
 
 /// What only this host's own configuration files say.
@@ -206,6 +208,7 @@ pub fn compile(config: &HostConfig, host: &HostSettings, view: &View) -> Desired
     compiler.routers();
     compiler.finish_fip_namespaces();
     compiler.moving_addresses();
+    compiler.advertisements();
     compiler.follow();
     compiler.finish()
 }
@@ -225,6 +228,8 @@ struct Compiler<'a> {
     fip_namespaces: BTreeMap<NetworkId, fip::FipNamespace>,
     /// Ports of distributed routers that have their addresses here as everywhere.
     anycast: Vec<namespace::Leg>,
+    /// Copies of HA routers here, with their HA networks.
+    ha_copies: Vec<(NetworkId, dispatch::Copy)>,
     out: Desired,
 }
 
@@ -253,6 +258,7 @@ impl<'a> Compiler<'a> {
             fip_pairs: fip::pair_numbers(config.routers.values().filter(has_pair).map(|router| router.id)),
             fip_namespaces: BTreeMap::new(),
             anycast: Vec::new(),
+            ha_copies: Vec::new(),
             out: Desired::default(),
         }
     }

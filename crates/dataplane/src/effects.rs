@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use evergate_model::Mac;
 use ipnet::IpNet;
 
-use crate::nft::NftStatement;
+use crate::nft::{NftFamily, NftStatement};
 use crate::op::{LinkChange, Op};
 use crate::state::{
     Address, BridgePort, FdbEntry, FdbTable, KernelState, Link, LinkKind, NeighbourKey, Netns, NetnsState, Route,
@@ -88,11 +88,17 @@ pub fn apply(state: &mut KernelState, op: &Op) -> Result<(), Impossible> {
             for statement in table.chains.values().flat_map(|c| &c.rules).flat_map(|r| &r.statements) {
                 if let NftStatement::DnatByMap { map }
                 | NftStatement::DnatByServiceMap { map }
-                | NftStatement::SnatByMap { map } = statement
+                | NftStatement::SnatByMap { map }
+                | NftStatement::StationByVrid { map } = statement
                     && !table.maps.contains_key(map)
                 {
                     return Err(Impossible::Missing(format!("nftables map {map}")));
                 }
+            }
+            if table.family == NftFamily::Netdev
+                && let Some(device) = table.chains.keys().find(|device| !ns.links.contains_key(*device))
+            {
+                return Err(Impossible::Missing(format!("link {device}")));
             }
             ns.nft.insert(table.family, table.as_observed());
             Ok(())
@@ -298,6 +304,10 @@ fn forget_link(ns: &mut NetnsState, name: &str) -> Option<Link> {
     forget_addresses(ns, name);
     forget_neighbours(ns, name);
     forget_fdb(ns, name, |_| true);
+    // Of a device that is gone there is no chain.
+    if let Some(table) = ns.nft.get_mut(&NftFamily::Netdev) {
+        table.chains.remove(name);
+    }
     for table in ["ipv4/conf", "ipv4/neigh", "ipv6/conf", "ipv6/neigh"] {
         let start = format!("{table}/{name}/");
         let from_start = ns.sysctls.range(start.clone()..);

@@ -33,6 +33,18 @@ pub enum NftFamily {
     Ip6,
     /// `bridge`: frames that the host's bridges forward.
     Bridge,
+    /// `netdev`: frames that come in by single devices. A chain has the name of its device.
+    Netdev,
+}
+
+impl NftFamily {
+    /// Tells whether its tables are about frames rather than packets: such are kept in the host's namespace alone.
+    pub const fn is_of_frames(self) -> bool {
+        match self {
+            Self::Bridge | Self::Netdev => true,
+            Self::Ip | Self::Ip6 => false,
+        }
+    }
 }
 
 /// A map.
@@ -42,6 +54,8 @@ pub enum NftMap {
     Addresses(BTreeMap<Ipv4Addr, Ipv4Addr>),
     /// From address and port to address and port: `type ipv4_addr . inet_service : ipv4_addr . inet_service`.
     Services(BTreeMap<(Ipv4Addr, u16), (Ipv4Addr, u16)>),
+    /// From virtual router identifier to Ethernet address: `typeof @nh,168,8 : ether daddr`.
+    Stations(BTreeMap<u8, Mac>),
 }
 
 /// A base chain.
@@ -72,6 +86,7 @@ pub enum NftChainKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the kernel's own names")]
 pub enum NftHook {
+    Ingress,
     Prerouting,
     Input,
     Forward,
@@ -194,6 +209,20 @@ pub enum NftStatement {
     },
     /// `ether daddr set ff:ff:ff:ff:ff:ff`: the frame goes to everybody.
     BroadcastFrame,
+    /// An advertisement of VRRP over IPv4, without IP options: so its virtual router identifier is byte 21 of the
+    /// packet.
+    VrrpAdvertisement,
+    /// `ether daddr set @nh,168,8 map @m`: the frame goes to who is in the map under the identifier; no element, no
+    /// match. A [`NftStatement::VrrpAdvertisement`] comes before it.
+    StationByVrid {
+        /// Name of the map.
+        map: String,
+    },
+    /// `ether daddr set m`: the frame goes to one station.
+    Station {
+        /// Whose address it gets.
+        mac: Mac,
+    },
     /// `counter`
     Counter,
     /// `accept`
@@ -235,13 +264,15 @@ impl NftMap {
         match self {
             Self::Addresses(elements) => elements.contains_key(&ip),
             Self::Services(elements) => elements.range((ip, 0)..=(ip, u16::MAX)).next().is_some(),
+            Self::Stations(_) => false,
         }
     }
 
     fn type_text(&self) -> &'static str {
         match self {
-            Self::Addresses(_) => "ipv4_addr : ipv4_addr",
-            Self::Services(_) => "ipv4_addr . inet_service : ipv4_addr . inet_service",
+            Self::Addresses(_) => "type ipv4_addr : ipv4_addr",
+            Self::Services(_) => "type ipv4_addr . inet_service : ipv4_addr . inet_service",
+            Self::Stations(_) => "typeof @nh,168,8 : ether daddr",
         }
     }
 
@@ -252,6 +283,7 @@ impl NftMap {
                 let service = |(ip, port): &(Ipv4Addr, u16)| format!("{ip} . {port}");
                 elements.iter().map(|(from, to)| format!("{} : {}", service(from), service(to))).collect()
             }
+            Self::Stations(elements) => elements.iter().map(|(vrid, mac)| format!("{vrid} : {mac}")).collect(),
         }
     }
 }
@@ -309,6 +341,8 @@ impl NftRule {
                 NftStatement::Snat { .. } => Some("source NAT"),
                 NftStatement::SetMark { .. } => Some("mark"),
                 NftStatement::BroadcastFrame => Some("answer to everybody"),
+                NftStatement::StationByVrid { .. } => Some("advertisement to its copy"),
+                NftStatement::Station { .. } => Some("other advertisements"),
                 NftStatement::Accept => Some("accept"),
                 NftStatement::Drop => Some("drop"),
                 NftStatement::InLink { .. }
@@ -323,6 +357,7 @@ impl NftRule {
                 | NftStatement::Mark { .. }
                 | NftStatement::ArpReply { .. }
                 | NftStatement::ArpRequest { .. }
+                | NftStatement::VrrpAdvertisement
                 | NftStatement::Counter
                 | NftStatement::Observed { .. } => None,
             })
@@ -348,7 +383,7 @@ impl fmt::Display for NftTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table {} {TABLE_NAME} {{", self.family)?;
         for (name, map) in &self.maps {
-            writeln!(f, "\tmap {name} {{\n\t\ttype {}", map.type_text())?;
+            writeln!(f, "\tmap {name} {{\n\t\t{}", map.type_text())?;
             let elements = map.element_texts();
             if !elements.is_empty() {
                 writeln!(f, "\t\telements = {{ {} }}", elements.join(", "))?;
@@ -359,7 +394,8 @@ impl fmt::Display for NftTable {
             writeln!(f, "\tchain {name} {{")?;
             let NftChain { kind, hook, priority, drop_by_default, rules } = chain;
             let policy = if *drop_by_default { "drop" } else { "accept" };
-            writeln!(f, "\t\ttype {kind} hook {hook} priority {priority}; policy {policy};")?;
+            let device = if *hook == NftHook::Ingress { format!(" device \"{name}\"") } else { String::new() };
+            writeln!(f, "\t\ttype {kind} hook {hook}{device} priority {priority}; policy {policy};")?;
             for rule in rules {
                 writeln!(f, "\t\t{rule}")?;
             }
@@ -410,6 +446,9 @@ impl fmt::Display for NftStatement {
             Self::ArpReply { to } => write!(f, "ether daddr {to} arp operation reply"),
             Self::ArpRequest { target } => write!(f, "arp operation request arp daddr ip {target}"),
             Self::BroadcastFrame => f.write_str("ether daddr set ff:ff:ff:ff:ff:ff"),
+            Self::VrrpAdvertisement => f.write_str("meta protocol ip @nh,0,8 0x45 ip daddr 224.0.0.18 ip protocol 112"),
+            Self::StationByVrid { map } => write!(f, "ether daddr set @nh,168,8 map @{map}"),
+            Self::Station { mac } => write!(f, "ether daddr set {mac}"),
             Self::Counter => f.write_str("counter"),
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
@@ -432,6 +471,7 @@ impl fmt::Display for NftFamily {
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
             Self::Bridge => "bridge",
+            Self::Netdev => "netdev",
         })
     }
 }
@@ -448,6 +488,7 @@ impl fmt::Display for NftChainKind {
 impl fmt::Display for NftHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Ingress => "ingress",
             Self::Prerouting => "prerouting",
             Self::Input => "input",
             Self::Forward => "forward",

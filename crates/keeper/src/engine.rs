@@ -436,10 +436,14 @@ impl Engine {
         }
     }
 
-    /// Takes a frame from a router's VRRP socket.
-    pub fn handle_frame(&mut self, router: RouterId, frame: &[u8], now: Instant) {
-        self.with(router, |copy, shared| copy.handle_frame(frame, shared, now));
-        self.finish(now);
+    /// Takes a frame from a router's VRRP socket; tells whether it was an advertisement to this router.
+    pub fn handle_frame(&mut self, router: RouterId, frame: &[u8], now: Instant) -> bool {
+        let mut was_one = false;
+        self.with(router, |copy, shared| was_one = copy.handle_frame(frame, shared, now));
+        if was_one {
+            self.finish(now);
+        }
+        was_one
     }
 
     /// Takes the state of a link in a router's namespace; `None`: it is gone.
@@ -457,7 +461,7 @@ impl Engine {
         }
         match Message::parse(datagram, from, &key) {
             Ok(message) => self.handle_claims(&message, now),
-            Err(reason) => self.shared.discard(None, &reason.to_string(), &from.to_string()),
+            Err(reason) => self.shared.discard(None, &reason.to_string(), || from.to_string()),
         }
         self.finish(now);
     }

@@ -126,6 +126,8 @@ struct Shell {
     sign: File,
     sign_at: Instant,
     frame: Vec<u8>,
+    /// A socket may hold more than was taken from it.
+    unread: bool,
     _lock: LockFile,
 }
 
@@ -191,6 +193,7 @@ impl Shell {
             sign,
             sign_at: now,
             frame: vec![0; 2048],
+            unread: false,
             _lock: lock,
         })
     }
@@ -212,7 +215,9 @@ impl Shell {
             self.epoll.wait(Some(until), &mut ready).context("failed to wait for events")?;
             self.handle_ready(&ready)?;
             for _ in 0..CATCH_UP_TURNS {
-                let late = self.engine.poll_timeout().is_some_and(|(at, _)| at + CATCH_UP < Instant::now());
+                let unread = std::mem::take(&mut self.unread);
+                let patience = if unread { Duration::ZERO } else { CATCH_UP };
+                let late = self.engine.poll_timeout().is_some_and(|(at, _)| at + patience < Instant::now());
                 if !late || ready.is_empty() {
                     break;
                 }
@@ -437,8 +442,15 @@ impl Shell {
             // An error is the link's going down, which the link watch tells of.
             let received = self.open(router).map(|open| open.sockets.vrrp.recv(&mut frame));
             let Some(Ok(Some(length))) = received else { break };
-            self.engine.handle_frame(router, &frame[..length], Instant::now());
+            let now = Instant::now();
+            let was_one = self.engine.handle_frame(router, &frame[..length], now);
             self.carry_out()?;
+            // Usually there is one, and to ask for more costs as much as to be told of it by the next wait. But what is
+            // refused may come in any number, and if a timer is due, what has arrived comes first.
+            if was_one && self.engine.poll_timeout().is_none_or(|(at, _)| at > now) {
+                self.unread = true;
+                break;
+            }
         }
         self.frame = frame;
         Ok(())

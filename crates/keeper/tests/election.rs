@@ -37,17 +37,20 @@ impl Pair {
     /// The same, and each knows the other's host.
     fn acquainted() -> Self {
         let mut pair = Self::elected();
-        for (&n, control) in BOTH.iter().zip(&mut pair.controls) {
-            let spec = pair.lab.spec(n, &BOTH);
-            let others = BOTH.iter().filter(|other| **other != n);
-            let hosts = others.map(|other| (pair.lab.spec(*other, &BOTH).ha_address.addr(), vtep(*other)));
-            let claim_to = BOTH.iter().map(|&n| vtep(n)).collect();
-            let spec = RouterSpec { peer_hosts: hosts.collect(), claim_to, ..spec };
-            control.say(&ToKeeper::Router(Box::new(spec)));
+        for n in BOTH {
+            let spec = pair.acquainted_spec(n);
+            pair.controls[usize::from(n) - 1].say(&ToKeeper::Router(Box::new(spec)));
         }
         let known = || pair.controls[0].status().claims.first().is_some_and(|claim| claim.vtep == Some(vtep(2)));
         eventually("the standby knows where the active is", known);
         pair
+    }
+
+    fn acquainted_spec(&self, n: u8) -> RouterSpec {
+        let others = BOTH.iter().filter(|other| **other != n);
+        let hosts = others.map(|other| (self.lab.spec(*other, &BOTH).ha_address.addr(), vtep(*other)));
+        let claim_to = BOTH.iter().map(|&n| vtep(n)).collect();
+        RouterSpec { peer_hosts: hosts.collect(), claim_to, ..self.lab.spec(n, &BOTH) }
     }
 }
 
@@ -190,6 +193,32 @@ fn a_cut_ha_network_moves_nothing_while_the_hosts_reach_each_other() {
         FromKeeper::Note { text, .. } if text.contains("heard on the HA network again") => Some(()),
         _ => None,
     });
+}
+
+/// Changed host by host, copies do not understand each other on the HA network for a while.
+#[test]
+fn another_version_host_by_host_moves_nothing_whoever_comes_first() {
+    if !can_run() {
+        return;
+    }
+    for first in [1, 2] {
+        let mut pair = Pair::acquainted();
+        for n in [first, 3 - first] {
+            let old = pair.acquainted_spec(n);
+            let third = RouterSpec { vrrp_version: 3, advertise_interval_cs: 50, ..old };
+            pair.controls[usize::from(n) - 1].say(&ToKeeper::Router(Box::new(third)));
+            // Longer than anybody waits who does not understand the other: three intervals of a second, and the skew.
+            let time = Duration::from_secs(if n == first { 5 } else { 1 });
+            for_a_while("the role stays", time, || pair.lab.vip_holders(&BOTH) == [2]);
+        }
+        let received = |control: &mut Control| control.status().routers[0].received;
+        let before = received(&mut pair.controls[0]);
+        eventually("the standby hears the active again", || received(&mut pair.controls[0]) > before + 2);
+        pair.keepers[1].kill();
+        pair.lab.cut("ha", 2, true);
+        pair.lab.cut("ul", 2, true);
+        eventually("and takes over from it", || pair.lab.has_vip(1));
+    }
 }
 
 #[test]

@@ -62,6 +62,9 @@ pub(crate) const NFTA_CHAIN_POLICY: u16 = 5;
 pub(crate) const NFTA_CHAIN_TYPE: u16 = 7;
 pub(crate) const NFTA_HOOK_HOOKNUM: u16 = 1;
 pub(crate) const NFTA_HOOK_PRIORITY: u16 = 2;
+pub(crate) const NFTA_HOOK_DEV: u16 = 3;
+pub(crate) const NFTA_HOOK_DEVS: u16 = 4;
+pub(crate) const NFTA_DEVICE_NAME: u16 = 1;
 pub(crate) const NFTA_RULE_TABLE: u16 = 1;
 pub(crate) const NFTA_RULE_CHAIN: u16 = 2;
 pub(crate) const NFTA_RULE_EXPRESSIONS: u16 = 4;
@@ -77,6 +80,7 @@ pub(crate) const NFTA_SET_KEY_LEN: u16 = 5;
 pub(crate) const NFTA_SET_DATA_TYPE: u16 = 6;
 pub(crate) const NFTA_SET_DATA_LEN: u16 = 7;
 pub(crate) const NFTA_SET_ID: u16 = 10;
+pub(crate) const NFTA_SET_USERDATA: u16 = 13;
 pub(crate) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 pub(crate) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 pub(crate) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -128,6 +132,8 @@ pub(crate) const IP_CT_DIR_REPLY: u8 = 1;
 
 // nftables' own numbers for data types and user data, as `nft` and libnftnl write them. The kernel only keeps them.
 pub(crate) const NFT_TYPE_IPV4_ADDR: u32 = 7;
+pub(crate) const NFT_TYPE_INTEGER: u32 = 4;
+pub(crate) const NFT_TYPE_ETHER_ADDR: u32 = 9;
 /// An address and an `inet_service` (13), concatenated: six bits each.
 pub(crate) const NFT_TYPE_SERVICE: u32 = NFT_TYPE_IPV4_ADDR << 6 | 13;
 pub(crate) const NFTNL_UDATA_RULE_COMMENT: u8 = 0;

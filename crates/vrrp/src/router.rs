@@ -339,9 +339,13 @@ impl VirtualRouter {
     /// interval: it cannot blame the active for not having kept it before. An active advertises at once
     /// what has changed in its advertisements. Another VRID, version or address family is another virtual router: the
     /// old one is left (an active resigns), the new one started.
+    ///
+    /// Deviation: but for another version among copies that agree on other paths. They are changed one after the other, and
+    /// meanwhile they do not understand each other here, which they find out about as about any silence. So an active
+    /// stays active.
     pub fn handle_config(&mut self, config: Config, now: Instant) {
         self.step_down_if_absent(now);
-        if !self.config.is_same_router(&config) {
+        if !self.config.is_same_router(&config) && !self.config.differs_by_version_among_friends(&config) {
             let taking_part = self.state() != State::Initialize;
             self.leave(Reason::Reconfigured);
             self.config = config;
@@ -358,12 +362,13 @@ impl VirtualRouter {
                 let learned = listening.active_adver_interval;
                 // Nothing to learn from in version 2, and nothing learned yet before the first
                 // advertisement: then our own interval counts.
-                if config.version == Version::V2 || listening.active.is_none() {
+                let other_version = config.version != old.version;
+                if config.version == Version::V2 || listening.active.is_none() || other_version {
                     listening.active_adver_interval = config.advertise_interval();
                 }
                 // A timer is left alone unless what it is made of changed: a late resignation may
                 // have made it shorter than it would be now.
-                if listening.active_adver_interval != learned {
+                if listening.active_adver_interval != learned || other_version {
                     listening.restart(config, now);
                 } else if timing::differs(config, &old) {
                     listening.restart(config, listening.since);

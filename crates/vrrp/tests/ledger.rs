@@ -6,7 +6,7 @@ const VRRP: &str = include_str!("../../../conformance/vrrp-rules.md");
 const BFD: &str = include_str!("../../../conformance/bfd-rules.md");
 
 /// Where the tests are.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 14] = [
     include_str!("../src/router/tests.rs"),
     include_str!("../src/wire/tests.rs"),
     include_str!("explore.rs"),
@@ -18,6 +18,10 @@ const SOURCES: [&str; 10] = [
     include_str!("../../standalone/tests/vmac.rs"),
     include_str!("../../standalone/src/conf/tests.rs"),
     include_str!("../../keeper/tests/fuzz.rs"),
+    include_str!("../../keeper/tests/storm.rs"),
+    include_str!("../../keeper/tests/election.rs"),
+    include_str!("../../keeper/src/engine/discards.rs"),
+    include_str!("../src/router/tests/agreed.rs"),
 ];
 
 #[test]

@@ -156,8 +156,8 @@ impl Planner<'_> {
 
     fn remove_nft(&mut self, netns: &Netns, wanted: &NetnsState) {
         let Some(ns) = self.now.netns.get(netns) else { return };
-        // In the host's namespace only the table of the bridges' frames is looked for without being wanted.
-        let is_ours = |family: &&NftFamily| *netns != Netns::Host || **family == NftFamily::Bridge;
+        // In the host's namespace only the tables of frames are looked for without being wanted.
+        let is_ours = |family: &&NftFamily| *netns != Netns::Host || family.is_of_frames();
         let surplus = ns.nft.keys().filter(is_ours).filter(|family| !wanted.nft.contains_key(family));
         let surplus: Vec<_> = surplus.copied().collect();
         for family in surplus {

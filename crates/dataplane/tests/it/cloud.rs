@@ -135,6 +135,26 @@ pub(crate) fn ha_host() -> HostConfig {
     }
 }
 
+/// So many HA routers, without interfaces, have a copy here: VRIDs 7 and following.
+pub(crate) fn with_copies(mut config: HostConfig, count: u8) -> HostConfig {
+    for n in 1..count {
+        let (_, router_id, port_id) = id(0x40 + u128::from(n));
+        let copy = HaCopy {
+            port_id,
+            mac: mac(0x40 + n),
+            address: format!("169.254.193.{n}/18").parse().unwrap(),
+            vrid: 7 + n,
+            virtual_address: format!("169.254.0.{}/24", 7 + n).parse().unwrap(),
+            ..ha_copy()
+        };
+        let plain = Router { id: router_id, gateway: None, interfaces: BTreeMap::new(), ..router(Some(copy)) };
+        config.routers.insert(router_id, plain);
+        let own = port(0x40 + n, &format!("169.254.193.{n}"), Location::Local);
+        config.networks.get_mut(&HA_NET).unwrap().ports.insert(port_id, own);
+    }
+    config
+}
+
 /// A network host with a legacy router.
 pub(crate) fn legacy_host() -> HostConfig {
     let project = project_ports(Location::Remote { vtep: COMPUTE }, Location::Local);

@@ -331,6 +331,27 @@ fn only_taps_whose_way_the_keeper_knows_do_not_learn() {
 }
 
 #[test]
+fn advertisements_are_led_to_their_copies_only_where_many_are_behind_a_tunnel() {
+    let with = |count| cloud::network_host(&cloud::with_copies(cloud::ha_host(), count));
+    assert!(!host(&with(7)).nft.contains_key(&NftFamily::Netdev));
+    let many = with(8);
+    let table = &host(&many).nft[&NftFamily::Netdev];
+    let expected = (0..8).map(|n| (7 + n, if n == 0 { mac(3) } else { mac(0x40 + n) })).collect();
+    assert_eq!(table.maps.values().collect::<Vec<_>>(), [&NftMap::Stations(expected)]);
+    assert_eq!(table.chains.keys().collect::<Vec<_>>(), ["vxlan-102"]);
+    // The bridge knows the way to each of them, and there is a tap for each.
+    for (vrid, mac) in (0..8).map(|n| (n, if n == 0 { mac(3) } else { mac(0x40 + n) })) {
+        let is_it = |entry: &&FdbEntry| entry.mac == mac && entry.table == FdbTable::Bridge;
+        let entry = host(&many).fdb.iter().find(is_it).unwrap_or_else(|| panic!("no way to {vrid}"));
+        assert!(host(&many).links.contains_key(&entry.link));
+    }
+    // Without a tunnel there is no device of the network alone.
+    let mut local = cloud::with_copies(cloud::ha_host(), 8);
+    local.networks.get_mut(&HA_NET).unwrap().segment = Segment::Local;
+    assert!(!host(&cloud::network_host(&local)).nft.contains_key(&NftFamily::Netdev));
+}
+
+#[test]
 fn a_router_that_is_administratively_down_leaves_the_host() {
     let mut config = cloud::ha_host();
     config.routers.get_mut(&ROUTER).unwrap().admin_state_up = false;

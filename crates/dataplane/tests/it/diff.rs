@@ -69,6 +69,23 @@ fn a_changed_rule_is_noticed_by_its_tag() {
 }
 
 #[test]
+fn advertisements_are_flooded_again_when_few_copies_are_left() {
+    let (mut kernel, _) = converged(&cloud::with_copies(cloud::ha_host(), 8));
+    let fewer = cloud::network_host(&cloud::with_copies(cloud::ha_host(), 7)).kernel;
+    let ops = lines(&plan(&kernel, &fewer));
+    assert!(ops.iter().any(|op| op.contains("nft delete table netdev evergate")), "{ops:?}");
+    assert_eq!(ops.iter().filter(|op| op.contains("fdb del")).count(), 7, "{ops:?}");
+    cloud::converge(&mut kernel, &fewer);
+    // The tunnel's device takes its chain along.
+    let (mut kernel, desired) = converged(&cloud::with_copies(cloud::ha_host(), 8));
+    let delete = Op::DeleteLink { netns: Netns::Host, name: "vxlan-102".to_owned() };
+    kernel.apply(&[delete]).remove(0).unwrap();
+    let ops = lines(&plan(&kernel, &desired));
+    let of = |text: &str| ops.iter().position(|op| op.contains(text)).unwrap_or_else(|| panic!("{text}: {ops:?}"));
+    assert!(of("ip link add name vxlan-102") < of("table netdev evergate"));
+}
+
+#[test]
 fn a_link_of_another_kind_is_made_anew_with_all_that_was_on_it() {
     let (mut kernel, _) = converged(&cloud::legacy_host());
     // The tunnel address of the host changed: a VXLAN device cannot be told so.

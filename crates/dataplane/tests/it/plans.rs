@@ -28,6 +28,21 @@ fn an_ha_router_is_created_on_a_network_host() {
 }
 
 #[test]
+fn an_eighth_copy_comes_to_an_ha_network() {
+    let before = cloud::with_copies(cloud::ha_host(), 7);
+    let mut kernel = cloud::kernel(&[]);
+    cloud::converge(&mut kernel, &cloud::network_host(&before).kernel);
+    let desired = cloud::network_host(&cloud::with_copies(before, 8)).kernel;
+    check(
+        "ha-eighth-copy",
+        "A network host that has copies of seven routers of one HA network is given an eighth. From eight on, an \
+         advertisement that comes in by the tunnel goes to the copy with its identifier alone, and one of another \
+         identifier to the copy with the lowest one.",
+        diff(&desired, &kernel.observe(&desired)),
+    );
+}
+
+#[test]
 fn a_legacy_router_is_created_on_a_network_host() {
     let kernel = cloud::kernel(&[]);
     let desired = cloud::network_host(&cloud::legacy_host()).kernel;

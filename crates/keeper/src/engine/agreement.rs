@@ -200,7 +200,7 @@ impl Engine {
                     Kind::LonelyAnswer => self.shared.discards.bump("answer_astray"),
                 }
             }
-            Err(reason) => self.shared.discard(None, &reason.to_string(), &from.to_string()),
+            Err(reason) => self.shared.discard(None, &reason.to_string(), || from.to_string()),
         }
     }
 

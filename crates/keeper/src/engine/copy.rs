@@ -381,30 +381,33 @@ impl RouterCopy {
     }
 
     /// Takes a frame that the VRRP socket received.
-    pub(super) fn handle_frame(&mut self, frame: &[u8], shared: &mut Shared, now: Instant) {
+    pub(super) fn handle_frame(&mut self, frame: &[u8], shared: &mut Shared, now: Instant) -> bool {
         let own = self.spec.vrid;
         let neighbours = shared.vrids.get(&self.spec.ha_network);
         let is_neighbour = |vrid: u8| neighbours.is_some_and(|vrids| vrids.contains(&vrid));
         let refused = match wire::peek(frame) {
             // Only a sentinel hears these. Neighbours' VRIDs are other routers of the network.
-            Ok(seen) if seen.vrid.get() != own && is_neighbour(seen.vrid.get()) => return,
+            Ok(seen) if seen.vrid.get() != own && is_neighbour(seen.vrid.get()) => return false,
             Ok(seen) if seen.vrid.get() != own => {
                 let first = *self.strangers.entry(seen.vrid.get()).or_insert(now);
                 if now.saturating_duration_since(first) < STRANGER {
-                    return shared.discards.bump(wire::Discard::UnknownVrid.name());
+                    shared.discards.bump(wire::Discard::UnknownVrid.name());
+                    return false;
                 }
                 wire::Discard::UnknownVrid
             }
             Ok(_) => match wire::parse_frame(frame, &self.vrrp.config().expectation()) {
                 Ok(received) => {
                     self.heard_mac = frame.get(6..12).and_then(|mac| mac.try_into().ok());
-                    return self.handle_received(received, shared, now);
+                    self.handle_received(received, shared, now);
+                    return true;
                 }
                 Err(reason) => reason,
             },
             Err(reason) => reason,
         };
-        shared.discard(Some(self.id()), refused.name(), &sender_of(frame));
+        shared.discard(Some(self.id()), refused.name(), || sender_of(frame));
+        false
     }
 
     fn handle_received(&mut self, received: wire::Received, shared: &mut Shared, now: Instant) {

@@ -17,9 +17,18 @@ pub(super) struct Discards {
 
 impl Discards {
     /// Counts one; returns what to tell, if this is the first of its kind from this sender.
-    pub(super) fn count(&mut self, router: Option<RouterId>, reason: &str, sender: &str) -> Option<String> {
+    pub(super) fn count(
+        &mut self,
+        router: Option<RouterId>,
+        reason: &str,
+        sender: impl FnOnce() -> String,
+    ) -> Option<String> {
         self.bump(reason);
-        if self.told.len() > MAX_TOLD || !self.told.insert((router, reason.to_owned(), sender.to_owned())) {
+        if self.told.len() > MAX_TOLD {
+            return None;
+        }
+        let sender = sender();
+        if !self.told.insert((router, reason.to_owned(), sender.clone())) {
             return None;
         }
         let whose = router.map_or(String::new(), |router| format!(" for router {router}"));
@@ -66,17 +75,17 @@ mod tests {
     #[test]
     fn a_reason_is_told_once_per_sender_and_always_counted() {
         let mut discards = Discards::default();
-        assert!(discards.count(None, "checksum", "a").is_some());
-        assert!(discards.count(None, "checksum", "a").is_none());
-        assert!(discards.count(None, "password", "a").is_some());
-        assert!(discards.count(Some(RouterId::from_u128(1)), "checksum", "a").is_some());
+        assert!(discards.count(None, "checksum", || "a".to_owned()).is_some());
+        assert!(discards.count(None, "checksum", || "a".to_owned()).is_none());
+        assert!(discards.count(None, "password", || "a".to_owned()).is_some());
+        assert!(discards.count(Some(RouterId::from_u128(1)), "checksum", || "a".to_owned()).is_some());
         assert_eq!(discards.counters()["checksum"], 3);
     }
 
     #[test]
     fn a_flood_of_senders_fills_a_bounded_table() {
         let mut discards = Discards::default();
-        let told = (0..10_000).filter(|n| discards.count(None, "checksum", &n.to_string()).is_some()).count();
+        let told = (0..10_000).filter(|n| discards.count(None, "checksum", || n.to_string()).is_some()).count();
         assert_eq!(told, MAX_TOLD + 1);
         assert_eq!(discards.counters()["checksum"], 10_000);
     }

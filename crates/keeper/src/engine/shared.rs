@@ -95,7 +95,7 @@ impl Shared {
     }
 
     /// Counts a refused packet, and tells of it once per kind and sender.
-    pub(super) fn discard(&mut self, router: Option<RouterId>, reason: &str, sender: &str) {
+    pub(super) fn discard(&mut self, router: Option<RouterId>, reason: &str, sender: impl FnOnce() -> String) {
         if let Some(text) = self.discards.count(router, reason, sender) {
             self.warn(text);
         }

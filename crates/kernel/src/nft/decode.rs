@@ -6,9 +6,10 @@ use std::net::Ipv4Addr;
 use evergate_dataplane::nft::{
     NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftStatement, NftTable, TABLE_NAME,
 };
+use evergate_model::Mac;
 use libc::{NLM_F_DUMP, NLM_F_REQUEST};
 
-use super::{ACCEPT, FOREIGN_TAG, message_kind, with_body};
+use super::{ACCEPT, FOREIGN_TAG, message_kind, protocol, with_body};
 use crate::error::Cause;
 use crate::socket::Socket;
 use crate::uapi::*;
@@ -62,16 +63,18 @@ fn observe_map(socket: &mut Socket, family: NftFamily, name: &str, set: Attrs<'_
         .attr_str(NFTA_SET_ELEM_LIST_SET, name);
     let elements = socket.dump(elements)?;
     let lists = || Frames(&elements).map(|frame| Attrs::after(frame.payload, BODY).inside(NFTA_SET_ELEM_LIST_ELEMENTS));
-    let of_services = set.get(NFTA_SET_KEY_TYPE).and_then(|kind| u32_be_at(kind, 0)) == Some(NFT_TYPE_SERVICE);
-    Ok(if of_services {
-        NftMap::Services(
-            lists().flat_map(|list| list.filter_map(|(_, element)| read_service(Attrs(element)))).collect(),
-        )
-    } else {
-        NftMap::Addresses(
-            lists().flat_map(|list| list.filter_map(|(_, element)| read_element(Attrs(element)))).collect(),
-        )
+    let all = || lists().flat_map(|list| list.map(|(_, element)| Attrs(element)));
+    Ok(match set.get(NFTA_SET_KEY_TYPE).and_then(|kind| u32_be_at(kind, 0)) {
+        Some(NFT_TYPE_SERVICE) => NftMap::Services(all().filter_map(read_service).collect()),
+        Some(NFT_TYPE_INTEGER) => NftMap::Stations(all().filter_map(read_station).collect()),
+        Some(_) | None => NftMap::Addresses(all().filter_map(read_element).collect()),
     })
+}
+
+fn read_station(element: Attrs<'_>) -> Option<(u8, Mac)> {
+    let vrid = element.inside(NFTA_SET_ELEM_KEY).get(NFTA_DATA_VALUE)?.first()?;
+    let mac = element.inside(NFTA_SET_ELEM_DATA).get(NFTA_DATA_VALUE)?.try_into().ok()?;
+    Some((*vrid, Mac(mac)))
 }
 
 fn read_element(element: Attrs<'_>) -> Option<(Ipv4Addr, Ipv4Addr)> {
@@ -103,7 +106,14 @@ fn read_chain(payload: &[u8]) -> Option<(String, NftChain)> {
     let name = attrs.get(NFTA_CHAIN_NAME).map(text)?;
     let number = |attrs: Attrs<'_>, attribute| attrs.get(attribute).and_then(|value| u32_be_at(value, 0));
     let hook = attrs.inside(NFTA_CHAIN_HOOK);
+    let of_device = payload.first() == Some(&protocol(NftFamily::Netdev));
     let known = match number(hook, NFTA_HOOK_HOOKNUM).map(|hook| hook as i32) {
+        // On another device than that of its name, it is none of ours.
+        _ if of_device => {
+            let devices = hook.inside(NFTA_HOOK_DEVS);
+            let device = hook.get(NFTA_HOOK_DEV).or_else(|| devices.get(NFTA_DEVICE_NAME)).map(text);
+            (device.as_ref() == Some(&name)).then_some(NftHook::Ingress)
+        }
         Some(libc::NF_INET_PRE_ROUTING) => Some(NftHook::Prerouting),
         Some(libc::NF_INET_LOCAL_IN) => Some(NftHook::Input),
         Some(libc::NF_INET_FORWARD) => Some(NftHook::Forward),

@@ -25,6 +25,7 @@ fn protocol(family: NftFamily) -> u8 {
         NftFamily::Ip => libc::NFPROTO_IPV4 as u8,
         NftFamily::Ip6 => libc::NFPROTO_IPV6 as u8,
         NftFamily::Bridge => libc::NFPROTO_BRIDGE as u8,
+        NftFamily::Netdev => libc::NFPROTO_NETDEV as u8,
     }
 }
 

@@ -32,6 +32,16 @@ const DESTINATION_V6: u32 = 24;
 /// Where headers of protocols with ports have the destination's.
 const DESTINATION_PORT: u32 = 2;
 
+/// VRRP over IPv4 (RFC 9568 §5.1.1, §5.2): where IPv4's header has its protocol, and where, without options, the
+/// message behind it has the virtual router identifier.
+const PROTOCOL: u32 = 9;
+const VRID: u32 = 21;
+const VRRP_PROTOCOL: u8 = 112;
+const VRRP_GROUP: [u8; 4] = [224, 0, 0, 18];
+
+/// Version 4, and five words: no options.
+const PLAIN_IPV4_HEADER: u8 = 0x45;
+
 /// Types of ICMPv6 (RFC 4861 §4.3, §4.4).
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
@@ -127,12 +137,22 @@ impl Builder {
             NftStatement::ArpRequest { target } => {
                 self.arp(ARP_REQUEST).load_address(ARP_TARGET).compare(&target.octets(), false)
             }
-            NftStatement::BroadcastFrame => self.immediate(&[0xff; 6]).expression("payload", |data| {
-                data.attr_u32_be(NFTA_PAYLOAD_SREG, REGISTER)
-                    .attr_u32_be(NFTA_PAYLOAD_BASE, libc::NFT_PAYLOAD_LL_HEADER as u32)
-                    .attr_u32_be(NFTA_PAYLOAD_OFFSET, 0)
-                    .attr_u32_be(NFTA_PAYLOAD_LEN, 6)
-            }),
+            NftStatement::BroadcastFrame => self.immediate(&[0xff; 6]).store_station(),
+            NftStatement::Station { mac } => self.ethernet().immediate(&mac.0).store_station(),
+            NftStatement::VrrpAdvertisement => self
+                .load_meta(libc::NFT_META_PROTOCOL)
+                .compare(&(libc::ETH_P_IP as u16).to_be_bytes(), false)
+                .load(libc::NFT_PAYLOAD_NETWORK_HEADER, 0, 1, REGISTER)
+                .compare(&[PLAIN_IPV4_HEADER], false)
+                .load_address(DESTINATION)
+                .compare(&VRRP_GROUP, false)
+                .load(libc::NFT_PAYLOAD_NETWORK_HEADER, PROTOCOL, 1, REGISTER)
+                .compare(&[VRRP_PROTOCOL], false),
+            NftStatement::StationByVrid { map } => self
+                .ethernet()
+                .load(libc::NFT_PAYLOAD_NETWORK_HEADER, VRID, 1, REGISTER)
+                .look_up(map, set_id)?
+                .store_station(),
             NftStatement::Counter => self.expression("counter", |data| {
                 data.attr_u64_be(NFTA_COUNTER_BYTES, 0).attr_u64_be(NFTA_COUNTER_PACKETS, 0)
             }),
@@ -202,7 +222,7 @@ impl Builder {
     fn ipv4(self, what: &str) -> Result<Self, Cause> {
         match self.family {
             NftFamily::Ip => Ok(self),
-            NftFamily::Ip6 | NftFamily::Bridge => {
+            NftFamily::Ip6 | NftFamily::Bridge | NftFamily::Netdev => {
                 Err(Cause::Invalid(format!("{what} in a table of family {}", self.family)))
             }
         }
@@ -217,6 +237,21 @@ impl Builder {
     fn store_mark(self) -> Self {
         self.expression("meta", |data| {
             data.attr_u32_be(NFTA_META_SREG, REGISTER).attr_u32_be(NFTA_META_KEY, libc::NFT_META_MARK as u32)
+        })
+    }
+
+    /// The frame came in by Ethernet: a device may be of any kind, where a bridge's port is not.
+    fn ethernet(self) -> Self {
+        self.load_meta(libc::NFT_META_IIFTYPE).compare(&libc::ARPHRD_ETHER.to_ne_bytes(), false)
+    }
+
+    /// Writes the register to the frame's destination.
+    fn store_station(self) -> Self {
+        self.expression("payload", |data| {
+            data.attr_u32_be(NFTA_PAYLOAD_SREG, REGISTER)
+                .attr_u32_be(NFTA_PAYLOAD_BASE, libc::NFT_PAYLOAD_LL_HEADER as u32)
+                .attr_u32_be(NFTA_PAYLOAD_OFFSET, 0)
+                .attr_u32_be(NFTA_PAYLOAD_LEN, 6)
         })
     }
 

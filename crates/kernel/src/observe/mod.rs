@@ -144,10 +144,10 @@ fn read(kernel: &mut Kernel, netns: &Netns, wanted: Option<&NetnsState>) -> Resu
     if raw.links.iter().any(|link| matches!(link.kind.as_str(), "bridge" | "vxlan")) {
         raw.fdb = list(route, neighbour::dump_fdb(), neighbour::read_fdb)?;
     }
-    // In the host's namespace we look only for what is wanted there, but for the bridges' table: the bridges are
-    // there alone.
-    for family in [NftFamily::Ip, NftFamily::Ip6, NftFamily::Bridge] {
-        let is_kept = (*netns == Netns::Host) == (family == NftFamily::Bridge);
+    // In the host's namespace we look only for what is wanted there, but for the tables of frames: networks are there
+    // alone.
+    for family in [NftFamily::Ip, NftFamily::Ip6, NftFamily::Bridge, NftFamily::Netdev] {
+        let is_kept = (*netns == Netns::Host) == family.is_of_frames();
         let looked_for = is_kept || wanted.is_some_and(|wanted| wanted.nft.contains_key(&family));
         if let Some(socket) = space.nft.as_mut().filter(|_| looked_for)
             && let Some(table) = nft::observe(socket, family)?

@@ -43,7 +43,9 @@ pub enum Filter {
         /// Its identifier; `None` for all.
         vrid: Option<u8>,
     },
-    /// The same over IPv6.
+    /// IPv4 protocol 112 of all virtual routers as it comes in by a port of a bridge, before the bridge takes it.
+    VrrpAtPort,
+    /// The first over IPv6.
     VrrpV6 {
         /// Its identifier; `None` for all.
         vrid: Option<u8>,
@@ -96,6 +98,7 @@ impl PacketSocket {
     fn configure(&self, filter: Filter) -> io::Result<()> {
         let (protocol, mut program, group) = match filter {
             Filter::Vrrp { vrid } => (libc::ETH_P_IP, vrrp_filter(vrid), Some(VRRP_GROUP)),
+            Filter::VrrpAtPort => (libc::ETH_P_ALL, vrrp_filter(None), Some(VRRP_GROUP)),
             Filter::VrrpV6 { vrid } => (libc::ETH_P_IPV6, vrrp_filter_v6(vrid), Some(VRRP_GROUP_V6)),
             Filter::VrrpUnicast { vrid, ipv6: false } => (libc::ETH_P_IP, vrrp_filter(Some(vrid)), None),
             Filter::VrrpUnicast { vrid, ipv6: true } => (libc::ETH_P_IPV6, vrrp_filter_v6(Some(vrid)), None),

@@ -301,6 +301,12 @@ impl Config {
         self.agreement.as_ref().is_some_and(|others| others.contains(&address))
     }
 
+    /// Whether `other` is the same but for its version, and the copies can agree on other paths, before and after.
+    pub(super) fn differs_by_version_among_friends(&self, other: &Self) -> bool {
+        let same = Self { version: self.version, ..other.clone() };
+        self.is_same_router(&same) && self.agreement.is_some() && other.agreement.is_some()
+    }
+
     /// Whether `other` configures the same virtual router (RFC 9568 §1.4: VRID and address family on
     /// one interface).
     pub(super) fn is_same_router(&self, other: &Self) -> bool {

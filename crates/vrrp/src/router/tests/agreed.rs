@@ -39,6 +39,29 @@ fn a_refusal_is_as_good_as_an_advertisement() {
 }
 
 #[test]
+fn another_version_moves_nothing_among_copies_that_agree() {
+    let third = || Config { agreement: agreeing().agreement, peers: agreeing().peers, ..v3() };
+    let mut bench = Bench::active(agreeing());
+    bench.configure(third());
+    let expected = bench.router.config().advertisement();
+    assert_eq!((expected.version, bench.drain()), (Version::V3, vec![Output::Transmit(expected)]));
+    assert_eq!(bench.router.state(), State::Active);
+    // A backup starts its wait anew: it cannot blame the active for what it could not have understood.
+    let mut bench = Bench::backup(agreeing());
+    bench.hear(HIGHER, 50);
+    bench.wait(SECOND);
+    bench.configure(third());
+    assert_eq!(bench.drain(), []);
+    let (timer, left) = bench.left();
+    assert_eq!(timer, Timer::ActiveDown);
+    assert!(left >= 3 * third().advertise_interval(), "{left:?}");
+    // Where only silence decides, it is another virtual router, as ever.
+    let mut bench = Bench::active(v2());
+    bench.configure(v3());
+    assert_eq!(bench.router.state(), State::Backup);
+}
+
+#[test]
 fn an_advertisement_answers_the_question() {
     let mut bench = Bench::backup(agreeing());
     bench.step();
