@@ -118,7 +118,7 @@ impl Engine {
             }
             // Nothing else is believed in this way: neither claims nor handovers, nor what is passed on.
             Ok(_) => self.shared.discards.bump("letter_astray"),
-            Err(reason) => self.shared.discard(None, &reason.to_string(), &from.to_string()),
+            Err(reason) => self.shared.discard(None, &reason.to_string(), || from.to_string()),
         }
     }
 
