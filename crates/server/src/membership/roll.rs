@@ -292,10 +292,12 @@ mod tests {
             self.store.write(|tx| admit(tx, &self.authority, host, &asked)).map_err(|refusal| refusal.to_string())
         }
 
-        /// Host, whether it counts.
+        /// Host, whether it counts; those that do last.
         fn certificates(&self) -> Vec<(String, Option<Revoked>)> {
             let all = self.store.read(Certificate::all).unwrap();
-            all.into_iter().map(|(_, certificate)| (certificate.host, certificate.revoked)).collect()
+            let mut all: Vec<_> = all.into_iter().map(|(_, found)| (found.host, found.revoked)).collect();
+            all.sort_by_key(|(_, revoked)| revoked.is_none());
+            all
         }
     }
 
