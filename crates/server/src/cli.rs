@@ -310,7 +310,9 @@ async fn open_state(settings: &ServerSettings) -> anyhow::Result<State> {
         };
         let found = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>()?.outage());
         // What an operator must set right is no outage, though it looks like one later.
-        let Some(outage) = found.filter(|outage| !matches!(outage, Outage::Refused | Outage::Damaged)) else {
+        let Some(outage) =
+            found.filter(|outage| !matches!(outage, Outage::Refused | Outage::Untrusted | Outage::Damaged))
+        else {
             return Err(error);
         };
         if told.replace(outage) != Some(outage) {

@@ -11,7 +11,7 @@ use super::{StoreError, postgres, sqlite};
 /// Where connections lead to.
 pub(super) enum Origin {
     Sqlite(Arc<sqlite::File>),
-    Postgres(Box<tokio_postgres::Config>),
+    Postgres(Box<postgres::Config>),
 }
 
 impl Origin {

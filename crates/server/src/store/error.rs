@@ -87,6 +87,9 @@ pub enum Outage {
     /// Another file has its name.
     #[error("its file was replaced by another one; the server must be started again")]
     Replaced,
+    /// It shows a certificate that it should not.
+    #[error("its certificate is not one that sslmode and sslrootcert allow")]
+    Untrusted,
     /// Its disk fails.
     #[error("its disk cannot be read or written")]
     BrokenDisk,

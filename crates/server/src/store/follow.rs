@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use tokio_postgres::{AsyncMessage, Config, NoTls};
+use tokio_postgres::AsyncMessage;
 
+use super::postgres::Config;
 use super::{Cause, StoreError};
 
 const CHANNEL: &str = "evergate_revision";
@@ -111,7 +112,7 @@ async fn follow(
     on_carried: &Arc<OnceLock<Hear>>,
     carried: &mut mpsc::Receiver<String>,
 ) -> Result<std::convert::Infallible, Cause> {
-    let (client, mut connection) = timeout(PATIENCE, config.connect(NoTls)).await??;
+    let (client, mut connection) = timeout(PATIENCE, config.connect()).await??;
     let (heard, mut hear) = mpsc::unbounded_channel();
     let hear_carried = Arc::clone(on_carried);
     let driven = tokio::spawn(async move {

@@ -23,6 +23,7 @@ mod follow;
 mod migrations;
 mod pool;
 mod postgres;
+mod postgres_tls;
 mod sqlite;
 mod tx;
 mod value;

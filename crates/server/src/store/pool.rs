@@ -132,7 +132,10 @@ impl Outages {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(reason = %outage, cause, "the database cannot be {}", self.what);
         }
-        if matches!(outage, Outage::Gone | Outage::Slow | Outage::Crowded | Outage::Refused | Outage::Locked) {
+        if matches!(
+            outage,
+            Outage::Gone | Outage::Slow | Outage::Crowded | Outage::Refused | Outage::Untrusted | Outage::Locked
+        ) {
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), outage));
         }
     }

@@ -22,9 +22,10 @@ use bytes::{BufMut as _, BytesMut};
 use tokio::runtime::Runtime;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres::{Client, Socket, Statement};
 
 use super::dialect::postgres_statement;
+use super::postgres_tls::{Connector, Stream, Wishes};
 use super::value::{Row, Value};
 use super::{Cause, Outage, StoreError};
 
@@ -42,6 +43,28 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 const SESSION: &str = "SET statement_timeout = '9s'; SET lock_timeout = '8s'; \
                        SET idle_in_transaction_session_timeout = '15s'; SET client_min_messages = warning";
 
+/// How the database is reached.
+#[derive(Clone)]
+pub(super) struct Config {
+    driver: tokio_postgres::Config,
+    tls: Connector,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Reaches it.
+    pub(super) async fn connect(
+        &self,
+    ) -> Result<(Client, tokio_postgres::Connection<Socket, Stream>), tokio_postgres::Error> {
+        self.driver.connect(self.tls.clone()).await
+    }
+}
+
 /// Reads `postgresql://user:password@host/database` and its relatives.
 ///
 /// # Errors
@@ -51,20 +74,20 @@ pub(super) fn parse_url(url: &str) -> Result<Config, StoreError> {
     let unsuitable = |why: String| StoreError::Unsuitable(format!("the database's URL cannot be used: {why}"));
     // SQLAlchemy names its driver behind the scheme.
     let rest = url.split_once("://").map(|(_, rest)| rest).unwrap_or_default();
-    let mut config = Config::from_str(&format!("postgresql://{rest}"))
+    let (rest, wishes) = Wishes::take(rest);
+    let mut driver = tokio_postgres::Config::from_str(&format!("postgresql://{rest}"))
         .map_err(|error| unsuitable(error.source().map_or_else(|| "it is no URL".to_owned(), ToString::to_string)))?;
-    if config.get_hosts().is_empty() {
+    if driver.get_hosts().is_empty() {
         return Err(unsuitable("it names no host".to_owned()));
     }
-    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
-        return Err(unsuitable("TLS to the database is not spoken".to_owned()));
+    let (mode, tls) = wishes.prepare().map_err(unsuitable)?;
+    driver.ssl_mode(mode);
+    if driver.get_connect_timeout().is_none() {
+        driver.connect_timeout(CONNECT_PATIENCE);
     }
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT_PATIENCE);
-    }
-    config.tcp_user_timeout(STATEMENT_PATIENCE).keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE);
-    config.keepalives_retries(2).application_name("evergate-server");
-    Ok(config)
+    driver.tcp_user_timeout(STATEMENT_PATIENCE).keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE);
+    driver.keepalives_retries(2).application_name("evergate-server");
+    Ok(Config { driver, tls })
 }
 
 /// A connection.
@@ -86,7 +109,7 @@ impl Connection {
             .build()
             .map_err(|error| StoreError::Database(error.into()))?;
         let client = runtime.block_on(async {
-            let connected = tokio::time::timeout(STATEMENT_PATIENCE, config.connect(NoTls)).await;
+            let connected = tokio::time::timeout(STATEMENT_PATIENCE, config.connect()).await;
             let (client, connection) = connected.map_err(|late| StoreError::unavailable(Outage::Slow, late))??;
             tokio::spawn(connection);
             Ok::<_, StoreError>(client)
@@ -226,7 +249,9 @@ impl From<tokio_postgres::Error> for StoreError {
         let Some(said) = error.as_db_error() else {
             // An error of the driver's own: the connection failed, unless a value did not fit.
             let of_connection = error.is_closed() || is_io(&error);
-            return if of_connection {
+            return if is_untrusted(&error) {
+                Self::unavailable(Outage::Untrusted, chain(&error))
+            } else if of_connection {
                 Self::unavailable(Outage::Gone, chain(&error))
             } else {
                 Self::Database(chain(&error))
@@ -258,6 +283,15 @@ impl From<tokio_postgres::Error> for StoreError {
 
 fn is_io(error: &tokio_postgres::Error) -> bool {
     causes(error).any(|cause| cause.is::<std::io::Error>())
+}
+
+/// The database's certificate is not one that the URL asks for.
+fn is_untrusted(error: &tokio_postgres::Error) -> bool {
+    let of_tls = |cause: &(dyn std::error::Error + 'static)| {
+        let inner = cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()?;
+        Some(matches!(inner, rustls::Error::InvalidCertificate(_)))
+    };
+    causes(error).any(|cause| of_tls(cause) == Some(true))
 }
 
 fn causes(error: &tokio_postgres::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
@@ -344,13 +378,14 @@ mod tests {
 
     #[test]
     fn urls_are_read_as_sqlalchemy_writes_them_and_never_repeated() {
-        let config = parse_url("postgresql+psycopg2://neutron:s3cret@db.example:5433/neutron").unwrap();
+        let config = parse_url("postgresql+psycopg2://neutron:s3cret@db.example:5433/neutron").unwrap().driver;
         assert_eq!((config.get_user(), config.get_dbname()), (Some("neutron"), Some("neutron")));
         assert_eq!(config.get_ports(), [5433]);
         for bad in [
             "postgresql://neutron:s3cret@db:port/x",
             "postgresql:///x?password=s3cret",
-            "postgresql://u:s3cret@h/x?sslmode=require",
+            "postgresql://u:s3cret@h/x?sslmode=verify-full",
+            "postgresql://u:s3cret@h/x?sslmode=s0metimes",
             "postgresql://u:s3cret@h/x?s3cret=1",
         ] {
             let error = parse_url(bad).unwrap_err().to_string();

@@ -279,3 +279,59 @@ fn a_server_of_a_later_version_is_not_overrun() {
     let error = Store::connect(&Database::Postgres(url)).unwrap_err();
     assert!(matches!(error, StoreError::NewerSchema { found: 9999, .. }), "{error}");
 }
+
+#[test]
+fn tls_to_the_database_is_spoken_as_the_url_says() {
+    if std::env::var(POSTGRES).is_ok() {
+        return;
+    }
+    let mut cluster = Cluster::start();
+    let url = cluster.make_database();
+    let directory = std::env::temp_dir().join(format!("evergate-database-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let authority = |name: &str| {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let file = directory.join(name);
+        std::fs::write(&file, params.self_signed(&key).unwrap().pem()).unwrap();
+        (rcgen::Issuer::new(params, key), file.display().to_string())
+    };
+    let ((issuer, root), (_, other)) = (authority("root"), authority("other"));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+    let open = |url: &str| Store::connect(&Database::from_url(url).unwrap()).map_err(|error| error.to_string());
+
+    let refused = open(&format!("{url}?sslmode=require")).map(drop).unwrap_err();
+    assert!(!refused.contains("a-password-of-the-tests"), "{refused}");
+    cluster.speak_tls(&certificate, &key.serialize_pem());
+    let is_encrypted = |url: &str| -> Result<bool, String> {
+        let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+        let store = open(url)?;
+        // A write as well: writer, readers and follower are connections of their own.
+        store.write::<_, StoreError>(|tx| tx.set_setting("x", "y")).unwrap();
+        Ok(store.read::<_, StoreError>(|tx| tx.query_opt(sql, &[], |row| row.bool(0))).unwrap().unwrap())
+    };
+    assert_eq!(is_encrypted(&url), Ok(false));
+    for mode in ["prefer", "require"] {
+        assert_eq!(is_encrypted(&format!("{url}?sslmode={mode}")), Ok(true), "{mode}");
+    }
+    let by_name = url.replace("127.0.0.1", "localhost");
+    for (url, mode, root, good) in [
+        (&url, "verify-full", &root, true),
+        (&url, "verify-ca", &root, true),
+        (&url, "require", &root, true),
+        (&by_name, "verify-ca", &root, true),
+        (&by_name, "verify-full", &root, false),
+        (&url, "verify-full", &other, false),
+        (&url, "require", &other, false),
+    ] {
+        let found = is_encrypted(&format!("{url}?sslmode={mode}&sslrootcert={root}"));
+        match found {
+            Ok(encrypted) => assert!(good && encrypted, "{mode} {root}"),
+            Err(why) => assert!(!good && why.contains("its certificate is not one"), "{mode} {root}: {why}"),
+        }
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}

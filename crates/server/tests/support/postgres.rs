@@ -134,6 +134,22 @@ impl Cluster {
         self.expect("up");
     }
 
+    /// Lets it speak TLS as well, with a certificate and its key as PEM.
+    pub(crate) fn speak_tls(&mut self, certificate: &str, key: &str) {
+        self.stop();
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data().join(name);
+            std::fs::write(&path, text).unwrap();
+            let own = Command::new("chown").arg("postgres").arg(&path).status().unwrap();
+            let hide = Command::new("chmod").arg("600").arg(&path).status().unwrap();
+            assert!(own.success() && hide.success());
+        }
+        let conf = self.data().join("postgresql.conf");
+        let text = std::fs::read_to_string(&conf).unwrap();
+        std::fs::write(conf, text + "ssl = on\n").unwrap();
+        self.start_again();
+    }
+
     /// Makes it a standby of nothing from its next start on: it answers, and takes no writes until it is promoted.
     pub(crate) fn demote(&self) {
         std::fs::write(self.directory.join("data/standby.signal"), "").unwrap();
