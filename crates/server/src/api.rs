@@ -343,9 +343,6 @@ fn quotas_verb(call: Call<'_>, rest: &[&str], asked: &Asked) -> Result<Answer, A
     let last = rest.last().map_or("", |last| last.trim_end_matches(".json"));
     match (rest, asked.method.as_str()) {
         ([], "GET" | "HEAD") => ok(quotas::list(call)?),
-        ([], "POST") => {
-            Err(ApiError::HTTPNotImplemented { message: "POST requests are not supported on this resource.".into() })
-        }
         ([_], "GET" | "HEAD") if matches!(last, "project" | "tenant") => ok(quotas::own_project(call, last)?),
         ([_], "GET" | "HEAD") => ok(quotas::show(call, last)?),
         ([_], "PUT") => ok(quotas::update(call, last, &asked.object()?)?),

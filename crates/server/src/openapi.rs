@@ -4,6 +4,8 @@
 //! generator need not be told by hand. It is the same for all callers and shows nothing that is kept: no
 //! token is needed.
 
+mod actions;
+
 use axum::Router;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -42,6 +44,7 @@ pub fn document() -> Json {
         paths.insert(format!("/v2.0/{above}/{{parent}}/{collection}/{{id}}"), one);
         add_schemas(&mut schemas, table);
     }
+    actions::add(&mut paths);
     schemas.insert("error".into(), error());
     json!({
         "openapi": "3.1.0",

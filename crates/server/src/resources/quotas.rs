@@ -86,8 +86,8 @@ const fn limit(name: &'static str) -> Attribute {
     Attribute::new(name, Kind::Limit).put()
 }
 
-/// Only for reading the body of a PUT: quotas are no rows with ids.
-static TABLE: Table = Table {
+/// Only for the body of a PUT: quotas are no rows with ids.
+pub(crate) static TABLE: Table = Table {
     singular: "quota",
     plural: "quotas",
     sql: "quotas",
