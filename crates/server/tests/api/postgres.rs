@@ -64,7 +64,8 @@ fn race_for(database: &str) -> ! {
     std::io::stdin().read_line(&mut line).unwrap();
     let prizes: Value = serde_json::from_str(&line).unwrap();
     let ours = member(PROJECT);
-    let round = |n: usize| {
+    let round = |n: usize, at: usize| {
+        let fresh = member(&format!("fresh-{at}"));
         let tries = [
             ("port", server.post(&admin(), "/v2.0/ports", json!({"port": {"network_id": prizes["small"]}}))),
             ("router", server.post(&ours, "/v2.0/routers", json!({"router": {"name": format!("r{n}")}}))),
@@ -77,13 +78,31 @@ fn race_for(database: &str) -> ! {
                 let body = json!({"floatingip": {"floating_network_id": prizes["external"]}});
                 server.post(&ours, "/v2.0/floatingips", body)
             }),
+            ("forwarding", {
+                let path = format!("/v2.0/floatingips/{}/port_forwardings", prizes["floating"].as_str().unwrap());
+                let mut body = prizes["forwarding"].clone();
+                (body["external_port"], body["internal_port"]) = (json!(8000 + at), json!(80 + at));
+                server.post(&admin(), &path, json!({"port_forwarding": body}))
+            }),
+            ("group", server.get(&fresh, "/v2.0/security-groups")),
+            ("cut", {
+                let body = json!({"network_id": prizes["cut"], "ip_version": 4, "subnetpool_id": prizes["pool"],
+                                  "prefixlen": 28});
+                server.post(&admin(), "/v2.0/subnets", json!({"subnet": body}))
+            }),
+            ("prefix", {
+                // Both pools are of one scope, in which a prefix is once.
+                let pool = prizes["scoped"][(n + at) % 2].as_str().unwrap();
+                let body = json!({"prefixes": [format!("10.{}.0.0/16", 100 + 2 * at)]});
+                server.put(&admin(), &format!("/v2.0/subnetpools/{pool}/add_prefixes"), body)
+            }),
         ];
         for (what, answer) in tries {
             println!("racer {what} {} {}", answer.status, answer.message());
         }
     };
     thread::scope(|scope| {
-        (0..THREADS).for_each(|n| drop(scope.spawn(move || (0..ROUNDS).for_each(|_| round(n)))));
+        (0..THREADS).for_each(|n| drop(scope.spawn(move || (0..ROUNDS).for_each(|at| round(n, at)))));
     });
     println!("racer done");
     // What the harness would say now nobody reads.
@@ -125,6 +144,7 @@ fn two_servers_that_race_break_nothing() {
     let prizes = json!({
         "small": small["id"], "external": external["id"], "router": router["id"], "subnet": subnet["id"],
     });
+    let prizes = with_more_prizes(&server, prizes);
     let test = "postgres::two_servers_that_race_break_nothing";
     let mut racers = [racer(test, &url), racer(test, &url)];
     for (child, _) in &mut racers {
@@ -135,7 +155,7 @@ fn two_servers_that_race_break_nothing() {
         lines.extend(said);
         assert!(child.wait().unwrap().success());
     }
-    assert_eq!(lines.len(), 2 * THREADS * ROUNDS * 5, "every request was answered");
+    assert_eq!(lines.len(), 2 * THREADS * ROUNDS * 9, "every request was answered");
     let with = |prefix: &str| lines.iter().filter(|line| line.starts_with(prefix)).count();
     assert!(
         lines.iter().all(|line| ["200", "201", "400", "409"].iter().any(|s| line.split(' ').nth(1) == Some(s))),
@@ -165,10 +185,59 @@ fn two_servers_that_race_break_nothing() {
     let floating = server.list(&member(PROJECT), "floatingips", "");
     assert_eq!(floating.len(), with("floatingip 201"));
     assert_eq!(pick(&floating, "floating_ip_address").into_iter().collect::<BTreeSet<_>>().len(), floating.len());
+    check_more_prizes(&server, &prizes, &with);
     // Every revision is in the log once, in the order in which it became visible.
     let count = "SELECT count(DISTINCT revision) FROM changes";
     let (logged, newest) = server.write(|tx| Ok((tx.count(count, &[])?, tx.revision()?)));
     assert_eq!(logged as u64, newest);
+}
+
+/// A floating IP and where its ports are to lead, a pool that has room for four subnets, and two pools of one scope.
+fn with_more_prizes(server: &Server, mut prizes: Value) -> Value {
+    let other = member("other");
+    let gateway = json!({"external_gateway_info": {"network_id": prizes["external"]}});
+    let router = server.make(&other, "router", gateway);
+    let (network, subnet) = server.make_network(&other, "forwarded", "10.2.0.0/24");
+    let path = format!("/v2.0/routers/{}/add_router_interface", id(&router));
+    assert_eq!(server.put(&other, &path, json!({"subnet_id": subnet["id"]})).status, 200);
+    let port = server.make(&other, "port", json!({"network_id": network["id"]}));
+    let address = &port["fixed_ips"][0]["ip_address"];
+    let floating = server.make(&other, "floatingip", json!({"floating_network_id": prizes["external"]}));
+    prizes["floating"] = floating["id"].clone();
+    prizes["forwarding"] = json!({
+        "internal_port_id": port["id"], "internal_ip_address": address, "protocol": "tcp",
+    });
+    let pool = json!({"name": "small", "prefixes": ["10.64.0.0/26"], "min_prefixlen": 26});
+    prizes["pool"] = server.make(&other, "subnetpool", pool)["id"].clone();
+    prizes["cut"] = server.make(&other, "network", json!({"name": "cut"}))["id"].clone();
+    let scope = server.post(&other, "/v2.0/address-scopes", json!({"address_scope": {"ip_version": 4}}));
+    let scoped = ["10.65.0.0/16", "10.67.0.0/16"].map(|prefix| {
+        let body =
+            json!({"name": "scoped", "prefixes": [prefix], "address_scope_id": scope.body["address_scope"]["id"]});
+        server.make(&other, "subnetpool", body)["id"].clone()
+    });
+    prizes["scoped"] = json!(scoped);
+    prizes
+}
+
+fn check_more_prizes(server: &Server, prizes: &Value, with: &dyn Fn(&str) -> usize) {
+    let path = format!("/v2.0/floatingips/{}/port_forwardings", prizes["floating"].as_str().unwrap());
+    let forwardings = server.get(&admin(), &path).body["port_forwardings"].as_array().unwrap().clone();
+    let ports: BTreeSet<String> = pick(&forwardings, "external_port").into_iter().collect();
+    assert_eq!((forwardings.len(), ports.len(), with("forwarding 201")), (ROUNDS, ROUNDS, ROUNDS));
+    let defaults = "SELECT count(*) FROM security_groups WHERE is_default = 1 AND project_id LIKE 'fresh-%'";
+    assert_eq!(server.write(|tx| Ok(tx.count(defaults, &[])?)), ROUNDS as i64, "each project's is made once");
+    let cut = server.list(&admin(), "subnets", &format!("?subnetpool_id={}", prizes["pool"].as_str().unwrap()));
+    let cidrs: BTreeSet<String> = pick(&cut, "cidr").into_iter().collect();
+    assert_eq!((cut.len(), cidrs.len(), with("cut 201")), (4, 4, 4));
+    let prefixes = prizes["scoped"].as_array().unwrap().iter().flat_map(|pool| {
+        let pool = server.shown("subnetpool", pool.as_str().unwrap());
+        pool["prefixes"].as_array().unwrap().clone()
+    });
+    let prefixes: Vec<String> = prefixes.map(|prefix| prefix.to_string()).collect();
+    let distinct: BTreeSet<&String> = prefixes.iter().collect();
+    assert_eq!((prefixes.len(), distinct.len()), (ROUNDS + 2, ROUNDS + 2));
+    assert!(with("prefix 200") >= ROUNDS, "who adds what a pool has is content, too");
 }
 
 fn store(url: &str) -> Store {
