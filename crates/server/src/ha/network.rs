@@ -107,7 +107,7 @@ fn make(tx: &Tx<'_>, options: &Options, project: &str, ordinal: i64) -> Result<H
         host_routes: Vec::new(),
         service_types: Vec::new(),
         subnetpool_id: None,
-        standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+        standard: Standard::default(),
     };
     subnet.insert(tx)?;
     let sql = "INSERT INTO ha_networks (network_id, project_id, ordinal, subnet_id) VALUES (?1, ?2, ?3, ?4)";

@@ -23,8 +23,9 @@ use crate::values;
 /// Ids in one `IN (...)`: below every database's limit of parameters.
 const CHUNK: usize = 500;
 
-/// What every object has for showing: when it was made, last changed, and how often.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What every object has for showing: when it was made, last changed, and how often. A new one has none of it
+/// before it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standard {
     /// Creation time.
     pub created_at: String,
@@ -78,6 +79,27 @@ pub fn query_in_with<T, I: AsRef<str>>(
         found.extend(tx.query(&sql.replace("{}", &places.join(", ")), &params, &mut read)?);
     }
     Ok(found)
+}
+
+/// Writes a new row of a table whose columns end with the standard ones: these are the transaction's, and the
+/// revision number that is given.
+///
+/// # Errors
+///
+/// As [`Tx::execute`].
+fn insert(
+    tx: &Tx<'_>,
+    table: &'static str,
+    columns: &str,
+    values: impl IntoIterator<Item = Value>,
+    revision: i64,
+) -> Result<(), StoreError> {
+    let mut values: Vec<Value> = values.into_iter().collect();
+    let own: Vec<String> = (1..=values.len()).map(|n| format!("?{n}")).collect();
+    values.push(tx.now_text().into());
+    let (own, now) = (own.join(", "), values.len());
+    tx.execute(&format!("INSERT INTO {table} ({columns}) VALUES ({own}, ?{now}, ?{now}, {revision})"), &values)?;
+    Ok(())
 }
 
 /// Counts a change of an object: its revision number and time.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use evergate_model::PortId;
 
-use super::{Standard, query_in, tags};
+use super::{Standard, insert, query_in, tags};
 use crate::error::ApiError;
 use crate::random;
 use crate::store::{Row, StoreError, Tx, Value};
@@ -91,17 +91,8 @@ impl SecurityGroup {
     ///
     /// As [`Tx::execute`].
     pub fn insert(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql = format!("INSERT INTO security_groups ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 1)");
-        let params = values![
-            &self.id,
-            &self.project_id,
-            &self.name,
-            &self.description,
-            self.is_default,
-            self.stateful,
-            tx.now_text(),
-        ];
-        tx.execute(&sql, &params)?;
+        let own = values![&self.id, &self.project_id, &self.name, &self.description, self.is_default, self.stateful,];
+        insert(tx, "security_groups", COLUMNS, own, 1)?;
         for ethertype in ["IPv4", "IPv6"] {
             if self.is_default {
                 let rule = Rule { remote_group_id: Some(self.id.clone()), ..Rule::any(self, "ingress", ethertype) };
@@ -159,7 +150,7 @@ impl Rule {
             normalized_cidr: None,
             remote_group_id: None,
             description: String::new(),
-            standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+            standard: Standard::default(),
         }
     }
 
@@ -192,11 +183,7 @@ impl Rule {
     ///
     /// As [`Tx::execute`].
     pub fn insert(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql = format!(
-            "INSERT INTO security_group_rules ({RULE_COLUMNS}) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?13, 0)"
-        );
-        let params = values![
+        let own = values![
             &self.id,
             &self.project_id,
             &self.security_group_id,
@@ -209,10 +196,8 @@ impl Rule {
             self.normalized_cidr.as_deref(),
             self.remote_group_id.as_deref(),
             &self.description,
-            tx.now_text(),
         ];
-        tx.execute(&sql, &params)?;
-        Ok(())
+        insert(tx, "security_group_rules", RULE_COLUMNS, own, 0)
     }
 }
 
@@ -242,7 +227,7 @@ pub fn ensure_default(tx: &Tx<'_>, project: &str) -> Result<String, StoreError> 
         description: "Default security group".to_owned(),
         is_default: true,
         stateful: true,
-        standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+        standard: Standard::default(),
     };
     group.insert(tx)?;
     Ok(group.id)

@@ -6,7 +6,7 @@ use evergate_model::{NetworkId, SubnetId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Standard, query_in, tags};
+use super::{Standard, insert, query_in, tags};
 use crate::error::ApiError;
 use crate::ipam::Pool;
 use crate::store::{Kind, Row, StoreError, Tx};
@@ -112,11 +112,7 @@ impl Subnet {
     ///
     /// As [`Tx::execute`].
     pub fn insert(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql = format!(
-            "INSERT INTO subnets ({COLUMNS}) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17, 0)"
-        );
-        let params = values![
+        let own = values![
             self.id,
             &self.project_id,
             self.network_id,
@@ -133,9 +129,8 @@ impl Subnet {
             json(&self.host_routes),
             json(&self.service_types),
             self.subnetpool_id.as_deref(),
-            tx.now_text(),
         ];
-        tx.execute(&sql, &params)?;
+        insert(tx, "subnets", COLUMNS, own, 0)?;
         self.note(tx)
     }
 

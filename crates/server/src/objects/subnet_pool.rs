@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evergate_model::{AddressScopeId, NetworkId};
 use ipnet::IpNet;
 
-use super::{Standard, query_in, tags};
+use super::{Standard, insert, query_in, tags};
 use crate::error::ApiError;
 use crate::objects::subnet::json;
 use crate::store::{Kind, Row, StoreError, Tx};
@@ -108,11 +108,7 @@ impl SubnetPool {
     ///
     /// As [`Tx::execute`].
     pub fn insert(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql = format!(
-            "INSERT INTO subnet_pools ({COLUMNS}) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?13, 0)"
-        );
-        let params = values![
+        let own = values![
             &self.id,
             &self.project_id,
             &self.name,
@@ -125,10 +121,8 @@ impl SubnetPool {
             self.default_quota,
             self.is_default,
             self.address_scope_id,
-            tx.now_text(),
         ];
-        tx.execute(&sql, &params)?;
-        Ok(())
+        insert(tx, "subnet_pools", COLUMNS, own, 0)
     }
 
     /// Writes what can change of a pool, and counts the change.

@@ -105,7 +105,7 @@ impl Resource for FloatingIps {
             port_id: leads_to.map(|way| way.port),
             fixed_ip_address: leads_to.map(|way| way.fixed_ip),
             status: "DOWN".into(),
-            standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+            standard: Standard::default(),
         };
         refuse_second(call, &floating_ip)?;
         floating_ip.insert(call.tx)?;

@@ -147,7 +147,7 @@ impl Resource for Routers {
             distributed: body.get::<Option<bool>>("distributed")?.flatten().unwrap_or(distributed_by_default(call)),
             enable_snat: call.options.enable_snat_by_default,
             availability_zone_hints: zone_hints(call, body)?,
-            standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+            standard: Standard::default(),
             wishes: router::Wishes::default(),
         };
         router.insert(call.tx)?;

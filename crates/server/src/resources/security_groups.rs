@@ -82,7 +82,7 @@ impl Resource for SecurityGroups {
             description: body.need("description")?,
             is_default: false,
             stateful: body.need("stateful")?,
-            standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+            standard: Standard::default(),
         };
         group.insert(call.tx)?;
         Ok(group.id)

@@ -97,7 +97,7 @@ impl Resource for SubnetPools {
             default_quota: body.get("default_quota")?,
             is_default: body.need("is_default")?,
             address_scope_id: body.need("address_scope_id")?,
-            standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+            standard: Standard::default(),
         };
         check_bounds(&pool)?;
         check_default(call, &pool)?;

@@ -219,7 +219,7 @@ fn new_subnet(call: Call<'_>, body: &Body) -> Result<Subnet, ApiError> {
         host_routes: host_routes(call, body, "new subnet", ip_version)?.unwrap_or_default(),
         service_types: body.need("service_types")?,
         subnetpool_id: pool.map(|pool| pool.id),
-        standard: Standard { created_at: String::new(), updated_at: String::new(), revision_number: 0 },
+        standard: Standard::default(),
     };
     check_gateway(&subnet, gateway)?;
     check_ipv6_modes(&subnet)?;
