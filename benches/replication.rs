@@ -60,7 +60,7 @@ fn evergate() -> Result<()> {
 }
 
 fn conntrackd() -> Result<()> {
-    let mut pair = Pair::up(1)?;
+    let mut pair = Pair::up(Duration::from_secs(1))?;
     let daemons = [pair.conntrackd(1)?, pair.conntrackd(2)?];
     let master = wait_for("one keepalived is master", PATIENCE, || pair.master())?;
     pair.answers()?;

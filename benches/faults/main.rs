@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     }
     let mut damage = Vec::new();
     while damage.len() < TIMES {
-        damage.extend(support::pair::power_off(1, CONNECTIONS)?);
+        damage.extend(support::pair::power_off(Duration::from_secs(1), CONNECTIONS)?);
     }
     let gaps: Vec<f64> = damage.iter().map(|damage| damage.gap_ms).collect();
     let words: Vec<&str> = damage.iter().map(|damage| damage.connections.as_str()).collect();

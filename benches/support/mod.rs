@@ -33,19 +33,13 @@ impl Bench {
         advert_int: Option<u8>,
         bfd_interval_ms: Option<u16>,
     ) -> Result<Self> {
+        Self::up_with(what, |spec| Spec { profile, advert_int, bfd_interval_ms, ..spec })
+    }
+
+    /// As [`Self::up`], with whatever settings.
+    pub(crate) fn up_with(what: &str, change: impl FnOnce(Spec) -> Spec) -> Result<Self> {
         let name = format!("bench_{what}_{}", std::process::id());
-        let evergate = PathBuf::from(env!("CARGO_BIN_EXE_evergate"));
-        let spec = Spec {
-            profile,
-            name: name.clone(),
-            network_hosts: 3,
-            compute_hosts: 2,
-            advert_int,
-            bfd_interval_ms,
-            health_check_interval: None,
-            evergate,
-            client: None,
-        };
+        let spec = change(Spec::new(&name, PathBuf::from(env!("CARGO_BIN_EXE_evergate"))));
         let folder = std::env::temp_dir().join(&name);
         let lab = Lab::up(spec, Some(&folder)).inspect_err(|_| drop(Lab::down(&name, Some(&folder), false)))?;
         let bench = Self { lab };

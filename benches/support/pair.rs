@@ -62,8 +62,8 @@ pub(crate) struct Damage {
 
 /// Opens connections through a fresh pair that replicates them with conntrackd, and kills its master;
 /// `None` where the probe was too late.
-pub(crate) fn power_off(seconds: u8, connections: usize) -> Result<Option<Damage>> {
-    let mut pair = Pair::up(seconds)?;
+pub(crate) fn power_off(interval: Duration, connections: usize) -> Result<Option<Damage>> {
+    let mut pair = Pair::up(interval)?;
     for number in [1, 2] {
         pair.conntrackd(number)?;
     }
@@ -81,18 +81,27 @@ pub(crate) fn power_off(seconds: u8, connections: usize) -> Result<Option<Damage
         let count = String::from_utf8_lossy(&out.context("failed to run conntrack")?.stdout).trim().to_owned();
         Ok((count.parse::<usize>().unwrap_or(0) >= connections).then_some(()))
     })?;
-    let Some(gap_ms) = pair.gap_at(master)? else { return Ok(None) };
+    let Some(gap_ms) = pair.gap_at(master, Ending::Power)? else { return Ok(None) };
     server.go()?;
     client.go()?;
     server.says()?;
     Ok(Some(Damage { gap_ms, connections: client.says()? }))
 }
 
-/// Kills the master of a fresh pair `times` times, and returns the gaps in milliseconds.
-pub(crate) fn measure(seconds: u8, times: usize) -> Result<Vec<f64>> {
+/// How a master ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Its links go down, and its processes are killed.
+    Power,
+    /// It is told to stop, and resigns.
+    Stop,
+}
+
+/// Ends the master of a fresh pair `times` times, and returns the gaps in milliseconds.
+pub(crate) fn measure(interval: Duration, ending: Ending, times: usize) -> Result<Vec<f64>> {
     let mut gaps = Vec::new();
     while gaps.len() < times {
-        gaps.extend(Pair::up(seconds)?.gap()?);
+        gaps.extend(Pair::up(interval)?.gap(ending)?);
     }
     Ok(gaps)
 }
@@ -105,8 +114,8 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Wires it all up and starts both keepalived.
-    pub(crate) fn up(seconds: u8) -> Result<Self> {
+    /// Wires it all up and starts both keepalived: with version 3 if the interval is below a second.
+    pub(crate) fn up(interval: Duration) -> Result<Self> {
         let prefix = format!("egpair-{}-", std::process::id());
         let folder = std::env::temp_dir().join(prefix.trim_end_matches('-'));
         fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
@@ -115,7 +124,7 @@ impl Pair {
         let server = pair.own(ECHO, "server")?.spawn().context("failed to start the echo server")?;
         pair.children.push(server);
         for number in [1, 2] {
-            pair.keepalived(number, seconds)?;
+            pair.keepalived(number, interval)?;
         }
         Ok(pair)
     }
@@ -168,11 +177,12 @@ impl Pair {
         Ok(())
     }
 
-    fn keepalived(&mut self, number: u8, seconds: u8) -> Result<()> {
+    fn keepalived(&mut self, number: u8, interval: Duration) -> Result<()> {
+        let (version, seconds) = (if interval < Duration::from_secs(1) { 3 } else { 2 }, interval.as_secs_f64());
         let node = format!("r{number}");
         let conf = self.folder.join(format!("{node}.conf"));
         let text = format!(
-            "global_defs {{\n    router_id pair\n    vrrp_version 2\n}}\nvrrp_instance VR_1 {{\n    state BACKUP\n    \
+            "global_defs {{\n    router_id pair\n    vrrp_version {version}\n}}\nvrrp_instance VR_1 {{\n    state BACKUP\n    \
              interface ha0\n    virtual_router_id 1\n    priority 50\n    garp_master_delay 60\n    nopreempt\n    \
              advert_int {seconds}\n    virtual_ipaddress {{\n        169.254.0.1/24 dev ha0\n    }}\n    \
              virtual_ipaddress_excluded {{\n        10.9.0.1/24 dev lan0 no_track\n        10.8.0.1/24 dev wan0 no_track\n    }}\n}}\n"
@@ -240,22 +250,27 @@ impl Pair {
         })
     }
 
-    fn gap(mut self) -> Result<Option<f64>> {
+    fn gap(mut self, ending: Ending) -> Result<Option<f64>> {
         let master = evergate_lab::wait_for("one keepalived is master", PATIENCE, || self.master())?;
-        self.gap_at(master)
+        self.gap_at(master, ending)
     }
 
-    /// Cuts the master's power under a probe. One that was started too late to get an answer before that
+    /// Ends the master under a probe. One that was started too late to get an answer before that
     /// saw no gap, and proves nothing.
-    fn gap_at(&mut self, master: &str) -> Result<Option<f64>> {
+    fn gap_at(&mut self, master: &str, ending: Ending) -> Result<Option<f64>> {
         let mut running =
             self.own(PROBE, "client")?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("the probe")?;
         // The master of a fresh pair may have been found before its first announcement was believed.
         self.answers()?;
-        for device in ["lan0", "wan0", "ha0"] {
-            ip(&format!("-n {}{master} link set {device} down", self.prefix))?;
+        match ending {
+            Ending::Power => {
+                for device in ["lan0", "wan0", "ha0"] {
+                    ip(&format!("-n {}{master} link set {device} down", self.prefix))?;
+                }
+                self.signal_processes_of(master, "-9")?;
+            }
+            Ending::Stop => self.signal_processes_of(master, "-TERM")?,
         }
-        self.kill_processes_of(master)?;
         let other = if master == "r1" { "r2" } else { "r1" };
         evergate_lab::wait_for("the other has taken over", PATIENCE, || {
             // The killed one may have left its address on a link that is down.
@@ -267,7 +282,7 @@ impl Pair {
         running.stdout.take().context("the probe's output")?.read_to_string(&mut text).context("the probe's output")?;
         let _ = running.wait();
         let report: Report = serde_json::from_str(&text).context("the probe ended without a report")?;
-        Ok(report.gaps.first().map(|_| report.longest_gap_ms()))
+        Ok(seen(&report, ending))
     }
 
     /// Waits until the server answers the client.
@@ -285,13 +300,13 @@ impl Pair {
         ip(&format!("netns exec {}{node} {}", self.prefix, words.join(" ")))
     }
 
-    fn kill_processes_of(&self, node: &str) -> Result<()> {
+    fn signal_processes_of(&self, node: &str, signal: &str) -> Result<()> {
         let netns = format!("{}{node}", self.prefix);
         let pids = Command::new("ip").args(["netns", "pids", &netns]).output().context("failed to run ip")?;
         let pids = String::from_utf8_lossy(&pids.stdout).into_owned();
         let pids: Vec<&str> = pids.split_whitespace().collect();
         if !pids.is_empty() {
-            Command::new("kill").arg("-9").args(pids).status().context("failed to run kill")?;
+            Command::new("kill").arg(signal).args(pids).status().context("failed to run kill")?;
         }
         Ok(())
     }
@@ -300,7 +315,7 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         for node in NODES {
-            let _ = self.kill_processes_of(node);
+            let _ = self.signal_processes_of(node, "-9");
         }
         for child in &mut self.children {
             let _ = child.wait();
@@ -310,6 +325,16 @@ impl Drop for Pair {
         }
         let _ = fs::remove_dir_all(Path::new(&self.folder));
     }
+}
+
+/// The gap that a probe saw. None at all is what a clean stop aims at; of a power-off it says that the probe came too
+/// late.
+pub(crate) fn seen(report: &Report, ending: Ending) -> Option<f64> {
+    let has_seen = match ending {
+        Ending::Power => !report.gaps.is_empty(),
+        Ending::Stop => report.received > 1,
+    };
+    has_seen.then(|| report.gaps.first().map_or(0.0, |_| report.longest_gap_ms()))
 }
 
 fn ip(line: &str) -> Result<()> {

@@ -23,64 +23,85 @@ use crate::Run;
 use crate::meter::{self, Costs};
 use crate::wires::{NETNS_PATH, PER_NETWORK, Wires, ha_address, ha_mac, ip, vrid, vtep};
 
-/// Both keepers, with all routers active on side 1.
-struct Pair {
+/// So often the host with all active routers is killed.
+const TAKEOVERS: usize = 2;
+
+/// Both keepers, with all routers active on side 1. Stopped cleanly, so that nothing is left for the next.
+struct Pair<'a> {
     sides: Vec<Keeper>,
-    // Dropped last.
-    wires: Wires,
+    specs: Vec<Vec<RouterSpec>>,
+    wires: &'a Wires,
+    bfd: BfdSettings,
 }
 
 /// What a run costs.
-pub(crate) fn measure(run: &Run) -> Result<Costs> {
-    let pair = Pair::up(run, BfdSettings::default())?;
-    let mut costs = meter::measure(run, &pair.wires, [&[pair.sides[0].pid()], &[pair.sides[1].pid()]])?;
+pub(crate) fn measure(run: &Run, wires: &Wires) -> Result<Costs> {
+    let pair = Pair::up(run, wires, BfdSettings::default())?;
+    let mut costs = meter::measure(run, wires, [&[pair.sides[0].pid()], &[pair.sides[1].pid()]])?;
     costs.spurious = pair.sides[1].active().len();
+    pair.down()?;
     Ok(costs)
 }
 
 /// Kills the host with all active routers, and tells when the last of them was in place on the other.
-pub(crate) fn takeovers(routers: u16) -> Result<()> {
+pub(crate) fn takeovers(routers: u16, wires: &Wires) -> Result<()> {
     let run = Run { routers, interval_cs: 100, time: Duration::ZERO, burners: 0 };
-    let mut times = Vec::new();
-    for _ in 0..3 {
-        let mut pair = Pair::up(&run, BfdSettings { interval_ms: 50, multiplier: 3 })?;
+    for _ in 0..TAKEOVERS {
+        let mut pair = Pair::up(&run, wires, BfdSettings { interval_ms: 50, multiplier: 3 })?;
         pair.sides[1].wait_bfd()?;
         pair.sides[1].forget();
         let dead = Instant::now();
-        ip(&format!("-n {} link set eth0 down", pair.wires.host(1)))?;
+        ip(&format!("-n {} link set eth0 down", wires.host(1)))?;
         pair.sides[0].kill();
         pair.sides[1].wait_active(routers)?;
         let at: Vec<(Instant, u64)> = pair.sides[1].takeovers();
         let first = at.iter().map(|(at, took)| *at - Duration::from_micros(*took)).min().context("there are some")?;
         let last = at.iter().map(|(at, _)| *at).max().context("there are some")?;
-        times.push(((first - dead).as_secs_f64() * 1e3, (last - first).as_secs_f64() * 1e3));
-    }
-    for (noticed, took) in times {
         println!(
-            "takeover of {routers} at once: decided {noticed:.0} ms after the power-off (BFD 50 ms x 3), all in place and announced {took:.0} ms later"
+            "takeover of {routers} at once: decided {:.0} ms after the power-off (BFD 50 ms x 3), all in place and announced {:.0} ms later",
+            (first - dead).as_secs_f64() * 1e3,
+            (last - first).as_secs_f64() * 1e3
         );
+        // The dead host boots, and removes what it had when it hears who has it now.
+        ip(&format!("-n {} link set eth0 up", wires.host(1)))?;
+        pair.boot_first()?;
+        pair.down()?;
     }
     Ok(())
 }
 
-impl Pair {
-    fn up(run: &Run, bfd: BfdSettings) -> Result<Self> {
-        let mut wires = Wires::up(run.routers)?;
-        let mut sides = Vec::new();
+impl<'a> Pair<'a> {
+    fn up(run: &Run, wires: &'a Wires, bfd: BfdSettings) -> Result<Self> {
+        let mut pair = Self { sides: Vec::new(), specs: Vec::new(), wires, bfd };
         for side in [1, 2] {
-            wires.routers(side, run.routers)?;
             let specs = wires.on(side, |kernel| {
-                (0..run.routers).map(|number| spec(&wires, kernel, side, number, run)).collect::<Result<Vec<_>>>()
+                (0..run.routers).map(|number| spec(wires, kernel, side, number, run)).collect::<Result<Vec<_>>>()
             })?;
-            let mut keeper = Keeper::start(&wires, side)?;
+            let mut keeper = Keeper::start(wires, side)?;
             keeper.tell(side, &specs, bfd)?;
             if side == 1 {
                 keeper.wait_active(run.routers)?;
             }
-            sides.push(keeper);
+            pair.sides.push(keeper);
+            pair.specs.push(specs);
         }
-        sides[1].wait_hearing(run.routers)?;
-        Ok(Self { sides, wires })
+        pair.sides[1].wait_hearing(run.routers)?;
+        Ok(pair)
+    }
+
+    fn boot_first(&mut self) -> Result<()> {
+        let mut keeper = Keeper::start(self.wires, 1)?;
+        keeper.tell(1, &self.specs[0], self.bfd)?;
+        keeper.wait_standby()?;
+        self.sides[0] = keeper;
+        Ok(())
+    }
+
+    /// The standby first, so that nothing moves.
+    fn down(mut self) -> Result<()> {
+        let active = usize::from(self.sides[0].active().is_empty());
+        self.sides[1 - active].stop()?;
+        self.sides[active].stop()
     }
 }
 
@@ -212,6 +233,14 @@ impl Keeper {
         let _ = self.child.wait();
     }
 
+    fn stop(&mut self) -> Result<()> {
+        let status =
+            Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().context("failed to run kill")?;
+        anyhow::ensure!(status.success(), "the keeper has ended");
+        self.child.wait().context("failed to wait for a keeper")?;
+        Ok(())
+    }
+
     fn forget(&self) {
         if let Ok(mut heard) = self.heard.lock() {
             heard.clear();
@@ -257,6 +286,12 @@ impl Keeper {
     fn wait_hearing(&mut self, routers: u16) -> Result<()> {
         self.wait_status("all backups hear their active", |status| {
             status.routers.len() == usize::from(routers) && status.routers.iter().all(|one| one.received > 0)
+        })
+    }
+
+    fn wait_standby(&mut self) -> Result<()> {
+        self.wait_status("nothing is active any more", |status| {
+            status.routers.iter().all(|one| one.state != HaState::Active && one.received > 0)
         })
     }
 

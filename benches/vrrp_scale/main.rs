@@ -5,7 +5,9 @@
 //! instances in one namespace, an interface per HA network. One side has all the active ones, the other all the
 //! backups, so sending and receiving are told apart.
 //!
-//! `EVERGATE_BENCH_ROUTERS=10,100` and `EVERGATE_BENCH_SECONDS=10` make it shorter.
+//! `EVERGATE_BENCH_ROUTERS=10,100` and `EVERGATE_BENCH_SECONDS=5` make it shorter, `EVERGATE_BENCH_FLOOD=1` floods
+//! advertisements to all copies of a host, as it is where few are. All four sizes take about ten minutes, most of which goes
+//! by with the making and removing of namespaces.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "one message among many is looked for")]
 
@@ -14,10 +16,11 @@ mod keepers;
 mod meter;
 mod wires;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use meter::Costs;
+use wires::Wires;
 
 /// What one run is.
 #[derive(Clone, Copy, Debug)]
@@ -32,28 +35,35 @@ pub(crate) struct Run {
 
 fn main() -> Result<()> {
     let numbers = setting("EVERGATE_BENCH_ROUTERS", "10,100,1000,4000");
-    let time = Duration::from_secs(setting("EVERGATE_BENCH_SECONDS", "20").parse().context("a number of seconds")?);
+    let time = Duration::from_secs(setting("EVERGATE_BENCH_SECONDS", "10").parse().context("a number of seconds")?);
     println!("cost of one side: CPU % of a core, and memory; how late advertisements arrive, microseconds");
     for routers in numbers.split(',') {
-        let routers = routers.trim().parse().context("a number of routers")?;
-        for interval_cs in [100, 10] {
-            one(&Run { routers, interval_cs, time, burners: 0 })?;
-        }
-    }
-    let routers = numbers.split(',').filter_map(|n| n.trim().parse().ok()).filter(|n| *n <= 1000).max().unwrap_or(10);
-    println!("with four processes that use the CPU beside it");
-    one(&Run { routers, interval_cs: 10, time, burners: 4 })?;
-    keepers::takeovers(routers)
-}
-
-fn one(run: &Run) -> Result<()> {
-    let what = format!("{:>5} routers, every {:>4} ms", run.routers, run.interval_cs * 10);
-    println!("{what}   evergate    {}", keepers::measure(run)?);
-    // One keepalived refuses nothing, but its users report trouble beyond 1,000 instances.
-    if run.routers <= 1000 {
-        println!("{what}   keepalived  {}", keepalived::measure(run)?);
+        size(routers.trim().parse().context("a number of routers")?, time)?;
     }
     Ok(())
+}
+
+/// Everything that is measured of one number of routers, on one set of namespaces.
+fn size(routers: u16, time: Duration) -> Result<()> {
+    let start = Instant::now();
+    let mut wires = Wires::up(routers)?;
+    for side in [1, 2] {
+        wires.routers(side, routers)?;
+    }
+    println!("{routers:>5} routers: namespaces made in {:.0} s", start.elapsed().as_secs_f64());
+    let quiet = [100, 10].map(|interval_cs| Run { routers, interval_cs, time, burners: 0 });
+    // Beyond, whoever waits for the CPU is measured, and not whoever uses it.
+    let busy = (routers <= 1000).then_some(Run { burners: 4, ..quiet[1] });
+    for run in quiet.iter().chain(&busy) {
+        let beside = if run.burners > 0 { ", four busy processes" } else { "" };
+        let what = format!("{routers:>5} routers, every {:>4} ms{beside}", run.interval_cs * 10);
+        println!("{what}   evergate    {}", keepers::measure(run, &wires)?);
+        // One keepalived refuses nothing, but its users report trouble beyond 1,000 instances.
+        if routers <= 1000 {
+            println!("{what}   keepalived  {}", keepalived::measure(run)?);
+        }
+    }
+    keepers::takeovers(routers, &wires)
 }
 
 fn setting(name: &str, default: &str) -> String {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use evergate_kernel::rt::{Epoll, Filter, NetnsFd, PacketSocket};
+use evergate_kernel::rt::{Epoll, Filter, NetnsFd, PacketSocket, set_receive_buffer};
 
 use crate::Run;
 use crate::wires::{NETNS_PATH, Wires};
@@ -59,6 +59,8 @@ fn listen(run: &Run, wires: &Wires) -> Result<[u64; 3]> {
         let name = format!("vxlan-{network}");
         let index = wires.on(2, |kernel| Ok(kernel.link_index(&evergate_dataplane::Netns::Host, &name)?))?;
         let socket = PacketSocket::open(&host, index.context("the tunnel is there")?, Filter::VrrpAtPort)?;
+        // Routers that began together advertise together: all of a network at once.
+        set_receive_buffer(&socket, 8 << 20).context("failed to make room for bursts")?;
         epoll.add(&socket, network.into())?;
         sockets.push(socket);
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 use evergate_dataplane::compile::{Copies, dispatch_table};
@@ -26,7 +27,8 @@ pub(crate) struct Wires {
 
 impl Wires {
     pub(crate) fn up(routers: u16) -> Result<Self> {
-        let prefix = format!("egvs{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("egvs{}w{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let networks = routers.div_ceil(PER_NETWORK);
         let mut wires = Self { prefix, networks, named: BTreeSet::new() };
         for side in [1, 2] {

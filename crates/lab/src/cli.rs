@@ -119,6 +119,9 @@ struct UpArgs {
     /// Seconds between two VRRP advertisements (`ha_vrrp_advert_int`); the documented 2 unless given.
     #[arg(long)]
     advert_int: Option<u8>,
+    /// Speak VRRP version 3, without a password, at this interval in milliseconds (`vrrp_advert_interval_ms`).
+    #[arg(long, conflicts_with = "advert_int")]
+    vrrp3_interval_ms: Option<u16>,
     /// Milliseconds between two BFD packets of a pair of hosts (`bfd_interval_ms`); 0: VRRP alone.
     #[arg(long)]
     bfd_interval_ms: Option<u16>,
@@ -307,6 +310,7 @@ fn bring_up(name: &str, dir: Option<&Path>, args: UpArgs) -> Result<()> {
         network_hosts: args.network_hosts,
         compute_hosts: args.compute_hosts,
         advert_int: args.advert_int,
+        vrrp3_interval_ms: args.vrrp3_interval_ms,
         bfd_interval_ms: args.bfd_interval_ms,
         health_check_interval: args.health_check_interval,
         profile: args.profile,

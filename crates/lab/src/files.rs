@@ -141,6 +141,8 @@ fn host_files(spec: &Spec, node: Node, server: &str) -> Vec<(&'static str, Strin
     };
     let local_ip = node.underlay().map(|address| address.to_string()).unwrap_or_default();
     let bfd = spec.bfd_interval_ms.map(|ms| format!("bfd_interval_ms = {ms}\n")).unwrap_or_default();
+    let vrrp = spec.vrrp3_interval_ms;
+    let vrrp = vrrp.map(|ms| format!("vrrp_version = 3\nvrrp_advert_interval_ms = {ms}\n")).unwrap_or_default();
     let neutron = format!(
         "\
 [DEFAULT]
@@ -152,7 +154,7 @@ report_interval = 1
 [evergate]
 server_url = {server}
 roles = {roles}
-{bfd}"
+{bfd}{vrrp}"
     );
     let openvswitch = format!(
         "\
@@ -171,11 +173,11 @@ firewall_driver = iptables_hybrid
     let advert_int = spec.advert_int.map(|seconds| format!("ha_vrrp_advert_int = {seconds}\n")).unwrap_or_default();
     let check =
         spec.health_check_interval.map(|s| format!("ha_vrrp_health_check_interval = {s}\n")).unwrap_or_default();
+    let password = if spec.vrrp3_interval_ms.is_some() { "" } else { "ha_vrrp_auth_password = password\n" };
     let l3 = format!(
         "\
 [DEFAULT]
-ha_vrrp_auth_password = password
-{advert_int}{check}interface_driver = openvswitch
+{password}{advert_int}{check}interface_driver = openvswitch
 external_network_bridge =
 agent_mode = {mode}
 "
@@ -219,6 +221,15 @@ mod tests {
         assert!(!text(&example()).contains("bfd"));
         let spec = Spec { bfd_interval_ms: Some(0), ..example() };
         assert!(text(&spec).ends_with("roles = l2,l3\nbfd_interval_ms = 0\n"));
+    }
+
+    #[test]
+    fn version_3_comes_with_its_interval_and_without_a_password() {
+        let files = |spec: &Spec| host_files(spec, Node::Network(1), "");
+        assert!(files(&example()).pop().unwrap().1.contains("ha_vrrp_auth_password = password\n"));
+        let spec = Spec { vrrp3_interval_ms: Some(100), ..example() };
+        assert!(files(&spec)[0].1.ends_with("vrrp_version = 3\nvrrp_advert_interval_ms = 100\n"));
+        assert!(!files(&spec).pop().unwrap().1.contains("password"));
     }
 
     #[test]

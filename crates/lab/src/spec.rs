@@ -46,6 +46,9 @@ pub struct Spec {
     pub compute_hosts: u16,
     /// `ha_vrrp_advert_int` in the hosts' `l3_agent.ini`, in seconds; without it, the default holds.
     pub advert_int: Option<u8>,
+    /// Speaks VRRP version 3, which knows no password, at this interval (`vrrp_advert_interval_ms`).
+    #[serde(default)]
+    pub vrrp3_interval_ms: Option<u16>,
     /// `bfd_interval_ms` in the hosts' `neutron.conf`; 0: no BFD, so that VRRP alone notices a dead host.
     /// Without it, the default holds.
     #[serde(default)]
@@ -70,6 +73,7 @@ impl Spec {
             network_hosts: 3,
             compute_hosts: 2,
             advert_int: None,
+            vrrp3_interval_ms: None,
             bfd_interval_ms: None,
             health_check_interval: None,
             profile: Profile::Ha,

@@ -172,3 +172,37 @@ fn a_session_with_ours_on_the_other_machine_weighs() {
     let log = std::fs::read_to_string(lab.file("ours1.log")).expect("it can be read");
     assert!(!log.contains("detection time expired"), "a clean stop is said: {log}");
 }
+
+#[test]
+fn a_session_with_keepalived_is_up_and_its_stop_is_no_silence() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::new(2);
+    let ours = lab.ours(1, &(bfd("10.7.0.2", "") + &instance(100, "  track_bfd {\n    there\n  }")), &[]);
+    // One that only answers: its instance is of another virtual router.
+    let theirs = "global_defs {\n  router_id x\n}\nbfd_instance back {\n  neighbor_ip 10.7.0.1\n  source_ip 10.7.0.2\n  \
+                  min_rx 50\n  min_tx 50\n  multiplier 3\n}\nvrrp_instance W {\n  state BACKUP\n  interface eth0\n  \
+                  virtual_router_id 52\n  priority 100\n  track_bfd {\n    back\n  }\n  virtual_ipaddress {\n    \
+                  10.7.0.200/24\n  }\n}\n";
+    let file = lab.write("theirs.conf", theirs);
+    let start = || {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &lab.netns(2), "keepalived", "--dont-fork", "--log-console", "--log-detail"]);
+        command.arg("-f").arg(&file);
+        for (option, kind) in [("-p", "main"), ("-r", "vrrp"), ("-b", "bfd"), ("-c", "checkers")] {
+            command.arg(option).arg(lab.file(&format!("theirs-{kind}.pid")));
+        }
+        lab.start(command, "keepalived2")
+    };
+    let keepalived = start();
+    eventually("both sessions are up", || lab.has(1, VIP) && lab.has(2, "10.7.0.200"));
+    assert!(keepalived.stop());
+    eventually("its end is a fault", || !lab.has(1, VIP));
+    let keepalived = start();
+    eventually("both are up again", || lab.has(1, VIP) && lab.has(2, "10.7.0.200"));
+    // That it stops on purpose, ours says, and keepalived takes for no failure; so it must fall silent.
+    ours.kill();
+    eventually("keepalived notices", || !lab.has(2, "10.7.0.200"));
+    drop(keepalived);
+}

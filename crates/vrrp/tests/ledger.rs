@@ -6,7 +6,7 @@ const VRRP: &str = include_str!("../../../conformance/vrrp-rules.md");
 const BFD: &str = include_str!("../../../conformance/bfd-rules.md");
 
 /// Where the tests are.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     include_str!("../src/router/tests.rs"),
     include_str!("../src/wire/tests.rs"),
     include_str!("explore.rs"),
@@ -16,6 +16,7 @@ const SOURCES: [&str; 14] = [
     include_str!("../../standalone/tests/frr.rs"),
     include_str!("../../standalone/tests/alone.rs"),
     include_str!("../../standalone/tests/vmac.rs"),
+    include_str!("../../standalone/tests/mixed.rs"),
     include_str!("../../standalone/src/conf/tests.rs"),
     include_str!("../../keeper/tests/fuzz.rs"),
     include_str!("../../keeper/tests/storm.rs"),

@@ -802,13 +802,21 @@ fn a_v3_backup_keeps_what_it_learned_when_its_own_interval_changes() {
 }
 
 #[test]
-fn another_vrid_is_another_router() {
-    let mut bench = Bench::active(v2());
-    let config = Config { vrid: Vrid::new(7).unwrap(), ..v2() };
-    bench.configure(config);
+fn another_vrid_or_address_family_is_another_router() {
     let mut expected = left_active(Reason::Reconfigured);
     expected.push(changed(State::Initialize, State::Backup, Reason::Startup));
+    let mut bench = Bench::active(v2());
+    bench.configure(Config { vrid: Vrid::new(7).unwrap(), ..v2() });
     assert_eq!(bench.drain(), expected);
+    let mut bench = Bench::active(v3());
+    let ipv6 = Config { primary_address: addr("fe80::9"), addresses: vec![addr("fe80::1")], ..v3() };
+    bench.configure(ipv6);
+    let outputs = bench.drain();
+    let moves = |outputs: &[Output]| -> Vec<Output> {
+        outputs.iter().filter(|output| !matches!(output, Output::Transmit(_))).cloned().collect()
+    };
+    assert_eq!(moves(&outputs), moves(&expected));
+    assert!(matches!(&outputs[0], Output::Transmit(last) if last.priority == 0 && last.addresses == v3().addresses));
     // One that does not take part is not started.
     let mut bench = Bench::new(v2());
     bench.configure(v3());

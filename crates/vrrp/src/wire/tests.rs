@@ -114,6 +114,9 @@ fn every_advertisement_goes_to_the_group_as_protocol_112() {
 #[test]
 fn source_is_the_primary_address_that_was_given() {
     assert_eq!(emit(&v2())[26..30], [169, 254, 192, 10]);
+    let IpAddr::V6(link_local) = source6() else { panic!("it is of IPv6") };
+    assert!(link_local.is_unicast_link_local());
+    assert_eq!(emit(&v3_ipv6())[22..38], link_local.octets());
 }
 
 #[test]
@@ -310,6 +313,11 @@ fn interval_zero_is_discarded() {
     for adv in every_kind() {
         // The upper byte of version 3's 200 centiseconds is 0 anyway.
         assert_eq!(changed(&adv, |m| m[5] = 0), Err(Discard::IntervalZero));
+    }
+    // The reserved bits before it make it no more than 0.
+    for adv in [v3(), v3_ipv6()] {
+        let hidden = |m: &mut Vec<u8>| (m[4], m[5]) = (0xf0, 0);
+        assert_eq!(changed(&adv, hidden), Err(Discard::IntervalZero));
     }
 }
 
