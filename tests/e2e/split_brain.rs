@@ -156,6 +156,18 @@ fn whatever_way_is_cut_there_is_one_active_and_the_operator_can_read_why() {
     eprintln!("{history}");
 }
 
+/// Waits until these hosts have a stream of the server, or know that they have none.
+fn wait_server(cloud: &Cloud, hosts: &[Node], connected: bool) {
+    for node in hosts {
+        wait_for(&format!("{node} knows whether there is a server: {connected}"), PATIENCE, || {
+            let text = cloud.lab.machine(*node).shell("evergate show --json")?;
+            let shown: serde_json::Value = serde_json::from_str(&text)?;
+            Ok((shown["server"]["connected"] == connected).then_some(()))
+        })
+        .unwrap();
+    }
+}
+
 #[test]
 fn of_two_gateways_that_hear_each_other_by_way_of_the_server_alone_one_serves() {
     let mut cloud = Cloud::up_with("pair", |spec| {
@@ -181,14 +193,10 @@ fn of_two_gateways_that_hear_each_other_by_way_of_the_server_alone_one_serves() 
     }
     let server = Fault::Process(Daemon::Server, Signal::Kill);
     cloud.lab.fail(Node::Controller, server.clone()).unwrap();
-    wait_for("the standby knows that there is no server", PATIENCE, || {
-        let shown: serde_json::Value = serde_json::from_str(&cloud.lab.machine(other).shell("evergate show --json")?)?;
-        Ok((shown["server"]["connected"] == false).then_some(()))
-    })
-    .unwrap();
+    wait_server(&cloud, &[active, other], false);
     assert_eq!(cloud.lab.active_hosts(router).unwrap(), [active]);
     cloud.lab.heal(Node::Controller, &server).unwrap();
-    cloud.lab.wait_hosts_alive(&cloud.lab.spec().hosts()).unwrap();
+    wait_server(&cloud, &[active, other], true);
 
     // Back and forth on the way between the two: what is said by way of the server is what holds the role.
     for _ in 0..2 {
