@@ -65,7 +65,8 @@ fn the_corpus_has_every_reason_for_which_a_packet_is_refused() {
     ];
     let bfd: BTreeSet<String> = bfd.iter().map(|name| format!("bfd_{name}")).collect();
     assert_eq!(of("bfd"), bfd.iter().map(String::as_str).chain([ACCEPTED]).collect());
-    let signed = ["claim_length", "claim_format", "claim_key", "claim_content", "claim_sender", ACCEPTED];
+    let signed =
+        ["claim_length", "claim_format", "claim_version", "claim_key", "claim_content", "claim_sender", ACCEPTED];
     assert_eq!((of("claim"), of("question")), (signed.into(), signed.into()));
     assert_eq!(of("replication"), [ACCEPTED, "version", "short", "form"].into());
 }

@@ -70,9 +70,12 @@ pub enum Discard {
     /// Too short, too long, or not as long as its number of entries says.
     #[error("claim_length")]
     Length,
-    /// Not a claim, or of another version.
+    /// Not a claim.
     #[error("claim_format")]
     Format,
+    /// Of another version than is spoken here.
+    #[error("claim_version")]
+    Version,
     /// Not signed with our key.
     #[error("claim_key")]
     Key,
@@ -126,8 +129,11 @@ impl ClaimKey {
     ) -> Result<&'a [u8], Discard> {
         let signed = bytes.len().checked_sub(TAG).filter(|&length| length >= header).ok_or(Discard::Length)?;
         let (content, tag) = bytes.split_at(signed);
-        if content[..4] != magic || content[4] != version {
+        if content[..4] != magic {
             return Err(Discard::Format);
+        }
+        if content[4] != version {
+            return Err(Discard::Version);
         }
         // The signature comes before anything else is believed, and is compared in constant time.
         let mut hmac = self.hmac();

@@ -33,7 +33,12 @@ impl Discards {
         }
         let whose = router.map_or(String::new(), |router| format!(" for router {router}"));
         let end = if self.told.len() > MAX_TOLD { "; further ones are only counted" } else { "" };
-        Some(format!("refused a packet from {sender}{whose}: {reason}{end}"))
+        let words = if reason == "claim_version" {
+            " (it speaks another version: is that host of another release?)"
+        } else {
+            ""
+        };
+        Some(format!("refused a packet from {sender}{whose}: {reason}{words}{end}"))
     }
 
     /// Counts something that needs no telling.

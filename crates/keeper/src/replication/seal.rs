@@ -58,9 +58,12 @@ pub(super) struct Header {
 /// Why a datagram was refused; the text is the counter's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(super) enum Discard {
-    /// It is no datagram of ours, or of a version that is not known.
+    /// It is no datagram of ours.
     #[error("replication_format")]
     Format,
+    /// It is of another version than is spoken here.
+    #[error("replication_version")]
+    Version,
     /// It comes from an address where no other copy of any router is.
     #[error("replication_stranger")]
     Stranger,
@@ -87,7 +90,13 @@ impl Header {
             bytes.copy_from_slice(&header[at..at + 16]);
             u128::from_be_bytes(bytes)
         };
-        if header[..4] != MAGIC || header[4] != VERSION || header[6..8] != [0, 0] {
+        if header[..4] != MAGIC {
+            return Err(Discard::Format);
+        }
+        if header[4] != VERSION {
+            return Err(Discard::Version);
+        }
+        if header[6..8] != [0, 0] {
             return Err(Discard::Format);
         }
         let kind = match header[5] {
@@ -259,5 +268,8 @@ mod tests {
         assert_eq!(back.open(&header, &sealed), Err(Discard::Key));
         let later = key.cipher((a, Life(1)), (b, Some(Life(3))));
         assert_eq!(later.open(&header, &sealed), Err(Discard::Key));
+        let mut other_release = sealed.clone();
+        other_release[4] += 1;
+        assert_eq!(Header::parse(&other_release), Err(Discard::Version));
     }
 }

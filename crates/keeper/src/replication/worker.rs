@@ -350,7 +350,11 @@ impl Worker {
                 let count = self.discards.entry(discard).or_default();
                 *count += 1;
                 if *count == 1 {
-                    warn!(%from, "a datagram between hosts was refused: {discard}");
+                    let words = match discard {
+                        Discard::Version => " (it speaks another version: is that host of another release?)",
+                        _ => "",
+                    };
+                    warn!(%from, "a datagram between hosts was refused: {discard}{words}");
                 }
             }
         }
