@@ -32,6 +32,8 @@ const QUIET: Duration = Duration::from_secs(3);
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(300));
 /// How long an answer to a question is believed.
 const QUESTION_IS_OVER: Duration = Duration::from_secs(2);
+/// A timer that is so late says that this process did not run.
+const ABSENT: Duration = Duration::from_millis(200);
 /// Questions remembered at most.
 const QUESTIONS_KEPT: usize = 64;
 
@@ -273,6 +275,10 @@ impl Engine {
 
     /// A host that has the active copies of these routers wants this one to take over.
     fn take_over(&mut self, question: &Question, now: Instant) {
+        // What waited while this process did not run may not be wanted any more. If it is, it comes again.
+        if self.poll_timeout().is_some_and(|(due, _)| due + ABSENT < now) {
+            return self.shared.discards.bump("handover_stale");
+        }
         for entry in &question.entries {
             let epoch = self.shared.book.known(entry.router).epoch;
             // A recorded request is of an epoch that is over.

@@ -60,6 +60,8 @@ pub(super) struct Handover {
     wished: bool,
     /// Connections are replicated.
     replicates: bool,
+    /// Somebody was asked.
+    asked_once: bool,
 }
 
 impl Handover {
@@ -143,6 +145,7 @@ impl RouterCopy {
             again: now,
             wished,
             replicates,
+            asked_once: false,
         });
         true
     }
@@ -185,6 +188,9 @@ impl RouterCopy {
         handover.living = handover.candidates.iter().copied().filter(|host| lives(*host, shared, now)).collect();
         handover.end_patience(now);
         if handover.candidates.is_empty() {
+            if handover.wished && !handover.asked_once {
+                self.wishing.lacks_connections(now);
+            }
             if !handover.wished {
                 shared.warn(format!("router {}: no other copy takes it over", self.spec.router));
             } else if self.wishing.is_first_refusal() {
@@ -200,6 +206,7 @@ impl RouterCopy {
             let waited = handover.asked.is_none() && handover.patient_until <= now;
             match handover.choose(now) {
                 Some(host) => {
+                    handover.asked_once = true;
                     if waited && shared.settings.replication_port.is_some() && !handover.complete.contains(&host) {
                         shared.warn(format!(
                             "router {}: {host} is not known to hold all its connections",

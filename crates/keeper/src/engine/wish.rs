@@ -2,7 +2,7 @@
 //!
 //! A wish is a state, not a command: as long as it stands and this copy is active, the copy looks every [`LOOK`]
 //! whether the wanted host can have the role, and hands it over as for a planned move. It can if it lives and holds
-//! all connections; a host that then does not take the role is left alone for [`PAUSE`].
+//! all connections; a host that is then asked and does not take the role is left alone for [`PAUSE`].
 //!
 //! A host that the role returns to of itself may lack something that others cannot see (its gateway), and give the
 //! role away again. So the copy that gets it keeps it for [`SETTLED`], twice as long each time it came back.
@@ -36,6 +36,11 @@ impl Wishing {
     /// The host did not take the role; tells whether that is news.
     pub(super) fn is_first_refusal(&mut self) -> bool {
         !std::mem::replace(&mut self.told, true)
+    }
+
+    /// The host lives, and does not hold all connections yet: that is looked at again soon.
+    pub(super) fn lacks_connections(&mut self, now: Instant) {
+        self.look_at = Some(now + LOOK);
     }
 
     /// The role went where it was wanted.

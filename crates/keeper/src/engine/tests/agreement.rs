@@ -516,6 +516,42 @@ fn a_handover_is_taken_at_once_and_a_recorded_one_is_not() {
     assert!(host.engine.status().routers[0].problem.is_empty() && COPY.is_link_local());
 }
 
+#[test]
+fn a_handover_that_waited_while_nobody_ran_is_not_taken_and_one_that_comes_again_is() {
+    let mut host = Host::beside(THEIRS, 300);
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    host.claim_from(THEIRS, Kind::Claim, 3);
+    host.hear(advertisement(200, 50));
+    let entries = vec![Entry { router: R, epoch: 3, vtep: Some(THEIRS) }];
+    let wanted = Question { kind: Say::Handover, sender: THEIRS, origin: THEIRS, subject: OURS, number: 1, entries };
+    host.now += Duration::from_millis(700);
+    host.receive(&wanted);
+    assert_eq!((host.state(), host.discards("handover_stale")), ("backup".to_owned(), 1));
+    host.run_beside(&mut peer, Duration::from_millis(50));
+    host.receive(&wanted);
+    assert_eq!(host.state(), "active");
+}
+
+#[test]
+fn a_host_of_another_release_is_named_and_not_believed() {
+    let mut host = shared(200);
+    let entries = vec![Entry { router: R, epoch: 9, vtep: Some(THEIRS) }];
+    let mut claim = Message { kind: Kind::Claim, sender: THEIRS, entries }.emit(&key());
+    let question =
+        Question { kind: Say::Question, sender: THEIRS, origin: THEIRS, subject: OURS, number: 1, entries: Vec::new() };
+    let mut question = question.emit(&key());
+    host.asked.clear();
+    for datagram in [&mut claim, &mut question] {
+        datagram[4] += 1;
+        host.engine.handle_claim(datagram, THEIRS, host.now);
+        host.settle();
+    }
+    assert_eq!(host.discards("claim_version"), 2);
+    assert_eq!(host.told("refused a packet from 192.0.2.2: claim_version (it speaks another version"), 1);
+    assert!(host.asked.is_empty() && !host.log.iter().any(|line| line.contains(" ack ")), "{:?}", host.log);
+}
+
 /// What was asked of another host's copy, as (receiver, epoch).
 fn handovers(host: &mut Host) -> Vec<(IpAddr, u64)> {
     let asked = std::mem::take(&mut host.asked);
