@@ -335,6 +335,15 @@ impl Engine {
         self.changes.pop_front()
     }
 
+    /// Names a flow of those that this copy keeps ready, which may go so that one that matters more has room in the
+    /// kernel; each once, until it changes.
+    pub fn take_lesser(&mut self, router: RouterId) -> Option<FlowKey> {
+        match &mut self.routers.get_mut(&router)?.side {
+            Side::Standby(mirror) => mirror.take_lesser(),
+            Side::Active { .. } => None,
+        }
+    }
+
     /// Takes the next message to send.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<(IpAddr, Vec<u8>)> {
         for peer in self.links.keys().copied().collect::<Vec<_>>() {

@@ -30,4 +30,4 @@ mod table;
 pub use engine::{Engine, Limits, Role, RouterStats};
 pub use mirror::Change;
 pub use subscriber::{LAG_BOUNDS_MS, Lags};
-pub use table::is_replicated;
+pub use table::{is_replicated, is_valuable};

@@ -1,12 +1,12 @@
 //! A standby's side of one router: what it was told, and what its kernel must be told because of that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use evergate_model::flow::{Flow, FlowKey, Tuple};
 
-use crate::table::hash;
+use crate::table::{hash, is_valuable};
 
 /// A stream that was silent for this long (three checks) gives way to any other.
 pub(crate) const SILENT: Duration = Duration::from_secs(15);
@@ -63,6 +63,8 @@ pub(crate) enum Verdict {
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
     known: BTreeMap<FlowKey, Known>,
+    /// Those of them that give way where there is no room: attempts and ends.
+    lesser: BTreeSet<FlowKey>,
     digest: u64,
     stream: Option<Stream>,
     /// The streams asked for.
@@ -88,6 +90,11 @@ impl Mirror {
 
     fn remember(&mut self, flow: &Flow, generation: u32) -> Option<Known> {
         let key = flow.key();
+        if is_valuable(flow) {
+            self.lesser.remove(&key);
+        } else {
+            self.lesser.insert(key);
+        }
         let before = self.known.insert(key, Known { reply: flow.reply, generation });
         if before.is_none() {
             self.digest = self.digest.wrapping_add(hash(&key));
@@ -96,11 +103,17 @@ impl Mirror {
     }
 
     fn forget(&mut self, key: &FlowKey) -> bool {
+        self.lesser.remove(key);
         let gone = self.known.remove(key).is_some();
         if gone {
             self.digest = self.digest.wrapping_sub(hash(key));
         }
         gone
+    }
+
+    /// Names a flow that may go so that one that matters more has room in the kernel; each once, until it changes.
+    pub(crate) fn take_lesser(&mut self) -> Option<FlowKey> {
+        self.lesser.pop_first()
     }
 
     pub(crate) fn begin(&mut self, peer: IpAddr, token: u32, generation: u32, epoch: u64, now: Instant) {

@@ -57,7 +57,7 @@ pub(crate) fn hash(key: &FlowKey) -> u64 {
 }
 
 /// Whether losing it would hurt: a connection that both sides use, rather than an attempt or an end.
-pub(crate) fn is_valuable(flow: &Flow) -> bool {
+pub fn is_valuable(flow: &Flow) -> bool {
     flow.has(status::ASSURED) && !is_over(flow)
 }
 

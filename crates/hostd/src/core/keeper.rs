@@ -455,6 +455,14 @@ impl KeeperSide {
         }
         let routers = self.words.status.routers.iter().filter(|router| !router.problem.is_empty());
         warnings.extend(routers.map(|router| format!("router {}: {}", router.router, router.problem)));
+        let full = self.words.status.replication.iter().filter(|router| !router.active && router.refused > 0);
+        warnings.extend(full.map(|router| {
+            format!(
+                "router {}: this host's kernel did not take {} replicated connections, which would break if it took over; \
+                 connections in use were taken first (is net.netfilter.nf_conntrack_max as on the other hosts?)",
+                router.router, router.refused
+            )
+        }));
         if let Some((version, pid)) = self.words.hello
             && version != PROTOCOL_VERSION
         {

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use evergate_ctsync::Change;
-use evergate_kernel::conntrack::{EBUSY, EEXIST, ENOENT, FlowOp, describe};
+use evergate_ctsync::{Change, is_valuable};
+use evergate_kernel::conntrack::{EBUSY, EEXIST, ENOENT, ENOMEM, FlowOp, describe};
 use evergate_model::{Flow, FlowKey};
 
 /// What the kernel did not take.
@@ -46,8 +46,13 @@ fn fates(changes: &[Change]) -> BTreeMap<FlowKey, Fate> {
     fates
 }
 
-/// Carries changes out; `run` attempts each of a list of operations.
-pub(super) fn apply(changes: &[Change], mut run: impl FnMut(&[FlowOp]) -> Vec<Result<(), i32>>) -> Refusals {
+/// Carries changes out; `run` attempts each of a list of operations. In a full table, connections in use take the
+/// places of those that `lesser` names.
+pub(super) fn apply(
+    changes: &[Change],
+    mut run: impl FnMut(&[FlowOp]) -> Vec<Result<(), i32>>,
+    mut lesser: impl FnMut() -> Option<FlowKey>,
+) -> Refusals {
     let fates = fates(changes);
     let mut ops = Vec::with_capacity(fates.len());
     // First what goes: it may hold the external port of one that comes.
@@ -68,7 +73,7 @@ pub(super) fn apply(changes: &[Change], mut run: impl FnMut(&[FlowOp]) -> Vec<Re
             let results = run(&ops);
             ops.iter().zip(results).filter_map(|(op, result)| Some((*op, result.err()?))).collect()
         };
-        ops = failed.into_iter().flat_map(|(op, errno)| again(&op, errno, &mut refusals)).collect();
+        ops = failed.into_iter().flat_map(|(op, errno)| again(&op, errno, &mut lesser, &mut refusals)).collect();
         if ops.is_empty() {
             return refusals;
         }
@@ -80,7 +85,12 @@ pub(super) fn apply(changes: &[Change], mut run: impl FnMut(&[FlowOp]) -> Vec<Re
 }
 
 /// What to try instead.
-fn again(op: &FlowOp, errno: i32, refusals: &mut Refusals) -> Vec<FlowOp> {
+fn again(
+    op: &FlowOp,
+    errno: i32,
+    lesser: &mut impl FnMut() -> Option<FlowKey>,
+    refusals: &mut Refusals,
+) -> Vec<FlowOp> {
     match (*op, errno) {
         // One of its tuples is taken: by an entry of the same name from an earlier time, or by another one that
         // has the same answer, because its external port was free on the active host. Both are of the past:
@@ -96,9 +106,15 @@ fn again(op: &FlowOp, errno: i32, refusals: &mut Refusals) -> Vec<FlowOp> {
         (FlowOp::Update(flow), EBUSY) => vec![FlowOp::Delete(flow.key()), FlowOp::Create(flow)],
         (FlowOp::Delete(_) | FlowOp::SetTimeout(..), _) => Vec::new(),
         (FlowOp::Create(_) | FlowOp::Update(_), _) => {
+            // Either this one or the one that gives way.
             refusals.count += 1;
             refusals.words = Some(describe(errno));
-            Vec::new()
+            match *op {
+                FlowOp::Create(flow) if errno == ENOMEM && is_valuable(&flow) => {
+                    lesser().map_or_else(Vec::new, |key| vec![FlowOp::Delete(key), FlowOp::Create(flow)])
+                }
+                FlowOp::Create(_) | FlowOp::Update(_) | FlowOp::Delete(_) | FlowOp::SetTimeout(..) => Vec::new(),
+            }
         }
     }
 }
@@ -185,7 +201,7 @@ mod tests {
         let mut table = Table { flows: vec![flow(1, 2000), flow(2, 2001), flow(3, 2002)], attempts: 0 };
         // The second has another name and the port of the first, the third the name of one and the port of another.
         let changes = [put(flow(4, 2000), false), put(flow(3, 2001), false), put(flow(5, 2005), false)];
-        let refusals = apply(&changes, |ops| table.run(ops));
+        let refusals = apply(&changes, |ops| table.run(ops), || None);
         assert_eq!(refusals, Refusals::default());
         table.flows.sort_by_key(Flow::key);
         assert_eq!(table.flows, [flow(3, 2001), flow(4, 2000), flow(5, 2005)]);
@@ -195,7 +211,7 @@ mod tests {
     fn a_port_that_moves_from_one_connection_to_another_is_set_free_first() {
         let mut table = Table { flows: vec![flow(9, 2000)], attempts: 0 };
         let changes = [Change::Delete(flow(9, 2000).key()), put(flow(1, 2000), false)];
-        assert_eq!(apply(&changes, |ops| table.run(ops)), Refusals::default());
+        assert_eq!(apply(&changes, |ops| table.run(ops), || None), Refusals::default());
         assert_eq!((table.flows, table.attempts), (vec![flow(1, 2000)], 1));
     }
 
@@ -203,9 +219,12 @@ mod tests {
     fn what_was_to_be_changed_and_is_gone_is_made_even_if_something_took_its_place() {
         let mut table = Table { flows: vec![flow(7, 2000), flow(8, 2008)], attempts: 0 };
         let assured = Flow { status: status::CONFIRMED | status::ASSURED, ..flow(8, 2008) };
-        assert_eq!(apply(&[put(assured, true)], |ops| table.run(ops)), Refusals::default());
+        assert_eq!(apply(&[put(assured, true)], |ops| table.run(ops), || None), Refusals::default());
         // One that is further than what is told is another connection of the same name.
-        assert_eq!(apply(&[put(flow(1, 2000), true), put(flow(8, 2008), true)], |ops| table.run(ops)).count, 0);
+        assert_eq!(
+            apply(&[put(flow(1, 2000), true), put(flow(8, 2008), true)], |ops| table.run(ops), || None).count,
+            0
+        );
         table.flows.sort_by_key(Flow::key);
         assert_eq!(table.flows, [flow(1, 2000), flow(8, 2008)]);
     }
@@ -213,11 +232,42 @@ mod tests {
     #[test]
     fn a_full_table_is_told_of_and_not_asked_again() {
         let mut attempts = 0;
-        let refusals = apply(&[put(flow(1, 1), false), put(flow(2, 2), true)], |ops| {
-            attempts += 1;
-            ops.iter().map(|_| Err(12)).collect()
-        });
+        let refusals = apply(
+            &[put(flow(1, 1), false), put(flow(2, 2), true)],
+            |ops| {
+                attempts += 1;
+                ops.iter().map(|_| Err(12)).collect()
+            },
+            || None,
+        );
         assert_eq!((refusals.count, attempts), (2, 1));
         assert!(refusals.words.unwrap().contains("full"));
+    }
+
+    #[test]
+    fn in_a_full_table_connections_in_use_take_the_places_of_attempts() {
+        let in_use = |client, port| Flow { status: status::CONFIRMED | status::ASSURED, ..flow(client, port) };
+        let mut table = Table { flows: vec![flow(1, 2001), in_use(2, 2002), flow(3, 2003)], ..Table::default() };
+        let mut lesser = vec![flow(3, 2003).key(), flow(1, 2001).key()];
+        // Room for three. One is new, of one it was thought that it is there, and one is an attempt itself.
+        let run = |ops: &[FlowOp]| -> Vec<Result<(), i32>> {
+            ops.iter()
+                .map(|op| match op {
+                    FlowOp::Create(_) if table.flows.len() >= 3 => Err(ENOMEM),
+                    FlowOp::Create(_) | FlowOp::Update(_) | FlowOp::Delete(_) | FlowOp::SetTimeout(..) => table.one(op),
+                })
+                .collect()
+        };
+        let changes = [
+            put(in_use(4, 2004), false),
+            put(in_use(5, 2005), true),
+            put(flow(6, 2006), false),
+            put(in_use(7, 2007), false),
+        ];
+        let refusals = apply(&changes, run, || lesser.pop());
+        assert_eq!(refusals.count, 4, "two gave way, and two have no room");
+        table.flows.sort_by_key(Flow::key);
+        let all_in_use = table.flows.iter().all(|flow| flow.has(status::ASSURED));
+        assert!(all_in_use && table.flows.len() == 3 && lesser.is_empty(), "{:#?}", table.flows);
     }
 }

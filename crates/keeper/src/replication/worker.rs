@@ -389,7 +389,8 @@ impl Worker {
         while let Some((router, changes)) = self.engine.poll_changes() {
             let Some(local) = self.routers.get_mut(&router) else { continue };
             let Some(access) = &mut local.access else { continue };
-            let refusals = inject::apply(&changes, |ops| access.table.apply(ops));
+            let engine = &mut self.engine;
+            let refusals = inject::apply(&changes, |ops| access.table.apply(ops), || engine.take_lesser(router));
             local.refused += refusals.count;
             if let Some(words) = refusals.words.filter(|_| !local.told) {
                 local.told = true;

@@ -157,6 +157,9 @@ pub const EEXIST: i32 = libc::EEXIST;
 /// Error number of a change that the entry's state forbids.
 pub const EBUSY: i32 = libc::EBUSY;
 
+/// Error number of an entry that the table has no room for.
+pub const ENOMEM: i32 = libc::ENOMEM;
+
 /// Words for an error number.
 pub fn describe(errno: i32) -> String {
     match errno {
