@@ -350,9 +350,11 @@ impl Worker {
                 let count = self.discards.entry(discard).or_default();
                 *count += 1;
                 if *count == 1 {
-                    let words = match discard {
-                        Discard::Version => " (it speaks another version: is that host of another release?)",
-                        _ => "",
+                    let other_release = discard == Discard::Version;
+                    let words = if other_release {
+                        " (it speaks another version: is that host of another release?)"
+                    } else {
+                        ""
                     };
                     warn!(%from, "a datagram between hosts was refused: {discard}{words}");
                 }

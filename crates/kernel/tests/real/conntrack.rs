@@ -3,7 +3,7 @@
 //! `client` and `server` are joined by two routers, `a` and `b`, with the same addresses and Ethernet
 //! addresses, of which one is up. `conntrack` (the tool) says what the kernel holds.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -26,8 +26,9 @@ fn topology() {
          ip link add cl type veth peer name eth0 netns client; ip link set cl master inside up
          ip link add sv type veth peer name eth0 netns server; ip link set sv master outside up
          ip -n client address add 10.0.0.9/24 dev eth0; ip -n client address add fd00::9/64 dev eth0 nodad
-         ip -n server address add 192.0.2.9/24 dev eth0
-         ip -n client link set eth0 up; ip -n server link set eth0 up; ip -n client route add default via 10.0.0.1",
+         ip -n server address add 192.0.2.9/24 dev eth0; ip -n server address add 2001:db8::9/64 dev eth0 nodad
+         ip -n client link set eth0 up; ip -n server link set eth0 up; ip -n client route add default via 10.0.0.1
+         ip -n client route add default via fd00::1; ip -n server route add fd00::/64 via 2001:db8::1",
     );
     for router in ["a", "b"] {
         run(&format!(
@@ -36,14 +37,18 @@ fn topology() {
              ip link add $r-out type veth peer name out address fa:16:3e:00:00:02 netns $r
              ip link set $r-in master inside up; ip link set $r-out master outside up
              ip -n $r address add 10.0.0.1/24 dev in; ip -n $r address add 192.0.2.1/24 dev out
-             ip -n $r address add 192.0.2.100/32 dev out
-             ip netns exec $r sysctl -qw net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_tcp_loose=0 \
+             ip -n $r address add 192.0.2.100/32 dev out; ip -n $r address add fd00::1/64 dev in nodad
+             ip -n $r address add 2001:db8::1/64 dev out nodad
+             ip netns exec $r sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.netfilter.nf_conntrack_tcp_loose=0 \
                 net.netfilter.nf_conntrack_events=1
              ip netns exec $r nft -f - <<'END'
              table ip t {{
                chain pre {{ type nat hook prerouting priority dstnat; ip daddr 192.0.2.100 dnat to 10.0.0.9; }}
                chain post {{ type nat hook postrouting priority srcnat
                  oifname out ip saddr 10.0.0.9 snat to 192.0.2.1 fully-random; }}
+             }}
+             table ip6 t {{
+               chain tracked {{ type filter hook forward priority 0; ct state established accept; }}
              }}
 END"
         ));
@@ -55,6 +60,7 @@ END"
 fn switch() {
     run("ip netns exec b nft add chain ip t gate '{ type filter hook forward priority 0; policy accept; }'
          ip netns exec b nft add rule ip t gate ct state new,invalid drop
+         ip netns exec b nft add rule ip6 t tracked meta l4proto tcp drop
          ip -n a link set in down; ip -n a link set out down; ip -n b link set in up; ip -n b link set out up");
 }
 
@@ -73,6 +79,8 @@ fn tool(netns: &str) -> Vec<(String, i64)> {
     ));
     let mut lines: Vec<(String, i64)> = printed
         .lines()
+        // What the kernels themselves say to groups.
+        .filter(|line| !line.starts_with("icmpv6"))
         .map(|line| {
             let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with("use=")).collect();
             let timeout = words[2].parse().unwrap();
@@ -120,6 +128,8 @@ fn connections_go_on_in_the_namespace_that_their_entries_were_put_into() {
     let (mut outside, mut inside) = connect("server", "client", "10.0.0.9:9000", "192.0.2.100:9000");
     talk(&mut client, &mut server, b"hello");
     talk(&mut outside, &mut inside, b"floating");
+    let (mut six, mut six_server) = connect("client", "server", "[2001:db8::9]:8006", "[2001:db8::9]:8006");
+    talk(&mut six, &mut six_server, b"untranslated");
     let udp_server = netns_fd("server").run(|| UdpSocket::bind("192.0.2.9:5000").unwrap()).unwrap();
     let udp_client = netns_fd("client").run(|| UdpSocket::bind("10.0.0.9:5001").unwrap()).unwrap();
     for socket in [&udp_server, &udp_client] {
@@ -137,14 +147,16 @@ fn connections_go_on_in_the_namespace_that_their_entries_were_put_into() {
     wait_for("an echo", || pings() > 0);
 
     let listed = FlowTable::open(&netns_fd("a")).unwrap().list().unwrap();
-    let flows: Vec<Flow> = listed.into_iter().filter(|flow| flow.original.src.is_ipv4()).collect();
-    assert_eq!(flows.len(), 4, "{flows:#?}");
+    let is_ours = |flow: &Flow| flow.original.src.is_ipv4() || flow.original.protocol == protocol::TCP;
+    let flows: Vec<Flow> = listed.into_iter().filter(is_ours).collect();
+    assert_eq!(flows.len(), 5, "{flows:#?}");
     let told = hear(&mut watch);
     for flow in &flows {
         let of_it = |event: &&FlowEvent| matches!(event, FlowEvent::Changed(seen) if seen.flow.key() == flow.key());
         let Some(FlowEvent::Changed(last)) = told.iter().rfind(of_it) else { panic!("no word of {flow:?}") };
         assert_eq!((last.flow.reply, last.flow.status), (flow.reply, flow.status));
-        assert!(flow.source_nat().is_some() != flow.destination_nat().is_some(), "{flow:?}");
+        let translations = [flow.source_nat(), flow.destination_nat()].into_iter().flatten().count();
+        assert_eq!(translations, usize::from(flow.original.src.is_ipv4()), "{flow:?}");
         assert_eq!(flow.has(status::SRC_NAT), flow.source_nat().is_some());
         assert_eq!(flow.has(status::DST_NAT), flow.destination_nat().is_some());
     }
@@ -170,6 +182,18 @@ fn connections_go_on_in_the_namespace_that_their_entries_were_put_into() {
     udp_client.recv(&mut buffer).unwrap();
     udp_client.send_to(b"four", "192.0.2.9:5000").unwrap();
     assert_eq!(udp_server.recv_from(&mut buffer).unwrap(), (4, seen_from));
+    talk(&mut six_server, &mut six, b"pushed");
+    talk(&mut six, &mut six_server, b"answered");
+    // What a router says of a connection is translated like the connection: nobody listens any more.
+    drop(udp_server);
+    udp_client.connect("192.0.2.9:5000").unwrap();
+    let refused = (0..20).any(|_| {
+        let sent = udp_client.send(b"five");
+        let heard =
+            udp_client.set_read_timeout(Some(Duration::from_secs(1))).and_then(|()| udp_client.recv(&mut buffer));
+        [sent, heard].iter().any(|end| end.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused))
+    });
+    assert!(refused, "the error did not find its way back");
     wait_for("echoes through the other router", || pings() > before + 2);
     run("kill $(cat /run/ping.pid)");
 }
