@@ -172,7 +172,7 @@ impl Pair {
             ip(&format!(
                 "netns exec {p}{node} nft add chain ip nat post {{ type nat hook postrouting priority 100 ; }}"
             ))?;
-            ip(&format!("netns exec {p}{node} nft add rule ip nat post oifname wan0 snat to 10.8.0.1"))?;
+            ip(&format!("netns exec {p}{node} nft add rule ip nat post oifname wan0 snat to 10.8.0.1 fully-random"))?;
         }
         Ok(())
     }
@@ -206,7 +206,7 @@ impl Pair {
         let text = format!(
             "Sync {{\n Mode FTFW {{\n DisableExternalCache On\n }}\n Multicast {{\n IPv4_address 225.0.0.50\n \
              Group 3780\n IPv4_interface 169.254.192.{number}\n Interface ha0\n Checksum on\n }}\n}}\nGeneral {{\n \
-             HashSize 32768\n HashLimit 131072\n LockFile {}\n UNIX {{\n Path {}\n }}\n NetlinkBufferSize 2097152\n \
+             HashSize 32768\n HashLimit 524288\n LockFile {}\n UNIX {{\n Path {}\n }}\n NetlinkBufferSize 2097152\n \
              NetlinkBufferSizeMaxGrowth 8388608\n Filter From Userspace {{\n Protocol Accept {{\n TCP\n UDP\n }}\n }}\n}}\n",
             path("lock").display(),
             path("sock").display()
@@ -229,10 +229,21 @@ impl Pair {
 
     /// A command that runs this executable in a node, as `what`.
     pub(crate) fn own(&self, what: &str, node: &str) -> Result<Command> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("{}{node}", self.prefix)]);
-        command.arg(std::env::current_exe().context("own path")?).arg(what);
+        let mut command = self.own_at(node)?;
+        command.arg(what);
         Ok(command)
+    }
+
+    /// A command that runs this executable in a node.
+    pub(crate) fn own_at(&self, node: &str) -> Result<Command> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.netns(node)]).arg(std::env::current_exe().context("own path")?);
+        Ok(command)
+    }
+
+    /// The name of a node's namespace.
+    pub(crate) fn netns(&self, node: &str) -> String {
+        format!("{}{node}", self.prefix)
     }
 
     fn has_address(&self, node: &str) -> Result<bool> {

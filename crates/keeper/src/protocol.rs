@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use evergate_ctsync::LAG_BOUNDS_MS;
 use evergate_model::host::AddressMode;
 use evergate_model::{HaState, Mac, NetworkId, RouterId};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -505,9 +506,9 @@ pub struct ReplicationStatus {
     /// Microseconds that the oldest change has been waiting that a standby has not confirmed; where there is none,
     /// that the last one took.
     pub lag_us: u64,
-    /// Changes that standbys have confirmed, by how long that took; see [`evergate_ctsync::LAG_BOUNDS_MS`].
+    /// Changes that standbys have confirmed, by how long that took; see [`LAG_BOUNDS_MS`].
     #[serde(default)]
-    pub lags: [u64; evergate_ctsync::LAG_BOUNDS_MS.len() + 1],
+    pub lags: [u64; LAG_BOUNDS_MS.len() + 1],
     /// Connections that ended before they could be told, or that did not fit.
     pub shed: u64,
     /// How often everything was told again because the two sides disagreed.
