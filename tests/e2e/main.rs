@@ -15,6 +15,7 @@ mod faults;
 mod gateways;
 mod ipv6;
 mod keepalived;
+mod membership;
 mod planned;
 mod random;
 mod settled;

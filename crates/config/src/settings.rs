@@ -307,6 +307,8 @@ pub struct ServerSettings {
     pub bind_port: u16,
     /// URL that clients reach this server at, without a trailing slash; `None`: the one that they used.
     pub public_url: Option<String>,
+    /// Requests per second of each user; 0: any number.
+    pub api_rate_limit: u32,
     /// Where state that outlives a restart is kept.
     pub state_path: PathBuf,
     /// Where the server keeps its state.
@@ -497,6 +499,7 @@ impl ServerSettings {
             bind_host: general("bind_host"),
             bind_port: config.int("DEFAULT", "bind_port"),
             public_url: config.non_empty("evergate", "public_url").map(|u| u.trim_end_matches('/').to_owned()),
+            api_rate_limit: config.int("evergate", "api_rate_limit"),
             state_path: config.path("DEFAULT", "state_path"),
             database: Database::from_url(&config.text("database", "connection")).unwrap_or_default(),
             host: general("host"),

@@ -5,7 +5,7 @@
 //! without one, only version discovery is answered.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body as HttpBody;
@@ -13,7 +13,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value as Json;
-use tokio::sync::Semaphore;
 
 use crate::attributes::{Object, query};
 use crate::base_url::base_url;
@@ -27,18 +26,13 @@ use crate::resources::{
     self, Call, Resource, availability_zones, extensions, interfaces, port_forwardings, quotas, routers, scheduling,
     subnet_pools, tags, versions, views,
 };
+use crate::shares::Shares;
 use crate::store::{Store, Tx, TxError as _};
 
 /// Largest body that is read. A bulk request of a few thousand ports fits.
 const MAX_BODY: usize = 4 << 20;
 /// How long a body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
-/// Requests that are worked on at once; further ones wait. Each takes a thread, and the writers among them
-/// stand in one line anyway.
-const AT_ONCE: usize = 128;
-/// How long a request waits for its turn before it is told to come back.
-const TURN_PATIENCE: Duration = Duration::from_secs(20);
-
 /// What every request needs.
 #[derive(Clone, Debug)]
 pub struct ApiState {
@@ -48,7 +42,7 @@ pub struct ApiState {
     pub options: Arc<Options>,
     /// The rules of who may do what.
     pub policy: Arc<policy::Watched>,
-    turns: Arc<Semaphore>,
+    shares: Arc<Shares>,
 }
 
 /// Makes the part of the server that answers `/` and `/v2.0`.
@@ -101,10 +95,15 @@ async fn handle(State(state): State<ApiState>, request: Request) -> Response {
 }
 
 async fn work(state: ApiState, context: &Context, request: Request) -> Result<Answer, ApiError> {
+    if !context.is_service {
+        state.shares.count(&context.user_id, Instant::now()).map_err(|wait| {
+            // Whole seconds, as the header has it.
+            ApiError::HTTPTooManyRequests { seconds: (wait.as_secs() + 1).to_string() }
+        })?;
+    }
     // The body first: a slow client shall not hold a turn.
     let asked = Asked::read(&state, request).await?;
-    let turn = tokio::time::timeout(TURN_PATIENCE, Arc::clone(&state.turns).acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else { return Err(ApiError::busy()) };
+    let Some(turn) = state.shares.turn(&context.user_id).await else { return Err(ApiError::busy()) };
     let context = context.clone();
     // The store blocks, so its work is kept off the threads that serve connections.
     let work = tokio::task::spawn_blocking(move || {
@@ -160,7 +159,13 @@ fn failure(error: &ApiError) -> Response {
         }
     }
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    json(status, &error.body())
+    let mut response = json(status, &error.body());
+    if let ApiError::HTTPTooManyRequests { seconds } = error
+        && let Ok(seconds) = seconds.parse()
+    {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
 }
 
 fn json(status: StatusCode, body: &Json) -> Response {
@@ -173,7 +178,8 @@ fn json(status: StatusCode, body: &Json) -> Response {
 impl ApiState {
     /// Serves a store under settings.
     pub fn new(store: Arc<Store>, options: Arc<Options>) -> Self {
-        Self { store, options, policy: Arc::default(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        let shares = Arc::new(Shares::new(options.api_rate_limit));
+        Self { store, options, policy: Arc::default(), shares }
     }
 
     /// Lets this policy decide.

@@ -417,6 +417,7 @@ fn options(settings: &ServerSettings) -> Options {
     let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     Options {
         public_url: settings.public_url.clone(),
+        api_rate_limit: settings.api_rate_limit,
         ha_vrrp_priority: settings.ha_vrrp_priority,
         l3_ha: settings.l3_ha,
         enable_dvr: settings.enable_dvr,

@@ -73,6 +73,8 @@ api_errors! {
     HTTPRequestEntityTooLarge { message } 413 "{message}";
     /// Too many requests are under way.
     HTTPServiceUnavailable { message } 503 "{message}";
+    /// Neutron has no limit of this kind; the status is what its clients understand.
+    HTTPTooManyRequests { seconds } 429 "Too many requests: try again in {seconds} s.";
     /// A generic conflict.
     HTTPConflict { message } 409 "{message}";
     /// Our own mistake.

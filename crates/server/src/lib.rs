@@ -32,5 +32,6 @@ mod base_url;
 mod listener;
 mod private_file;
 mod seldom;
+mod shares;
 #[cfg(test)]
 mod testing;

@@ -13,6 +13,8 @@ use ipnet::Ipv4Net;
 pub struct Options {
     /// `public_url` of `[evergate]`: root URL in links; `None` for the one that each client used.
     pub public_url: Option<String>,
+    /// `api_rate_limit` of `[evergate]`: requests per second of each user, 0 for any number.
+    pub api_rate_limit: u32,
     /// `ha_vrrp_priority` of `[evergate]`: of every copy, so that no copy is better than another.
     pub ha_vrrp_priority: u8,
     /// `l3_ha`: routers are highly available unless an admin says otherwise.
@@ -108,6 +110,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             public_url: None,
+            api_rate_limit: 0,
             ha_vrrp_priority: 50,
             l3_ha: false,
             enable_dvr: true,
