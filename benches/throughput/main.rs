@@ -1,9 +1,11 @@
 //! Throughput and datagrams per second through Evergate's data plane, as ratios to the same paths made of
 //! plain kernel objects.
 //!
-//! *North-south*: an instance on a compute host, an HA router's source NAT on a network host, a server
-//! outside. *East-west*: two instances of two networks of a distributed router on two compute hosts. Ours
-//! and the plain path take turns; the ratio is that of each turn. Run it with `make bench`.
+//! *North-south*: an instance on a compute host, a distributed HA router's source NAT on a network host, a server
+//! outside. *East-west*: two instances of two networks of the router on two compute hosts. Ours and the plain
+//! paths take turns; the ratio is that of each turn. North-south, ours has a router on the instance's host and one
+//! on the gateway's; of the plain paths one has a router on the gateway host alone, and one has both. Run it
+//! with `make bench`; `EVERGATE_TURNS` makes it shorter or longer.
 
 mod plain;
 #[allow(dead_code, reason = "each measurement uses a part")]
@@ -24,29 +26,41 @@ use traffic::{Kind, Receiver};
 
 const TURNS: usize = 7;
 
+fn turns() -> Result<usize> {
+    std::env::var("EVERGATE_TURNS").map_or(Ok(TURNS), |text| text.parse().context("EVERGATE_TURNS"))
+}
+
 fn main() -> Result<()> {
     support::wait_if_asked();
     traffic::run_if_asked()?;
     let bench = Bench::up_as(Profile::DvrHa, "throughput", None, None)?;
     let neighbour = neighbours(&bench)?;
     let plain = Plain::up()?;
-    println!("throughput, {TURNS} turns each (ours and plain: median; ratio ours / plain: min / median / max)");
+    let turns = turns()?;
+    println!("throughput, {turns} turns each (ours and plain: median; ratio ours / plain: min / median / max)");
     let here = || std::env::current_exe().context("own path");
     let ours = Path {
         receiver: Receiver::start(bench.lab.machine(Node::Web).command(here()?)?)?,
         sender: &|| bench.lab.instance_command("vm1", here()?),
-        to: WEB,
+        to: vec![("ours", WEB)],
     };
-    let theirs = Path { receiver: Receiver::start(plain.own("web")?)?, sender: &|| plain.own("vm"), to: plain::WEB };
-    compare("north-south", ours, theirs)?;
+    let theirs = Path {
+        receiver: Receiver::start(plain.own("web")?)?,
+        sender: &|| plain.own("vm"),
+        to: vec![("plain", plain::WEB), ("plain with two routers", plain::WEB_ROUTED_TWICE)],
+    };
+    compare("north-south", turns, ours, theirs)?;
     let ours = Path {
         receiver: Receiver::start(bench.lab.instance_command("vm2", here()?)?)?,
         sender: &|| bench.lab.instance_command("vm1", here()?),
-        to: neighbour,
+        to: vec![("ours", neighbour)],
     };
-    let theirs =
-        Path { receiver: Receiver::start(plain.own("vm2")?)?, sender: &|| plain.own("vm"), to: plain::NEIGHBOUR };
-    compare("east-west", ours, theirs)
+    let theirs = Path {
+        receiver: Receiver::start(plain.own("vm2")?)?,
+        sender: &|| plain.own("vm"),
+        to: vec![("plain", plain::NEIGHBOUR)],
+    };
+    compare("east-west", turns, ours, theirs)
 }
 
 /// Makes a distributed HA router between two networks, with an instance on another host in the second;
@@ -74,29 +88,34 @@ fn neighbours(bench: &Bench) -> Result<Ipv4Addr> {
 struct Path<'a> {
     receiver: Receiver,
     sender: &'a dyn Fn() -> Result<Command>,
-    to: Ipv4Addr,
+    /// The receiver's addresses, and what the way to each is called.
+    to: Vec<(&'static str, Ipv4Addr)>,
 }
 
-fn compare(name: &str, mut ours: Path<'_>, mut theirs: Path<'_>) -> Result<()> {
+fn compare<'a>(name: &str, turns: usize, mut ours: Path<'a>, mut theirs: Path<'a>) -> Result<()> {
     for (kind, unit, scale) in [(Kind::Tcp, "Gbit/s", 1e9), (Kind::Udp, "kpackets/s", 1e3)] {
-        let (mut mine, mut plain, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..TURNS {
-            let a = ours.receiver.rate((ours.sender)()?, kind, ours.to)?;
-            let b = theirs.receiver.rate((theirs.sender)()?, kind, theirs.to)?;
-            mine.push(a / scale);
-            plain.push(b / scale);
-            ratios.push(a / b);
+        let mut rates: Vec<Vec<f64>> = Vec::new();
+        for _ in 0..turns {
+            let mut turn = Vec::new();
+            for path in [&mut ours, &mut theirs] {
+                for (_, to) in &path.to {
+                    turn.push(path.receiver.rate((path.sender)()?, kind, *to)? / scale);
+                }
+            }
+            rates.push(turn);
         }
-        let [low, middle, high] = spread(&mut ratios);
-        let ([_, a, _], [_, b, _]) = (spread(&mut mine), spread(&mut plain));
-        println!(
-            "  {name:12} {kind:?}  ours {a:.2} {unit}  plain {b:.2} {unit}  ratio {low:.2} / {middle:.2} / {high:.2}"
-        );
+        let column = |number: usize| spread(rates.iter().map(|turn| turn[number]));
+        println!("  {name:12} {kind:?}  ours {:.2} {unit}", column(0)[1]);
+        for (number, (plain, _)) in (1..).zip(&theirs.to) {
+            let [low, middle, high] = spread(rates.iter().map(|turn| turn[0] / turn[number]));
+            println!("    {plain} {:.2} {unit}  ratio {low:.2} / {middle:.2} / {high:.2}", column(number)[1]);
+        }
     }
     Ok(())
 }
 
-fn spread(values: &mut [f64]) -> [f64; 3] {
+fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     [values[0], values[values.len() / 2], values[values.len() - 1]]
 }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! north-south   vm ─ cmp{bridge, vxlan} ─ underlay ─ gw{vxlan, bridge, router, bridge} ─ provider ─ outside ─ web
+//!  with as many routers as ours
+//!               vm ─ cmp{bridge, router, bridge, vxlan} ─ underlay ─ gw{…, router, …} ─ provider ─ outside ─ web
 //! east-west     vm ─ cmp{bridge, router, bridge, vxlan} ─ underlay ─ cmp2{vxlan, bridge} ─ vm2
 //! ```
 
@@ -12,6 +14,8 @@ use anyhow::{Context, Result, bail};
 
 /// Where the receivers of both paths are.
 pub(crate) const WEB: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
+/// The same machine, by way of a router on the compute host.
+pub(crate) const WEB_ROUTED_TWICE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 11);
 pub(crate) const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 9);
 
 /// Both paths' namespaces.
@@ -66,6 +70,7 @@ impl Plain {
         self.ip("-n {}outside addr add 198.51.100.1/24 dev eth1")?;
         self.sh("outside", "echo 1 > /proc/sys/net/ipv4/ip_forward")?;
         self.ip(&format!("-n {{}}web addr add {WEB}/24 dev eth0"))?;
+        self.ip(&format!("-n {{}}web addr add {WEB_ROUTED_TWICE}/24 dev eth0"))?;
         self.ip("-n {}web route add default via 198.51.100.1")
     }
 
@@ -106,7 +111,11 @@ impl Plain {
         self.ip("-n {}cmpr addr add 10.0.0.2/24 dev left")?;
         self.ip("-n {}cmpr addr add 10.0.1.1/24 dev right")?;
         self.sh("cmpr", "echo 1 > /proc/sys/net/ipv4/ip_forward")?;
-        self.ip("-n {}vm route add 10.0.1.0/24 via 10.0.0.2")
+        self.ip("-n {}vm route add 10.0.1.0/24 via 10.0.0.2")?;
+        // Out by way of that router: it has no rules, and back the gateway's router sends to the instance itself.
+        self.sh("cmpr", "echo 0 | tee /proc/sys/net/ipv4/conf/*/send_redirects")?;
+        self.ip("-n {}cmpr route add default via 10.0.0.1")?;
+        self.ip(&format!("-n {{}}vm route add {WEB_ROUTED_TWICE} via 10.0.0.2"))
     }
 
     fn bridge(&self, node: &str, name: &str) -> Result<()> {

@@ -5,9 +5,13 @@
 //! two instances is ever asked of a third host. Addresses that move between instances are the exception: for
 //! those the router asks on the network (`arp`).
 //!
-//! What the main table does not know (it has no default route) is decided by policy rules behind it:
+//! Out leads a default route to an `sg-` port, on whichever host is the gateway. Where the way depends on who
+//! sends, there is none, and what the main table does not know is decided by policy rules behind it:
 //! 1. from an instance with a floating IP that is translated here: out by this host's `fip-` namespace;
-//! 2. from a subnet of the router: to the subnet's `sg-` port, on whichever host is the gateway.
+//! 2. from a subnet of the router: to the subnet's own `sg-` port.
+//!
+//! Rules are not there without a reason: from the first one in a namespace on, the kernel looks up every packet in
+//! one table after the other, which costs each 5 % of its way between two instances on two hosts.
 //!
 //! `snat-<id>` on a gateway host is built as any central router is, with `sg-` devices instead of `qr-` ones.
 
@@ -56,7 +60,9 @@ impl<'a> Compiler<'a> {
         }
         parts.state.addresses = port_addresses(&parts).into_iter().map(|(address, _)| address).collect();
         parts.state.routes.extend(self.inner_routes(&parts));
-        to_source_nat(&mut parts, distributed);
+        let routes_and_rules = to_source_nat(&parts, distributed);
+        parts.state.routes.extend(routes_and_rules.0);
+        parts.state.rules.extend(routes_and_rules.1);
         self.floating_ips_here(&mut parts, distributed);
         scopes::keep_apart(&mut parts);
         self.out.kernel.netns.insert(parts.netns, parts.state);
@@ -124,21 +130,65 @@ pub(super) fn is_outside(router: &Router, ip: IpAddr) -> bool {
     router.gateway.as_ref().is_some_and(on)
 }
 
-/// Takes what goes outside, per subnet, to the subnet's port on the gateway host.
-fn to_source_nat(parts: &mut RouterNamespace<'_>, distributed: &Distributed) {
-    let Some(gateway) = &parts.router.gateway else { return };
-    for leg in &parts.interfaces {
-        // A way out is of a family that the gateway has an address of.
-        let is_led_out =
-            |net: &&IpNet| gateway.addresses.iter().any(|own| routes::is_ipv4(own) == routes::is_ipv4(net));
-        for net in leg.addresses.iter().filter(is_led_out) {
-            let Some(hop) = snat_address(distributed, leg.network, *net) else { continue };
-            let number = subnet_number(net.addr());
-            let from = Some(net.trunc());
-            parts.state.rules.insert(Rule { priority: number, from, to: None, iif: None, table: number });
-            parts.state.routes.insert(in_table(number, routes::by_way_of(everywhere(*net), hop, &leg.link)));
+/// Takes what goes outside to the gateway host: by one default route, or by rules for each subnet.
+fn to_source_nat(parts: &RouterNamespace<'_>, distributed: &Distributed) -> (Vec<Route>, Vec<Rule>) {
+    let (mut routes, mut rules) = (Vec::new(), Vec::new());
+    for is_ipv4 in [true, false] {
+        let ways = ways_out(parts, distributed, is_ipv4);
+        let is_everywhere = |route: &&Route| route.destination.prefix_len() == 0;
+        let mut defaults = parts.state.routes.iter().filter(is_everywhere);
+        let has_default = defaults.any(|route| routes::is_ipv4(&route.destination) == is_ipv4);
+        if has_default {
+            // An extra route to everywhere, by way of an instance.
+        } else if depends_on_sender(parts, &ways, is_ipv4) {
+            rules.extend(ways.iter().map(|way| {
+                let (priority, from) = (subnet_number(way.subnet.addr()), Some(way.subnet.trunc()));
+                Rule { priority, from, to: None, iif: None, table: priority }
+            }));
+            routes.extend(ways.iter().map(|way| in_table(subnet_number(way.subnet.addr()), way.route())));
+        } else {
+            routes.extend(ways.first().map(Way::route));
         }
     }
+    (routes, rules)
+}
+
+/// Out by a subnet's `sg-` port.
+struct Way<'p> {
+    leg: &'p Leg,
+    /// The router's address there.
+    subnet: IpNet,
+    hop: IpAddr,
+}
+
+impl Way<'_> {
+    fn route(&self) -> Route {
+        routes::by_way_of(everywhere(self.subnet), self.hop, &self.leg.link)
+    }
+}
+
+fn ways_out<'p>(parts: &'p RouterNamespace<'_>, distributed: &Distributed, is_ipv4: bool) -> Vec<Way<'p>> {
+    let of_family = |net: &IpNet| routes::is_ipv4(net) == is_ipv4;
+    // A way out is of a family that the gateway has an address of.
+    if !parts.router.gateway.as_ref().is_some_and(|gateway| gateway.addresses.iter().any(of_family)) {
+        return Vec::new();
+    }
+    let nets = |leg: &'p Leg| leg.addresses.iter().filter(|net| of_family(net)).map(move |net| (leg, *net));
+    let way = |(leg, subnet): (&'p Leg, IpNet)| {
+        Some(Way { leg, subnet, hop: snat_address(distributed, leg.network, subnet)? })
+    };
+    parts.interfaces.iter().flat_map(nets).filter_map(way).collect()
+}
+
+/// Tells whether it matters by which `sg-` port what leaves comes to the gateway host, or whether something leaves
+/// by another way. Packets are marked with the address scope of the network that they come in by.
+fn depends_on_sender(parts: &RouterNamespace<'_>, ways: &[Way<'_>], is_ipv4: bool) -> bool {
+    let scope = |way: &Way<'_>| {
+        let scopes = parts.router.interfaces.get(&way.leg.port).map(|interface| interface.address_scopes);
+        scopes.and_then(|scopes| if is_ipv4 { scopes.v4 } else { scopes.v6 })
+    };
+    let scopes: BTreeSet<_> = ways.iter().map(scope).collect();
+    scopes.len() > 1 || (is_ipv4 && parts.floating_ips().next().is_some())
 }
 
 /// Priority and table of a subnet's rule, from the router's address on it; Neutron's for IPv4. It is unique in

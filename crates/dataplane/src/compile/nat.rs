@@ -7,8 +7,8 @@
 //! - A packet to a floating IP goes to its fixed address, wherever it came from, the router included.
 //! - A connection that leaves by the gateway takes its floating IP as source, or else the gateway address.
 //! - *Hairpin*: an instance that calls another by its floating IP is seen with its own floating IP, or
-//!   else the gateway address, so that the answer comes back through the router. What came from outside
-//!   carries a mark and keeps its source.
+//!   else the gateway address, so that the answer comes back through the router. What came in from outside
+//!   keeps its source.
 //! - A forwarded port leads to its instance's port, from outside and inside alike; hairpins are as above.
 
 use std::collections::BTreeMap;
@@ -20,11 +20,6 @@ use ipnet::Ipv4Net;
 
 use super::Problem;
 use crate::nft::{NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftStatement, NftTable};
-
-/// Mark of packets that came in by the gateway; the value and the bits are those of Neutron's
-/// `external_ingress_mark`. The upper half of the mark stays free for address scopes.
-const EXTERNAL_MARK: u32 = 0x2;
-const MARK_MASK: u32 = 0xffff;
 
 /// Netfilter's places: NF_IP_PRI_MANGLE, NF_IP_PRI_NAT_DST and NF_IP_PRI_NAT_SRC.
 pub(super) const PRIORITY_MANGLE: i32 = -150;
@@ -58,14 +53,9 @@ pub(super) fn table<'a>(
         (FLOATING_TO_FIXED.to_owned(), NftMap::Addresses(floating_to_fixed)),
         (FIXED_TO_FLOATING.to_owned(), NftMap::Addresses(fixed_to_floating)),
     ]);
-    let mark = rule([
-        NftStatement::InLink { name: external.to_owned(), negated: false },
-        NftStatement::SetMark { mask: MARK_MASK, value: EXTERNAL_MARK },
-    ]);
     let to_fixed = || vec![rule([NftStatement::DnatByMap { map: FLOATING_TO_FIXED.to_owned() }])];
     let chain = |kind, hook, priority, rules| NftChain { kind, hook, priority, drop_by_default: false, rules };
     let chains = BTreeMap::from([
-        ("mark_external".to_owned(), chain(NftChainKind::Filter, NftHook::Prerouting, PRIORITY_MANGLE, vec![mark])),
         ("nat_prerouting".to_owned(), chain(NftChainKind::Nat, NftHook::Prerouting, PRIORITY_DNAT, to_fixed())),
         ("nat_output".to_owned(), chain(NftChainKind::Nat, NftHook::Output, PRIORITY_DNAT, to_fixed())),
         (
@@ -97,7 +87,9 @@ fn source_nat(external: &str, snat: Option<Ipv4Addr>) -> Vec<NftRule> {
             snat.clone(),
         ]));
         rules.push(rule([
-            NftStatement::Mark { mask: MARK_MASK, value: EXTERNAL_MARK, negated: true },
+            // Neutron marks what comes in by the gateway (`external_ingress_mark`): a rule for each of a connection's
+            // packets, where this one is asked about its first alone.
+            NftStatement::InLink { name: external.to_owned(), negated: true },
             NftStatement::CtDnat { negated: false },
             NftStatement::Counter,
             snat,

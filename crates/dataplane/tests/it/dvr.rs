@@ -6,12 +6,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use evergate_dataplane::check::followed;
 use evergate_dataplane::op::Op;
-use evergate_dataplane::state::{FdbEntry, FdbTable, NeighbourKey, Netns};
+use evergate_dataplane::state::{FdbEntry, FdbTable, NeighbourKey, Netns, Route};
 use evergate_dataplane::{Desired, KernelState, NetnsState, compile, diff};
 use evergate_model::host::{
-    AddressScopes, AgentGateway, AllowedAddress, Distributed, FloatingIp, Interface, Location, NetworkPort, Segment,
+    AddressScopes, AgentGateway, AllowedAddress, Distributed, ExtraRoute, FloatingIp, Interface, Location, NetworkPort,
+    Segment,
 };
-use evergate_model::{FloatingIpId, HostConfig, NetworkId, PortId, names};
+use evergate_model::{AddressScopeId, FloatingIpId, HostConfig, NetworkId, PortId, names};
 
 use crate::cloud::{
     self, COMPUTE, EXTERNAL_NET, FIP, HA_NET, HA_PORT, INSTANCE_PORT, NETWORK_1, NETWORK_2, PROJECT_NET, QG_PORT,
@@ -225,6 +226,34 @@ fn what_stays_inside_never_meets_the_rules_for_the_outside() {
     let rules: Vec<String> =
         router.rules.iter().map(|r| format!("{} {} {}", r.priority, r.from.unwrap(), r.table)).collect();
     assert_eq!(rules, ["32768 10.0.0.9/32 16", "167772161 10.0.0.0/24 167772161", "167772417 10.0.1.0/24 167772417"]);
+}
+
+/// Routes to everywhere and rules of the router on the compute host.
+fn ways_out(config: &HostConfig) -> (Vec<String>, Vec<u32>) {
+    let desired = desired(At::Compute, config);
+    let router = netns(&desired, &names::qrouter_namespace(ROUTER));
+    let defaults = router.routes.iter().filter(|route| route.destination.prefix_len() == 0);
+    let shown = |route: &Route| format!("{} via {}", route.table, route.via.unwrap());
+    (defaults.map(shown).collect(), router.rules.iter().map(|rule| rule.priority).collect())
+}
+
+#[test]
+fn one_default_route_leads_to_the_gateway_host_and_no_rule_where_the_sender_makes_no_difference() {
+    let mut config = host(At::Compute, true);
+    // Table 16 is for instances with a floating IP.
+    assert_eq!(ways_out(&config), (vec!["16 via 169.254.81.41".into(), "254 via 10.0.0.5".into()], vec![]));
+    // An instance that leads everywhere goes before, as on every kind of router.
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    router.routes = BTreeSet::from([ExtraRoute { destination: "0.0.0.0/0".parse().unwrap(), nexthop: ip("10.0.1.9") }]);
+    assert_eq!(ways_out(&config), (vec!["16 via 169.254.81.41".into(), "254 via 10.0.1.9".into()], vec![]));
+    let router = config.routers.get_mut(&ROUTER).unwrap();
+    router.routes.clear();
+    // Packets are marked with the scope of the network that they come in by.
+    router.interfaces.get_mut(&QR2_PORT).unwrap().address_scopes.v4 = Some(AddressScopeId::from_u128(1));
+    let (routes, rules) = ways_out(&config);
+    assert_eq!((routes.len(), rules), (3, vec![167_772_161, 167_772_417]));
+    config.routers.get_mut(&ROUTER).unwrap().gateway = None;
+    assert_eq!(ways_out(&config), (vec![], vec![]));
 }
 
 #[test]
