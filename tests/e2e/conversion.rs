@@ -1,7 +1,8 @@
 //! A router becomes each of the four kinds from each other one, as it stands: up, and with traffic.
 //!
-//! What is interrupted, and for how long, is printed as the table of `docs/conversions.md`. Nothing is asserted
-//! about times: only that everything works again, and that nothing is left behind.
+//! What is interrupted, for how long, and which connections go on is printed as the table of
+//! `docs/conversions.md`. Nothing is asserted about times: only that everything works again, that nothing is
+//! left behind, and that nothing is lost where the router's place does not change ([`Form::stays_in_place`]).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +13,7 @@ use evergate_lab::spec::WEB;
 use evergate_lab::{Node, Profile, wait_for};
 use evergate_model::{RouterId, names};
 
+use crate::connections::End;
 use crate::support::{Cloud, PATIENCE};
 
 /// Time between two packets of a probe.
@@ -19,6 +21,12 @@ const INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long probes run before a conversion, and after everything works again.
 const MARGIN: Duration = Duration::from_millis(700);
+
+/// Connections of each kind of traffic; the server speaks first on every other one afterwards.
+const CONNECTIONS: &str = "20";
+
+/// Seconds that a connection is given to answer; one that was lost to the conversion does not at all.
+const CONNECTION_PATIENCE: &str = "3";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -64,6 +72,11 @@ impl Form {
     const fn is_distributed(self) -> bool {
         matches!(self, Distributed | DistributedHa)
     }
+
+    /// Tells whether the namespaces of one kind are those of the other, but for copies.
+    const fn stays_in_place(self, to: Self) -> bool {
+        self.is_distributed() == to.is_distributed()
+    }
 }
 
 impl fmt::Display for Form {
@@ -91,6 +104,21 @@ impl Traffic {
         let run =
             |command, to: IpAddr| Running::start_by(command, SocketAddr::from((to, ECHO_PORT)), INTERVAL).unwrap();
         [run(from_vm1(), self.vm2), run(from_vm1(), WEB.into()), run(from_outside, self.floating)]
+    }
+
+    /// Connections of each kind of traffic, with the servers that half of them wait for.
+    fn connect(&self, cloud: &Cloud, servers: &mut [End; 2], port: &str) -> [End; 3] {
+        let guest = || cloud.lab.instance_command("vm1", "python3").unwrap();
+        let outside = || cloud.lab.machine(Node::Web).command("python3").unwrap();
+        let connect = |command, to: &str| End::start(command, &["connect", to, port, CONNECTIONS, CONNECTION_PATIENCE]);
+        assert_eq!(servers.each_mut().map(End::says), ["ready", "ready"]);
+        let mut ends = [
+            connect(guest(), &self.vm2.to_string()),
+            connect(guest(), &WEB.to_string()),
+            connect(outside(), &self.floating.to_string()),
+        ];
+        assert_eq!(ends.each_mut().map(End::says), ["ready", "ready", "ready"]);
+        ends
     }
 
     fn wait_works(&self, cloud: &Cloud, what: &str) {
@@ -161,9 +189,17 @@ fn wait_states(cloud: &mut Cloud, form: Form) {
     .unwrap();
 }
 
-fn shown(report: &Report) -> String {
+fn shown((report, alive): (&Report, &String)) -> String {
     let lost = report.lost() - report.unanswered_at_end;
-    if report.gaps.is_empty() { "0".into() } else { format!("{:.0} ({lost} lost)", report.longest_gap_ms()) }
+    let gap = if report.gaps.is_empty() { "0".into() } else { format!("{:.0} ({lost} lost)", report.longest_gap_ms()) };
+    format!("{gap}; {alive}")
+}
+
+/// How many connections go on, of what `connect` says of them.
+fn alive(said: &str) -> String {
+    let words: Vec<&str> = said.trim_end_matches(',').split([' ', ',']).collect();
+    assert!(words.len() > 3 && words[0] == "alive", "{said}");
+    if words[1] == words[3] { "all".into() } else { format!("{} of {}", words[1], words[3]) }
 }
 
 #[test]
@@ -190,9 +226,14 @@ fn a_router_becomes_every_kind_from_every_other_while_it_is_up() {
     wait_nothing_to_do(&cloud, "at first");
 
     let mut table = String::from("| From | to | east-west | source NAT | floating IP |\n|---|---|---|---|---|\n");
-    for step in TOUR.windows(2) {
+    for (port, step) in (9000..).zip(TOUR.windows(2)) {
         let (from, to) = (step[0], step[1]);
         let what = format!("from {from} to {to}");
+        let port = format!("{port}");
+        let outside = cloud.lab.machine(Node::Web).command("python3").unwrap();
+        let guest = cloud.lab.instance_command("vm2", "python3").unwrap();
+        let mut servers = [outside, guest].map(|command| End::start(command, &["serve", &port]));
+        let mut connections = traffic.connect(&cloud, &mut servers, &port);
         let probes = traffic.probe(&cloud);
         std::thread::sleep(MARGIN);
         cloud.admin.ok(&format!("router set router1 {}", to.flags())).unwrap();
@@ -202,12 +243,24 @@ fn a_router_becomes_every_kind_from_every_other_while_it_is_up() {
         traffic.wait_works(&cloud, &what);
         std::thread::sleep(MARGIN);
         let reports = probes.map(|probe| probe.finish().unwrap());
-        let cells: Vec<_> = reports.iter().map(shown).collect();
+        for server in &mut servers {
+            server.go();
+            assert_eq!(server.says(), "pushed");
+        }
+        connections.iter_mut().for_each(End::go);
+        let alive = connections.each_mut().map(|end| alive(&end.says()));
+        let cells: Vec<_> = reports.iter().zip(&alive).map(shown).collect();
         let line = format!("| {from} | {to} | {} |\n", cells.join(" | "));
         eprint!("{line}");
         for report in &reports {
             // Flows of before the conversion go on, not only new ones.
             assert!(report.unanswered_at_end < 30, "{what}: {reports:?}");
+        }
+        // Instances reach each other, and floating IPs are translated, whatever the router remembers.
+        assert_eq!([&alive[0], &alive[2]], ["all", "all"], "{what}");
+        if from.stays_in_place(to) {
+            assert_eq!(alive[1], "all", "{what}");
+            assert!(reports.iter().all(|report| report.lost() == 0), "{what}: {reports:?}");
         }
         table += &line;
     }

@@ -2,8 +2,10 @@
 
 serve PORT            answers every line (TCP) or tells who asked (UDP); on a line of input, pushes to
                       those connections that asked for it
-connect HOST PORT N   opens N connections, of which every other one waits for the server to speak first, and
-                      one UDP flow; says "ready"; on a line of input uses each, and says how many still work
+connect HOST PORT N [PATIENCE]
+                      opens N connections, of which every other one waits for the server to speak first, and
+                      one UDP flow; says "ready"; on a line of input uses each, and says how many still work,
+                      of which those that answer within PATIENCE seconds count
 """
 
 import asyncio
@@ -11,7 +13,7 @@ import os
 import resource
 import sys
 
-PATIENCE = 30
+PATIENCE = float(sys.argv[5]) if len(sys.argv) > 5 else 30
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -63,7 +65,7 @@ class Answers(asyncio.DatagramProtocol):
 
 async def ask(transport, answers):
     """Who the server takes us for."""
-    for _ in range(PATIENCE * 2):
+    for _ in range(int(PATIENCE * 2)):
         transport.sendto(b"who?")
         try:
             return await asyncio.wait_for(answers.queue.get(), 0.5)

@@ -17,7 +17,7 @@ use crate::effects;
 use crate::nft::{NftFamily, NftTable};
 use crate::op::{LinkChange, Op};
 use crate::plan::{Plan, Refusal};
-use crate::state::{KernelState, Link, LinkKind, Netns, NetnsState, OWNER_MARK, Route};
+use crate::state::{FdbEntry, FdbTable, KernelState, Link, LinkKind, Netns, NetnsState, OWNER_MARK, Route};
 
 use ownership::Blocked;
 
@@ -261,14 +261,27 @@ impl<'a> Planner<'a> {
             for entry in &state.fdb {
                 let present = self.now.netns.get(netns).is_some_and(|ns| ns.fdb.contains(entry));
                 if !present && self.usable(netns, &entry.link) && self.fits(netns, entry) {
+                    self.remove_path_of(netns, entry);
                     self.emit(Op::SetFdb { netns: netns.clone(), entry: entry.clone() });
                 }
             }
         }
     }
 
+    /// The kernel does not make an entry that points at a group of nexthops one that names a host, and says
+    /// nothing: it must go first. In between, frames are flooded.
+    fn remove_path_of(&mut self, netns: &Netns, entry: &FdbEntry) {
+        let FdbTable::Vxlan { .. } = entry.table else { return };
+        let to_path = |other: &&FdbEntry| {
+            other.link == entry.link && other.mac == entry.mac && matches!(other.table, FdbTable::Nexthop { .. })
+        };
+        if let Some(path) = self.now.netns.get(netns).and_then(|ns| ns.fdb.iter().find(to_path)).cloned() {
+            self.emit(Op::DeleteFdb { netns: netns.clone(), entry: path });
+        }
+    }
+
     /// A bridge's entry needs a port: the link's bridge may have been refused.
-    fn fits(&self, netns: &Netns, entry: &crate::state::FdbEntry) -> bool {
+    fn fits(&self, netns: &Netns, entry: &FdbEntry) -> bool {
         !entry.table.is_bridge() || self.link_now(netns, &entry.link).is_some_and(|link| link.master.is_some())
     }
 

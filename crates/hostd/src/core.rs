@@ -256,7 +256,7 @@ impl Core {
         let Some(config) = self.config.clone() else { return };
         let wanted = wanted_copies(&config);
         for router in self.keeper.retain(&wanted) {
-            self.keeper.let_go(router);
+            self.keeper.let_go(router, &config);
         }
         let before = self.rounds.confs.len();
         self.rounds.confs.retain(|router, _| wanted.contains(router));
@@ -424,10 +424,10 @@ impl Core {
         self.rounds.log(&outcome, &why);
         self.rounds.settle(&outcome, self.now);
         self.keeper.forget_released(&outcome);
-        for router in &outcome.withheld {
-            self.keeper.let_go(*router);
-        }
         if let Some(config) = self.config.clone() {
+            for router in &outcome.withheld {
+                self.keeper.let_go(*router, &config);
+            }
             let wanted = wanted_copies(&config);
             let current: BTreeMap<_, _> =
                 outcome.prepared.iter().filter(|(id, _)| wanted.contains(id)).map(|(id, p)| (*id, p.clone())).collect();

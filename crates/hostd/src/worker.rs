@@ -7,7 +7,7 @@
 //! A *quick* round starts from what the last one left behind and follows its own ops with
 //! [`effects`]; a round that observes comes after it, when the changes pause, and finds nothing to do or
 //! puts it right. A round is not quick where a name that is needed for the first time is taken: whose it
-//! is can only be seen.
+//! is can only be seen. Nor where forwarding entries of the keeper's become control's.
 
 mod hindrance;
 mod prepare;
@@ -24,7 +24,7 @@ use evergate_dataplane::{
     Desired, KernelState, Netns, NetnsState, Op, Plan, Refusal, View, check, compile, diff, effects,
 };
 use evergate_model::host::{FloatingIp, HostConfig, Location, PortForwarding};
-use evergate_model::{FloatingIpId, PortId, RouterId, names};
+use evergate_model::{FloatingIpId, Mac, PortId, RouterId, names};
 
 use crate::round::{Outcome, Round};
 
@@ -64,6 +64,8 @@ pub struct Worker<M> {
     rtr_adv_interval: (u16, u16),
     /// What the last round left behind, if all went well.
     known: Option<KernelState>,
+    /// Ethernet addresses whose entries were the keeper's in the last round.
+    followed: BTreeSet<Mac>,
 }
 
 /// What would be done.
@@ -92,7 +94,14 @@ impl<M: Machine> Worker<M> {
     /// Takes a machine, and what this host's own files say.
     pub fn new(machine: M, settings: &HostSettings) -> Self {
         let (host, vrrp) = (host_settings(settings), vrrp_settings(settings));
-        Self { machine, host, vrrp, rtr_adv_interval: settings.rtr_adv_interval, known: None }
+        Self {
+            machine,
+            host,
+            vrrp,
+            rtr_adv_interval: settings.rtr_adv_interval,
+            known: None,
+            followed: BTreeSet::new(),
+        }
     }
 
     /// Gives access to the machine.
@@ -123,7 +132,9 @@ impl<M: Machine> Worker<M> {
     pub fn run(&mut self, round: &Round) -> anyhow::Result<Outcome> {
         let start = Instant::now();
         let (view, desired) = self.look(round)?;
-        let known = self.known.take().filter(|known| round.quick && !self.is_name_taken(&view, &desired, known));
+        let succeeds = self.succeeds_keeper(&desired);
+        let known = self.known.take();
+        let known = known.filter(|known| round.quick && !succeeds && !self.is_name_taken(&view, &desired, known));
         let quick = known.is_some();
         let before = match known {
             Some(known) => known,
@@ -196,6 +207,13 @@ impl<M: Machine> Worker<M> {
                 wanted.links.keys().any(|name| !known.links.contains_key(name) && view.links.contains(name))
             }
         })
+    }
+
+    /// Tells whether entries become control's that were the keeper's up to now: what those are can only be seen.
+    fn succeeds_keeper(&mut self, desired: &Desired) -> bool {
+        let Some(host) = desired.kernel.netns.get(&Netns::Host) else { return false };
+        let before = std::mem::replace(&mut self.followed, host.keeper.fdb_macs.clone());
+        host.fdb.iter().any(|entry| before.contains(&entry.mac))
     }
 
     /// An uplink that is not there yet matters, and so does an operator's bridge, which is in no plan.

@@ -10,15 +10,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{
-    EXTERNAL_NETWORK, HOST_VTEP, PEER_VTEP, PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, ip, mac, port,
-    port_id, remove_router, settings,
+    EXTERNAL_NETWORK, HA_NETWORK, HOST_VTEP, PEER_VTEP, PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, ip,
+    mac, port, port_id, remove_router, settings,
 };
 use evergate_dataplane::fake::FakeKernel;
+use evergate_dataplane::state::{FdbEntry, FdbTable};
 use evergate_dataplane::{Netns, Op};
 use evergate_hostd::core::{Core, DESCRIBE_PATIENCE, FileJob, INTRODUCTION_PATIENCE, Output, PERIOD, REMOVAL_PATIENCE};
 use evergate_hostd::worker::Worker;
 use evergate_keeper::protocol::{
-    FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, RouterStatus, Status, ToKeeper, Transition,
+    FollowSpec, FromKeeper, PROTOCOL_VERSION, Removal, RouterSpec, RouterStatus, Status, ToKeeper, Transition,
 };
 use evergate_model::host::{ActiveCopy, AgentGateway, Distributed, HaStateReport, HostConfig, HostReport, Location};
 use evergate_model::stream::{Change, Letter};
@@ -191,7 +192,10 @@ impl Sim {
     }
 
     fn removals(&self) -> usize {
-        self.to_keeper.iter().filter(|m| matches!(m, ToKeeper::RemoveRouter { router } if *router == ROUTER)).count()
+        self.to_keeper
+            .iter()
+            .filter(|m| matches!(m, ToKeeper::RemoveRouter { router, .. } if *router == ROUTER))
+            .count()
     }
 }
 
@@ -382,6 +386,8 @@ fn a_router_that_becomes_distributed_moves_its_copy_to_another_namespace_and_bac
         sim.to_keeper.clear();
         sim.change(&config);
         assert_eq!((sim.removals(), sim.specs().len()), (1, 0), "the copy that was is let go of first");
+        let changes = |m: &ToKeeper| matches!(m, ToKeeper::RemoveRouter { how: Removal::Changes, .. });
+        assert!(sim.to_keeper.iter().any(changes), "it has nobody to hand over to");
         sim.keeper_says(FromKeeper::Removed { router: ROUTER });
         assert_eq!(sim.specs().last().unwrap().netns, netns);
         let inside = sim.kernel().state().netns[&Netns::Named(names::qrouter_namespace(ROUTER))].clone();
@@ -392,6 +398,72 @@ fn a_router_that_becomes_distributed_moves_its_copy_to_another_namespace_and_bac
     }
     let left = Netns::Named(names::snat_namespace(ROUTER));
     assert!(!sim.kernel().state().netns.contains_key(&left));
+}
+
+#[test]
+fn a_router_that_is_ha_no_more_goes_on_where_it_is() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let mut config = no_ha(with_router(6), Location::Local);
+    sim.change(&config);
+    let removal = sim.to_keeper.iter().find(|message| matches!(message, ToKeeper::RemoveRouter { .. }));
+    assert!(matches!(removal, Some(ToKeeper::RemoveRouter { how: Removal::Remains, .. })), "{removal:?}");
+    sim.keeper_says(FromKeeper::Removed { router: ROUTER });
+    let inside = &sim.kernel().state().netns[&Netns::Named(names::qrouter_namespace(ROUTER))];
+    assert!(!inside.links.keys().any(|link| link.starts_with("ha-")) && inside.addresses.len() == 3);
+    // It becomes another's, and is nothing to be left here.
+    config = with_router(7);
+    sim.change(&config);
+    remove_router(&mut config);
+    config.revision = 8;
+    sim.to_keeper.clear();
+    sim.change(&config);
+    let removal = sim.to_keeper.iter().find(|message| matches!(message, ToKeeper::RemoveRouter { .. }));
+    assert!(matches!(removal, Some(ToKeeper::RemoveRouter { how: Removal::Leaves, .. })), "{removal:?}");
+}
+
+#[test]
+fn entries_that_followed_an_active_copy_become_controls_without_a_moment_without() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    let follows = |revision, location| {
+        let mut config = with_router(revision);
+        config.routers.clear();
+        no_ha(config, location)
+    };
+    sim.snapshot(follows(5, Location::Active { router: ROUTER }));
+    let followed = sim.follows()[0].entries.clone();
+    // The keeper's, which control has not seen yet.
+    let entry = |table| FdbEntry { link: "vxlan-1002".to_owned(), mac: mac(0x20), table };
+    let host = |sim: &mut Sim| sim.kernel().state_mut().netns.get_mut(&Netns::Host).unwrap().fdb.clone();
+    let path = entry(FdbTable::Nexthop { group: 7 });
+    sim.kernel().state_mut().netns.get_mut(&Netns::Host).unwrap().fdb.insert(path.clone());
+    sim.to_keeper.clear();
+    sim.change(&follows(6, Location::Remote { vtep: ip(PEER_VTEP) }));
+    let fdb = host(&mut sim);
+    assert!(fdb.contains(&entry(FdbTable::Vxlan { dst: ip(PEER_VTEP) })) && !fdb.contains(&path), "{fdb:?}");
+    let said: Vec<_> = sim.to_keeper.iter().filter(|m| !matches!(m, ToKeeper::Status)).collect();
+    let [ToKeeper::Cede { router: ROUTER, entries }, ToKeeper::Unfollow { router: ROUTER }] = said[..] else {
+        panic!("{said:?}");
+    };
+    assert_eq!(*entries, followed);
+}
+
+/// As a router that is not HA is told of: its ports are at one place.
+fn no_ha(mut config: HostConfig, at: Location) -> HostConfig {
+    if let Some(router) = config.routers.get_mut(&ROUTER) {
+        router.ha = None;
+    }
+    config.networks.get_mut(&HA_NETWORK).unwrap().ports.clear();
+    for network in config.networks.values_mut() {
+        network.ports.values_mut().filter(|port| is_active(&port.location)).for_each(|port| port.location = at.clone());
+    }
+    config
+}
+
+fn is_active(location: &Location) -> bool {
+    matches!(location, Location::Active { .. })
 }
 
 #[test]

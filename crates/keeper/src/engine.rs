@@ -44,7 +44,9 @@ use tracing::{debug, info};
 use crate::claims::book::Learned;
 use crate::claims::question::Question;
 use crate::claims::wire::{Entry, Kind, MAX_ENTRIES, Message};
-use crate::protocol::{ClaimStatus, FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, Settings, Status, ToKeeper};
+use crate::protocol::{
+    ClaimStatus, FollowSpec, FromKeeper, PROTOCOL_VERSION, Removal, RouterSpec, Settings, Status, ToKeeper,
+};
 use access::How;
 use agreement::{circle, ended};
 use copy::RouterCopy;
@@ -169,8 +171,9 @@ impl Engine {
             ToKeeper::Settings { settings } => self.handle_settings(settings, now),
             ToKeeper::Router(spec) => self.handle_router(*spec, now),
             ToKeeper::Vrids { network, vrids } => self.handle_vrids(network, vrids),
-            ToKeeper::RemoveRouter { router } => self.remove_router(router, now),
+            ToKeeper::RemoveRouter { router, how } => self.remove_router(router, how, now),
             ToKeeper::Follow(follow) => self.handle_follow(follow, now),
+            ToKeeper::Cede { router, entries } => self.shared.cede(router, &entries),
             ToKeeper::Unfollow { router } => self.unfollow(router),
             // Of no concern to mastership: `radv` hears them.
             ToKeeper::Advertise(_) | ToKeeper::CeaseAdvertising { .. } | ToKeeper::Unadvertise { .. } => {}
@@ -277,8 +280,19 @@ impl Engine {
         }
     }
 
-    /// Begins the removal of a router: an active copy is handed over first, where another one lives.
-    fn remove_router(&mut self, router: RouterId, now: Instant) {
+    /// Begins the removal of a router: an active copy is handed over first, where another one lives and is to
+    /// go on.
+    fn remove_router(&mut self, router: RouterId, how: Removal, now: Instant) {
+        let end = match how {
+            Removal::Leaves => return self.begin_removal(router, now),
+            Removal::Remains if self.copies.get(&router).is_some_and(RouterCopy::holds) => RouterCopy::bequeath,
+            Removal::Remains | Removal::Changes => RouterCopy::end,
+        };
+        self.removing.remove(&router);
+        self.end_removal(router, end, now);
+    }
+
+    fn begin_removal(&mut self, router: RouterId, now: Instant) {
         if self.removing.contains(&router) {
             return;
         }
@@ -287,7 +301,7 @@ impl Engine {
         if waits {
             self.removing.insert(router);
         } else {
-            self.end_removal(router, now);
+            self.end_removal(router, RouterCopy::remove, now);
         }
     }
 
@@ -296,15 +310,15 @@ impl Engine {
         let is_done = |router: &&RouterId| !self.copies.get(*router).is_some_and(|copy| copy.leaving);
         for router in self.removing.iter().filter(is_done).copied().collect::<Vec<_>>() {
             self.removing.remove(&router);
-            self.end_removal(router, now);
+            self.end_removal(router, RouterCopy::remove, now);
         }
     }
 
-    fn end_removal(&mut self, router: RouterId, now: Instant) {
+    fn end_removal(&mut self, router: RouterId, end: fn(RouterCopy, &mut Shared, Instant), now: Instant) {
         if let Some(copy) = self.copies.remove(&router) {
             self.shared.liveness.share(copy.spec.peer_hosts.values(), []);
             self.shared.agreement.concern(&circle(Some(&copy)), &BTreeSet::new());
-            copy.remove(&mut self.shared, now);
+            end(copy, &mut self.shared, now);
             self.closing.insert(router);
             self.reschedule(router);
             self.forget_if_unused(router);
@@ -367,7 +381,7 @@ impl Engine {
                 known.into_iter().filter(|router| !said.contains(router)).collect()
             };
             for router in unmentioned(self.copies.keys().copied().collect(), &mentioned.routers) {
-                self.remove_router(router, now);
+                self.begin_removal(router, now);
             }
             for router in unmentioned(self.shared.follows.keys().copied().collect(), &mentioned.follows) {
                 self.unfollow(router);

@@ -56,14 +56,24 @@ pub enum ToKeeper {
         /// All of them; empty: the network is no more.
         vrids: BTreeSet<u8>,
     },
-    /// A router copy that is to go: resigns if active, runs its removals, closes its sockets (which pin
-    /// the namespace), forgets it, and answers [`FromKeeper::Removed`]. Delete the namespace only then.
+    /// A router copy that is to go: the keeper closes its sockets (which pin the namespace), forgets it, and answers
+    /// [`FromKeeper::Removed`]. Delete the namespace only then.
     RemoveRouter {
         /// Which.
         router: RouterId,
+        /// What becomes of the router.
+        #[serde(default)]
+        how: Removal,
     },
     /// Forwarding entries on this host that follow a router's active copy.
     Follow(FollowSpec),
+    /// Some of them are control's from now on: the keeper forgets them, and leaves them as they are.
+    Cede {
+        /// Which router's.
+        router: RouterId,
+        /// Those entries.
+        entries: Vec<FollowEntry>,
+    },
     /// They need not be followed any more.
     Unfollow {
         /// Which router's.
@@ -103,6 +113,21 @@ pub enum ToKeeper {
     Status,
     /// Resign everything, run all removals, stop.
     Shutdown,
+}
+
+/// What becomes of a router whose copy here goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Removal {
+    /// It goes on elsewhere: an active copy hands it over, or resigns, and undoes what it has done.
+    #[default]
+    Leaves,
+    /// It becomes another kind of router, and all of these copies end. An active one undoes what it has done without
+    /// a word: one that has not heard of the end would take over.
+    Changes,
+    /// The same, but it goes on in this very namespace: what an active copy has put into the kernel stays there, and is
+    /// control's from now on.
+    Remains,
 }
 
 /// What holds for the whole process.

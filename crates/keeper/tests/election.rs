@@ -307,7 +307,7 @@ fn a_removed_router_does_not_pin_its_namespace() {
         return;
     }
     let mut pair = Pair::elected();
-    pair.controls[1].say(&ToKeeper::RemoveRouter { router: ROUTER });
+    pair.controls[1].say(&ToKeeper::RemoveRouter { router: ROUTER, how: Removal::Leaves });
     pair.controls[1].expect("the answer", |message| matches!(message, FromKeeper::Removed { .. }).then_some(()));
     assert!(!pair.lab.has_vip(2));
     sh(&format!("ip netns del {}", pair.lab.name("r2")));

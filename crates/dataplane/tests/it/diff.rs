@@ -287,3 +287,19 @@ fn a_failed_op_is_tried_again_by_the_next_plan() {
     assert!(!plan(&kernel, &desired).is_empty());
     cloud::converge(&mut kernel, &desired);
 }
+
+#[test]
+fn an_entry_that_points_at_a_path_is_removed_before_it_names_a_host() {
+    let (mut kernel, mut desired) = converged(&cloud::legacy_host());
+    let host = desired.netns.get_mut(&Netns::Host).unwrap();
+    let entry =
+        host.fdb.iter().find(|e| matches!(e.table, FdbTable::Vxlan { .. }) && e.mac != Mac::ZERO).unwrap().clone();
+    let path = FdbEntry { table: FdbTable::Nexthop { group: 9 }, ..entry.clone() };
+    let fdb = &mut ns(&mut kernel, &Netns::Host).fdb;
+    fdb.remove(&entry);
+    fdb.insert(path.clone());
+    let plan = plan(&kernel, &desired);
+    let netns = Netns::Host;
+    let expected = [Op::DeleteFdb { netns: netns.clone(), entry: path }, Op::SetFdb { netns, entry }];
+    assert_eq!(plan.ops().cloned().collect::<Vec<_>>(), expected);
+}

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use evergate_keeper::protocol::{
-    AdvertiseSpec, FollowSpec, PROTOCOL_VERSION, RouterSpec, RouterStatus, Settings, Status, ToKeeper, Transition,
+    AdvertiseSpec, FollowSpec, PROTOCOL_VERSION, Removal, RouterSpec, RouterStatus, Settings, Status, ToKeeper,
+    Transition,
 };
-use evergate_model::host::{ActiveCopy, HostConfig, Router};
-use evergate_model::{HaState, NetworkId, RouterId, names};
+use evergate_model::host::{ActiveCopy, HostConfig, Location, Router};
+use evergate_model::{HaState, Mac, NetworkId, RouterId, names};
 
 use super::{DESCRIBE_PATIENCE, INTRODUCTION_PATIENCE, REMOVAL_PATIENCE, STATUS_PERIOD};
 use crate::round::{Outcome, PreparedCopy};
@@ -77,6 +78,14 @@ pub struct Words {
     pub warnings: VecDeque<String>,
 }
 
+/// A router that the keeper is to let go of.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    how: Removal,
+    /// Until when it is waited for, once the keeper was asked.
+    until: Option<Instant>,
+}
+
 /// All about the keeper.
 #[derive(Debug)]
 pub struct KeeperSide {
@@ -92,8 +101,8 @@ pub struct KeeperSide {
     told_followed: BTreeMap<RouterId, FollowSpec>,
     told_advertised: BTreeMap<RouterId, AdvertiseSpec>,
     told_vrids: BTreeMap<NetworkId, BTreeSet<u8>>,
-    /// Routers to be let go of; with a deadline once the keeper was asked.
-    leaving: BTreeMap<RouterId, Option<Instant>>,
+    /// Routers to be let go of.
+    leaving: BTreeMap<RouterId, Leaving>,
     released: BTreeSet<RouterId>,
     roles: BTreeMap<RouterId, Role>,
     claims: BTreeMap<RouterId, ActiveCopy>,
@@ -130,7 +139,7 @@ impl KeeperSide {
         self.told_advertised.clear();
         self.told_vrids.clear();
         // What was asked for on the old connection may have got lost with it.
-        self.leaving.values_mut().for_each(|deadline| *deadline = None);
+        self.leaving.values_mut().for_each(|leaving| leaving.until = None);
     }
 
     pub(super) fn gone(&mut self, now: Instant) {
@@ -163,10 +172,15 @@ impl KeeperSide {
     }
 
     /// Begins the removal of a router, unless it has begun or is over.
-    pub(super) fn let_go(&mut self, router: RouterId) {
+    pub(super) fn let_go(&mut self, router: RouterId, config: &HostConfig) {
         if !self.released.contains(&router) {
-            self.leaving.entry(router).or_insert(None);
-            self.told.remove(&router);
+            let told = self.told.remove(&router).map(|told| told.netns);
+            let how = match config.routers.get(&router).filter(|router| router.admin_state_up) {
+                None => Removal::Leaves,
+                Some(changed) if gateway_namespace(changed) == told => Removal::Remains,
+                Some(_) => Removal::Changes,
+            };
+            self.leaving.entry(router).or_insert(Leaving { how, until: None });
         }
     }
 
@@ -175,12 +189,12 @@ impl KeeperSide {
         // Where nobody can be asked, nobody need be spared.
         let greeted = matches!(self.connection, Connection::Up { greeted: true, .. });
         let most = if greeted { REMOVALS_AT_ONCE } else { usize::MAX };
-        let asked = self.leaving.values().flatten().count();
-        let next = self.leaving.iter_mut().filter(|(_, deadline)| deadline.is_none());
-        for (router, deadline) in next.take(most.saturating_sub(asked)) {
-            *deadline = Some(now + REMOVAL_PATIENCE);
+        let asked = self.leaving.values().filter(|leaving| leaving.until.is_some()).count();
+        let next = self.leaving.iter_mut().filter(|(_, leaving)| leaving.until.is_none());
+        for (router, leaving) in next.take(most.saturating_sub(asked)) {
+            leaving.until = Some(now + REMOVAL_PATIENCE);
             if greeted {
-                messages.push(ToKeeper::RemoveRouter { router: *router });
+                messages.push(ToKeeper::RemoveRouter { router: *router, how: leaving.how });
             }
         }
     }
@@ -196,8 +210,9 @@ impl KeeperSide {
 
     /// Gives up waiting for the keeper to let go, where the time is over.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<RouterId> {
-        let is_late = |at: &Option<Instant>| at.is_some_and(|at| at <= now);
-        let late: Vec<RouterId> = self.leaving.iter().filter(|(_, at)| is_late(at)).map(|(id, _)| *id).collect();
+        let is_late = |leaving: &Leaving| leaving.until.is_some_and(|at| at <= now);
+        let late: Vec<RouterId> =
+            self.leaving.iter().filter(|(_, leaving)| is_late(leaving)).map(|(id, _)| *id).collect();
         for router in &late {
             self.removed(*router);
         }
@@ -303,6 +318,7 @@ impl KeeperSide {
     }
 
     fn tell_followed(&mut self, config: &HostConfig, messages: &mut Vec<ToKeeper>) {
+        self.tell_ceded(config, messages);
         let gone: Vec<RouterId> =
             self.told_followed.keys().filter(|id| !self.followed.contains_key(id)).copied().collect();
         for router in gone {
@@ -319,6 +335,35 @@ impl KeeperSide {
             if self.told_followed.get(id) != Some(&spec) {
                 self.told_followed.insert(*id, spec.clone());
                 messages.push(ToKeeper::Follow(spec));
+            }
+        }
+    }
+
+    /// A router that is HA no more has its ports at one host, and the entries of theirs are control's: the round
+    /// that was just run has set them, and the keeper must not take them away.
+    fn tell_ceded(&mut self, config: &HostConfig, messages: &mut Vec<ToKeeper>) {
+        let is_followed = |router: &RouterId, mac: Mac| {
+            let spec = self.followed.get(router);
+            spec.is_some_and(|spec| spec.entries.iter().any(|entry| entry.mac == mac))
+        };
+        let ended: BTreeSet<Mac> = self
+            .told_followed
+            .iter()
+            .flat_map(|(router, spec)| spec.entries.iter().map(move |entry| (router, entry.mac)))
+            .filter(|(router, mac)| !is_followed(router, *mac))
+            .map(|(_, mac)| mac)
+            .collect();
+        if ended.is_empty() {
+            return;
+        }
+        let ports = config.networks.values().flat_map(|network| network.ports.values());
+        let elsewhere = ports.filter(|port| matches!(port.location, Location::Remote { .. })).map(|port| port.mac);
+        let ceded: BTreeSet<Mac> = elsewhere.filter(|mac| ended.contains(mac)).collect();
+        for (router, spec) in &mut self.told_followed {
+            let (entries, kept) = spec.entries.drain(..).partition(|entry| ceded.contains(&entry.mac));
+            spec.entries = kept;
+            if !Vec::is_empty(&entries) {
+                messages.push(ToKeeper::Cede { router: *router, entries });
             }
         }
     }
@@ -425,7 +470,7 @@ impl KeeperSide {
     }
 
     pub(super) fn removal_deadline(&self) -> Option<Instant> {
-        self.leaving.values().flatten().min().copied()
+        self.leaving.values().filter_map(|leaving| leaving.until).min()
     }
 
     /// Until when something unsaid waits for the keeper, or for copies that cannot be prepared.
@@ -500,6 +545,14 @@ impl KeeperSide {
     /// Where a followed router was last claimed to be.
     pub fn claim(&self, router: RouterId) -> Option<ActiveCopy> {
         self.claims.get(&router).copied()
+    }
+}
+
+/// The namespace in which a router meets the outside on this host, if it does.
+fn gateway_namespace(router: &Router) -> Option<String> {
+    match &router.distributed {
+        None => Some(names::qrouter_namespace(router.id)),
+        Some(parts) => parts.translates_here.then(|| names::snat_namespace(router.id)),
     }
 }
 

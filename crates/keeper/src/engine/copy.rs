@@ -598,6 +598,28 @@ impl RouterCopy {
         }
     }
 
+    /// Whether the kernel has what an active copy has.
+    pub(super) fn holds(&self) -> bool {
+        self.is_active() || self.lingering.is_some()
+    }
+
+    /// Ends without a word, and undoes what it has done.
+    pub(super) fn end(mut self, shared: &mut Shared, _now: Instant) {
+        self.clean_up(shared);
+        self.depart(shared);
+    }
+
+    /// Ends without a word, and leaves to control what is in the kernel.
+    pub(super) fn bequeath(self, shared: &mut Shared, _now: Instant) {
+        self.depart(shared);
+    }
+
+    fn depart(self, shared: &mut Shared) {
+        shared.outbox.withdraw(self.id());
+        shared.discards.forget(self.id());
+        shared.effects.push_back(Effect::CloseSockets { router: self.id() });
+    }
+
     /// Leaves nothing of the copy behind.
     pub(super) fn remove(mut self, shared: &mut Shared, now: Instant) {
         let was_active = self.is_active();
@@ -605,9 +627,7 @@ impl RouterCopy {
         if !was_active || self.lingering.take().is_some() {
             self.clean_up(shared);
         }
-        shared.outbox.withdraw(self.id());
-        shared.discards.forget(self.id());
-        shared.effects.push_back(Effect::CloseSockets { router: self.id() });
+        self.depart(shared);
     }
 
     pub(super) fn status(&self, shared: &Shared) -> RouterStatus {

@@ -126,6 +126,13 @@ impl Paths {
         work.finish()
     }
 
+    /// Forgets entries that somebody else has set to something else.
+    pub(super) fn forget(&mut self, entries: &[FollowEntry]) {
+        if let Some(shared) = &mut self.shared {
+            shared.forget(entries);
+        }
+    }
+
     /// Does not believe any more that a router's entries are what they were set to: the kernel refused to.
     pub(super) fn distrust(&mut self, entries: &[FollowEntry]) {
         if let Some(shared) = &mut self.shared {

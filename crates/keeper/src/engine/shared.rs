@@ -212,6 +212,14 @@ impl Shared {
         self.effects.extend(batch.map(Effect::RunBatch));
     }
 
+    /// Forgets entries of a router that are somebody else's now.
+    pub(super) fn cede(&mut self, router: RouterId, entries: &[FollowEntry]) {
+        if let Some(follow) = self.follows.get_mut(&router) {
+            follow.entries.retain(|entry| !entries.contains(entry));
+            self.paths.forget(entries);
+        }
+    }
+
     /// The kernel refused to do something about a router's entries.
     pub(super) fn distrust(&mut self, router: RouterId) {
         if let Some(follow) = self.follows.get(&router) {

@@ -335,7 +335,7 @@ fn what_the_kernel_refuses_is_tried_again_and_in_the_end_told_by_key() {
 fn removing_a_router_resigns_removes_closes_and_answers() {
     let mut host = Host::active();
     host.log.clear();
-    host.say(ToKeeper::RemoveRouter { router: R });
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Leaves });
     assert_eq!(host.log[0], "advertise 0");
     assert_eq!(host.log[host.log.len() - 2..], ["close", "removed"]);
     assert_eq!(host.kernel, [""; 0]);
@@ -343,8 +343,32 @@ fn removing_a_router_resigns_removes_closes_and_answers() {
     host.log.clear();
     host.advance(Duration::from_secs(100));
     assert_eq!(host.log, [""; 0], "nothing of it is left");
-    host.say(ToKeeper::RemoveRouter { router: R });
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Leaves });
     assert_eq!(host.log, ["removed"], "also when it was not known");
+}
+
+#[test]
+fn copies_of_a_router_that_becomes_another_end_without_a_word() {
+    let mut host = Host::active();
+    let before = host.kernel.clone();
+    host.log.clear();
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Remains });
+    assert_eq!(host.log, ["close", "removed"]);
+    host.advance(Duration::from_secs(100));
+    assert_eq!(host.kernel, before);
+    // One that goes on elsewhere, or in another namespace, is undone.
+    let mut host = Host::active();
+    host.log.clear();
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Changes });
+    assert!(!host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+    assert_eq!(host.log[host.log.len() - 2..], ["close", "removed"]);
+    assert_eq!(host.kernel, [""; 0]);
+    // What was not active has nothing to leave.
+    let mut host = Host::with_router();
+    host.log.clear();
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Remains });
+    assert_eq!(host.log[host.log.len() - 2..], ["close", "removed"]);
+    assert_eq!(host.kernel, [""; 0]);
 }
 
 #[test]
@@ -453,6 +477,20 @@ fn forwarding_entries_that_are_no_longer_followed_are_removed() {
 }
 
 #[test]
+fn forwarding_entries_that_are_controls_from_now_on_stay_as_they_are() {
+    let mut host = Host::new();
+    host.connect();
+    let spec = follow(3, Some(THEIRS));
+    host.say(ToKeeper::Follow(spec.clone()));
+    host.say(ToKeeper::EndOfState);
+    host.log.clear();
+    host.say(ToKeeper::Cede { router: R, entries: spec.entries });
+    host.claim_from(THIRD, Kind::Claim, 4);
+    host.say(ToKeeper::Unfollow { router: R });
+    assert!(!host.log.iter().any(|line| line.starts_with("follow")), "{:?}", host.log);
+}
+
+#[test]
 fn foreign_and_malformed_packets_are_counted_and_told_once() {
     let mut host = Host::with_router();
     host.say(ToKeeper::Vrids { network: NetworkId::from_u128(1), vrids: BTreeSet::from([1, 2, 3]) });
@@ -507,7 +545,7 @@ fn the_lowest_vrid_of_a_network_is_the_sentinel() {
         host.listening.iter().filter(|(_, vrid)| vrid.is_none()).map(|(router, _)| router.0.as_u128()).collect()
     };
     assert_eq!(all(&host), [2, 3]);
-    host.say(ToKeeper::RemoveRouter { router: RouterId::from_u128(2) });
+    host.say(ToKeeper::RemoveRouter { router: RouterId::from_u128(2), how: Removal::Leaves });
     assert_eq!(all(&host), [3, 4]);
 }
 

@@ -78,7 +78,7 @@ impl Advertising {
                 }
             }
             ToKeeper::Unadvertise { router } => self.forget(*router),
-            ToKeeper::RemoveRouter { router } => {
+            ToKeeper::RemoveRouter { router, .. } => {
                 self.active.remove(router);
                 // Of a distributed router, what is advertised here may be more than the copy that goes.
                 if self.specs.get(router).is_some_and(|spec| spec.follows_role) {
@@ -95,6 +95,7 @@ impl Advertising {
             | ToKeeper::Router(_)
             | ToKeeper::Vrids { .. }
             | ToKeeper::Follow(_)
+            | ToKeeper::Cede { .. }
             | ToKeeper::Unfollow { .. }
             | ToKeeper::Server { .. }
             | ToKeeper::Letter { .. }

@@ -24,7 +24,7 @@ use evergate_model::{HaState, RouterId};
 use tracing::error;
 
 use crate::hex;
-use crate::protocol::{FromKeeper, ReplicationStatus, Settings, Status, ToKeeper};
+use crate::protocol::{FromKeeper, Removal, ReplicationStatus, Settings, Status, ToKeeper};
 use seal::ClusterKey;
 use worker::{Command, Setup, Worker};
 
@@ -91,10 +91,11 @@ impl Replication {
                 self.tell(Command::Router { router: spec.router, netns: spec.netns.clone(), peers });
             }
             // What is active here is handed over first, and its connections with it.
-            ToKeeper::RemoveRouter { router } if self.active.contains_key(router) => {}
-            ToKeeper::RemoveRouter { router } => self.forget(*router),
+            ToKeeper::RemoveRouter { router, how: Removal::Leaves } if self.active.contains_key(router) => {}
+            ToKeeper::RemoveRouter { router, .. } => self.forget(*router),
             ToKeeper::Follow(_)
             | ToKeeper::Vrids { .. }
+            | ToKeeper::Cede { .. }
             | ToKeeper::Unfollow { .. }
             | ToKeeper::Advertise(_)
             | ToKeeper::CeaseAdvertising { .. }

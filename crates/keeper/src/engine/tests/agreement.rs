@@ -601,8 +601,8 @@ fn a_router_that_is_taken_from_this_host_is_handed_over_first() {
     let mut host = active(200);
     host.say_known(THEIRS, 1, Some(OURS));
     host.log.clear();
-    host.say(ToKeeper::RemoveRouter { router: R });
-    host.say(ToKeeper::RemoveRouter { router: R });
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Leaves });
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Leaves });
     assert_eq!(handovers(&mut host), [(THEIRS, 1)]);
     assert_eq!((host.kernel.len(), host.log.contains(&"removed".to_owned())), (4, false));
     host.claim_from(THEIRS, Kind::Claim, 2);
@@ -615,7 +615,7 @@ fn a_router_that_is_taken_from_this_host_is_handed_over_first() {
     // It is wanted again meanwhile.
     let mut host = active(200);
     host.say_known(THEIRS, 1, Some(OURS));
-    host.say(ToKeeper::RemoveRouter { router: R });
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Leaves });
     host.say(ToKeeper::Router(Box::new(host.spec.clone())));
     host.log.clear();
     host.advance(Duration::from_secs(2));
