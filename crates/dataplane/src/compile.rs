@@ -78,6 +78,8 @@ pub struct View {
     /// Whether bridged frames pass the host's iptables (`/proc/sys/net/bridge/bridge-nf-call-iptables`
     /// exists and is not 0).
     pub bridge_netfilter: bool,
+    /// Whether no device of the host has the tunnel address.
+    pub lacks_local_ip: bool,
 }
 
 /// What the host must look like.
@@ -273,6 +275,15 @@ impl<'a> Compiler<'a> {
     }
 
     fn host_settings(&mut self) {
+        if let Some(local) = self.host.local_ip.filter(|_| self.view.lacks_local_ip) {
+            self.problem(
+                "host",
+                format!(
+                    "local_ip {local} is not an address of this host, so its tunnels carry nothing; correct local_ip, or \
+                     give a device that address"
+                ),
+            );
+        }
         if !self.view.bridge_netfilter {
             return;
         }

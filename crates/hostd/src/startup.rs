@@ -45,12 +45,6 @@ pub fn notes(settings: &HostSettings) -> Vec<String> {
     if settings.tunnel_types.is_empty() {
         notes.push("there are no tunnels on this host: tunnel_types is empty, or enable_vxlan is off".into());
     }
-    if let Some(ip) = settings.local_ip
-        && let Err(error) = UdpSocket::bind((ip, 0))
-    {
-        notes
-            .push(format!("local_ip {ip} is not an address of this host ({error}): tunnels carry nothing until it is"));
-    }
     if let Some(script) = &settings.ha_vrrp_health_check_script
         && !script.is_file()
     {

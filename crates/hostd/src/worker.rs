@@ -39,6 +39,8 @@ pub const MOST_REMOVALS: usize = 32;
 pub trait Machine {
     /// Sees what there is, whatever is wanted.
     fn view(&mut self) -> anyhow::Result<View>;
+    /// Tells whether a device of the host has this address.
+    fn has_address(&mut self, ip: IpAddr) -> bool;
     /// Tells whether there is a namespace of this name, whoever made it.
     fn has_netns(&mut self, name: &str) -> bool;
     /// See `evergate_kernel::Kernel::observe`.
@@ -124,6 +126,7 @@ impl<M: Machine> Worker<M> {
         let mut view = self.machine.view().context("failed to look at the host")?;
         view.claims = round.claims.clone();
         self.host.local_ip = round.vtep;
+        view.lacks_local_ip = round.vtep.is_some_and(|ip| !self.machine.has_address(ip));
         let desired = compile(&round.config, &self.host, &view);
         Ok((view, desired))
     }

@@ -656,6 +656,19 @@ fn what_somebody_changed_by_hand_is_put_right() {
 }
 
 #[test]
+fn a_tunnel_address_that_is_no_address_of_this_host_is_told() {
+    let mut sim = Sim::new(None);
+    sim.worker.machine_mut().lacks_address = true;
+    sim.snapshot(with_router(5));
+    let told =
+        |sim: &Sim| sim.report().warnings.iter().any(|text| text.contains("local_ip 192.0.2.11 is not an address"));
+    assert!(told(&sim), "{:?}", sim.report().warnings);
+    sim.worker.machine_mut().lacks_address = false;
+    sim.pass(PERIOD);
+    assert!(!told(&sim));
+}
+
+#[test]
 fn a_tap_is_plugged_in_when_it_appears_and_its_port_reported() {
     let mut sim = Sim::new(None);
     let mut config = with_router(5);

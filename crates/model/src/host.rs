@@ -370,6 +370,9 @@ pub struct HostReport {
     pub incarnation: u64,
     /// Counts reports, so that a late one is recognised.
     pub sequence: u64,
+    /// The host's clock when this was sent, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub clock_ms: Option<u64>,
     /// The revision that the kernel was last brought to, if any.
     pub applied_revision: Option<u64>,
     /// This host's roles: what `network agent list` shows.

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -104,6 +105,10 @@ impl Machine for RealMachine {
             bridge_netfilter: filters.is_ok_and(|value| value.trim() != "0"),
             ..View::default()
         })
+    }
+
+    fn has_address(&mut self, ip: IpAddr) -> bool {
+        !UdpSocket::bind((ip, 0)).is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable)
     }
 
     fn has_netns(&mut self, name: &str) -> bool {

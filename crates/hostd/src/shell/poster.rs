@@ -11,6 +11,7 @@ use evergate_model::HostReport;
 use super::Event;
 use super::http::{self, Access, Failure, Way};
 use crate::backoff::{Backoff, jitter};
+use crate::timestamp;
 
 /// The mailbox of the thread. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -106,7 +107,9 @@ impl Poster {
         let mut way = Way::new(http::ANSWER);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let report = self.take();
+            let mut report = self.take();
+            // What has waited for the server is as new as it can be, and so is the time.
+            report.clock_ms = Some(timestamp::now_ms());
             let sequence = report.sequence;
             let server = access.server();
             let body = serde_json::to_vec(&report).context("failed to write the report");

@@ -20,6 +20,8 @@ pub struct FakeMachine {
     /// It cannot even be looked at.
     pub broken: bool,
     pub observations: usize,
+    /// No device has the tunnel address.
+    pub lacks_address: bool,
     /// What was encoded, by the text that its message holds.
     encoded: BTreeMap<String, Op>,
 }
@@ -52,6 +54,10 @@ impl Machine for FakeMachine {
         self.number_links();
         let host = &self.kernel.state().netns[&Netns::Host];
         Ok(View { links: host.links.keys().cloned().collect(), has_ipv6: true, ..View::default() })
+    }
+
+    fn has_address(&mut self, _: std::net::IpAddr) -> bool {
+        !self.lacks_address
     }
 
     fn has_netns(&mut self, name: &str) -> bool {

@@ -13,6 +13,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use evergate_model::HostReport;
 use evergate_model::host::AgentKind;
+use jiff::Timestamp;
 
 use super::{Hosts, Seen, refusal, store_refusal};
 use crate::dvr;
@@ -59,8 +60,11 @@ fn acceptable(report: &HostReport, host: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn take(hosts: &Hosts, report: HostReport) -> Result<(), ApiError> {
+fn take(hosts: &Hosts, mut report: HostReport) -> Result<(), ApiError> {
     let now = Instant::now();
+    // Of each report another; what it means for the operator is not.
+    let clock = report.clock_ms.take();
+    report.warnings.extend(clock.and_then(|clock| wrong_clock(clock, Timestamp::now())));
     let last = last_report(hosts, &report, now);
     if last == Last::Newer {
         tracing::debug!(host = report.host, sequence = report.sequence, "late report ignored");
@@ -82,6 +86,19 @@ fn take(hosts: &Hosts, report: HostReport) -> Result<(), ApiError> {
     drop(seen);
     log_news(before.as_ref().map(|s| &s.report), &report);
     Ok(())
+}
+
+/// Says that a host's clock is wrong, in a text that stays the same while it is. Nothing here depends on it, but for
+/// what is told of times: logs, and when a router moved.
+fn wrong_clock(clock_ms: u64, now: Timestamp) -> Option<String> {
+    let ahead_ms = i64::try_from(clock_ms).ok()?.saturating_sub(now.as_millisecond());
+    let minutes = (ahead_ms.unsigned_abs() + 30_000) / 60_000;
+    let direction = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    (minutes > 0).then(|| {
+        format!(
+            "the clock of this host is {minutes} min {direction} the server's: its logs and histories tell wrong times"
+        )
+    })
 }
 
 /// How a report compares with the one before.

@@ -7,6 +7,7 @@ use evergate_model::host::{AgentKind, AgentReport};
 use evergate_model::join::{JoinRequest, JoinToken};
 use evergate_model::stream::Downstream;
 use evergate_model::{HaState, HostConfig, PortId};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::*;
@@ -563,4 +564,23 @@ fn what_concerns_a_host_is_told_and_what_does_not_is_not_even_looked_at() {
         })
         .unwrap();
     assert!(touch(Kind::Router, router.to_string()));
+}
+
+#[test]
+fn a_clock_that_is_an_hour_off_is_told_with_the_hosts_name_and_harms_nobody() {
+    let f = Fixture::new();
+    let clock = |ahead_ms: i64| u64::try_from(Timestamp::now().as_millisecond() + ahead_ms).ok();
+    let warnings = |host: &str| {
+        let sql = "SELECT warnings FROM hosts WHERE name = ?1";
+        f.store.read::<_, StoreError>(|tx| tx.query_opt(sql, &values![host], |row| row.text(0))).unwrap().unwrap()
+    };
+    for (host, ahead_ms, expected) in
+        [("h1", 3_600_000, "60 min ahead"), ("h2", -3_600_000, "60 min behind"), ("h3", 2_000, "[]")]
+    {
+        f.post(host, &HostReport { clock_ms: clock(ahead_ms), ..report(host, 1) });
+        assert!(warnings(host).contains(expected), "{}", warnings(host));
+        // It is set right, and nothing more is said.
+        f.post(host, &HostReport { clock_ms: clock(0), ..report(host, 2) });
+        assert_eq!(warnings(host), "[]");
+    }
 }
