@@ -10,6 +10,8 @@ mod bad_input;
 mod connections;
 mod conversion;
 mod distributed;
+mod dvr_hosts;
+mod every_kind;
 mod failures;
 mod faults;
 mod gateways;

@@ -68,7 +68,7 @@ fn wait_all_copies(cloud: &Cloud, router: RouterId) -> Node {
 }
 
 /// Restarts a daemon with everything that it supervises, as an upgrade does.
-fn stop_and_start(cloud: &Cloud, node: Node, daemon: Daemon) {
+pub(crate) fn stop_and_start(cloud: &Cloud, node: Node, daemon: Daemon) {
     let stop = Fault::Process(daemon, Signal::Term);
     let parts: &[Daemon] = if daemon == Daemon::Host { &[daemon, Daemon::Control, Daemon::Keeper] } else { &[daemon] };
     let running = |part: &Daemon| !cloud.lab.machine(node).daemons(*part).is_empty();
@@ -79,7 +79,7 @@ fn stop_and_start(cloud: &Cloud, node: Node, daemon: Daemon) {
 }
 
 /// Kills a daemon, and waits for the one that takes its place.
-fn kill(cloud: &Cloud, node: Node, daemon: Daemon) {
+pub(crate) fn kill(cloud: &Cloud, node: Node, daemon: Daemon) {
     let pids = || cloud.lab.machine(node).daemons(daemon).iter().map(|process| process.pid).collect::<Vec<_>>();
     let found = || {
         let log = std::fs::read_to_string(cloud.lab.machine(node).log_path("host")).unwrap_or_default();

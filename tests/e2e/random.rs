@@ -253,7 +253,9 @@ impl Run {
     /// One to three random changes of what the API is told.
     fn change(&mut self) {
         for _ in 0..=self.chance.below(3) {
-            match self.chance.below(8) {
+            match self.chance.below(10) {
+                8 => self.migrate_instance(),
+                9 => self.share_address(),
                 0 => self.add_network(),
                 1 | 2 => self.add_instance(),
                 3 => self.add_floating(),
@@ -309,6 +311,29 @@ impl Run {
         let router = self.router(ha, distributed);
         self.step(format!("router {router}, HA: {ha}, distributed: {distributed}"));
         self.extras.routers.push(router);
+    }
+
+    fn migrate_instance(&mut self) {
+        if self.extras.instances.is_empty() {
+            return self.add_instance();
+        }
+        let (_, name) = self.chance.pick(&self.extras.instances);
+        let host = Node::Compute(1 + self.chance.below(6) as u16);
+        self.step(format!("{name} migrates to {host}"));
+        self.cloud.lab.migrate_instance(&name, host).unwrap();
+    }
+
+    /// An address of the network that its instances may take from each other, which the API does not hear of.
+    fn share_address(&mut self) {
+        if self.extras.instances.is_empty() {
+            return self.add_instance();
+        }
+        let (network, name) = self.chance.pick(&self.extras.instances);
+        let pairs = self.chance.pick(&[json!([]), json!([{"ip_address": format!("10.1.{network}.200")}])]);
+        self.step(format!("{name} may have {pairs}"));
+        let port = self.cloud.lab.instances().unwrap()[&name].port;
+        let body = json!({"port": {"allowed_address_pairs": pairs}});
+        self.cloud.lab.api_ok("PUT", &format!("/v2.0/ports/{port}"), Some(&body)).unwrap();
     }
 
     fn remove_instance(&mut self) {

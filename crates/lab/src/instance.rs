@@ -90,6 +90,25 @@ impl Lab {
         Ok(instance)
     }
 
+    /// Moves an instance to another host, as a hypervisor ends a migration: the guest is gone from the one and
+    /// there on the other, with the same port.
+    ///
+    /// # Errors
+    ///
+    /// There is no such instance, or one of the hosts is off.
+    pub fn migrate_instance(&self, name: &str, to: Node) -> Result<Instance> {
+        let _alone = self.lock()?;
+        let mut instances = self.instances()?;
+        let Some(instance) = instances.get_mut(name) else { bail!("there is no instance '{name}'") };
+        self.unmake(instance)?;
+        instance.host = to.to_string();
+        let moved = instance.clone();
+        self.write_json(&self.instances_path(), &instances)?;
+        self.bind(&moved)?;
+        self.make(&moved)?;
+        Ok(moved)
+    }
+
     /// Ends an instance and frees its port.
     ///
     /// # Errors
@@ -100,14 +119,7 @@ impl Lab {
         let mut instances = self.instances()?;
         let Some(instance) = instances.remove(name) else { bail!("there is no instance '{name}'") };
         self.write_json(&self.instances_path(), &instances)?;
-        let host = self.machine_named(&instance.host)?;
-        if host.is_on() {
-            let netns = instance.netns();
-            let tap = names::tap(instance.port);
-            host.shell(&format!(
-                "for pid in $(ip netns pids {netns}); do kill -9 $pid; done; ip link delete {tap}; ip netns delete {netns}"
-            ))?;
-        }
+        self.unmake(&instance)?;
         let free = json!({"port": {"binding:host_id": "", "device_id": "", "device_owner": ""}});
         // The port may have been deleted first; then there is nothing to free.
         self.api("PUT", &format!("/v2.0/ports/{}", instance.port), Some(&free)).map(drop)
@@ -187,6 +199,19 @@ impl Lab {
             "device_owner": "compute:nova",
         }});
         self.api_ok("PUT", &format!("/v2.0/ports/{}", instance.port), Some(&body)).map(drop)
+    }
+
+    /// Ends the guest, and takes its tap away.
+    fn unmake(&self, instance: &Instance) -> Result<()> {
+        let host = self.machine_named(&instance.host)?;
+        if host.is_on() {
+            let netns = instance.netns();
+            let tap = names::tap(instance.port);
+            host.shell(&format!(
+                "for pid in $(ip netns pids {netns}); do kill -9 $pid; done; ip link delete {tap}; ip netns delete {netns}"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Makes namespace, tap and guest; starts what every guest of the lab serves.
