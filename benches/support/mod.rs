@@ -38,13 +38,18 @@ impl Bench {
 
     /// As [`Self::up`], with whatever settings.
     pub(crate) fn up_with(what: &str, change: impl FnOnce(Spec) -> Spec) -> Result<Self> {
+        let bench = Self::bare(what, change)?;
+        bench.prepare()?;
+        Ok(bench)
+    }
+
+    /// Brings a lab up in which nothing is made yet, with whatever settings.
+    pub(crate) fn bare(what: &str, change: impl FnOnce(Spec) -> Spec) -> Result<Self> {
         let name = format!("bench_{what}_{}", std::process::id());
         let spec = change(Spec::new(&name, PathBuf::from(env!("CARGO_BIN_EXE_evergate"))));
         let folder = std::env::temp_dir().join(&name);
         let lab = Lab::up(spec, Some(&folder)).inspect_err(|_| drop(Lab::down(&name, Some(&folder), false)))?;
-        let bench = Self { lab };
-        bench.prepare()?;
-        Ok(bench)
+        Ok(Self { lab })
     }
 
     fn prepare(&self) -> Result<()> {
@@ -154,7 +159,12 @@ impl Bench {
 
     /// Starts a process in the instance that ends with the first answer from outside.
     pub(crate) fn first_answer(&self) -> Result<Waiting> {
-        self.first_answer_of("vm1", WEB)
+        self.first_answer_from("vm1")
+    }
+
+    /// The same in another instance.
+    pub(crate) fn first_answer_from(&self, instance: &str) -> Result<Waiting> {
+        self.first_answer_of(instance, WEB)
     }
 
     /// Starts a process in an instance that ends with the first answer of an echo server.
