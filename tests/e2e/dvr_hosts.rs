@@ -11,6 +11,7 @@ use evergate_model::RouterId;
 use serde_json::Value;
 
 use crate::connections::End;
+use crate::conversion::is_interrupted;
 use crate::planned::{kill, stop_and_start};
 use crate::support::{Cloud, PATIENCE};
 
@@ -64,7 +65,7 @@ impl Traffic {
     fn finish_unharmed(mut self) {
         for probe in self.probes {
             let report = probe.finish().unwrap();
-            assert_eq!(report.lost(), 0, "{report}");
+            assert!(!is_interrupted(&report), "{report}");
         }
         self.server.go();
         assert_eq!(self.server.says(), "pushed");
@@ -86,6 +87,8 @@ fn wait_nothing_to_do(cloud: &Cloud, node: Node) {
 fn hosts_of_a_distributed_router_are_restarted_cut_off_and_wrongly_set_up() {
     let mut cloud = Cloud::up_with("hosts", |spec| {
         spec.profile = Profile::DvrHa;
+        // A keeper that is killed is back before the others notice, also on a busy machine.
+        spec.bfd_interval_ms = Some(700);
         // Two that are left hear each other: a host that hears nobody serves nobody.
         (spec.network_hosts, spec.compute_hosts) = (3, 3);
     });
