@@ -60,7 +60,11 @@ fn size(routers: u16, time: Duration) -> Result<()> {
         println!("{what}   evergate    {}", keepers::measure(run, &wires)?);
         // One keepalived refuses nothing, but its users report trouble beyond 1,000 instances.
         if routers <= 1000 {
-            println!("{what}   keepalived  {}", keepalived::measure(run)?);
+            match keepalived::measure(run) {
+                Ok(costs) => println!("{what}   keepalived  {costs}"),
+                // On a busy machine many of them go on taking the role from each other.
+                Err(error) => println!("{what}   keepalived  did not settle: {error}"),
+            }
         }
     }
     keepers::takeovers(routers, &wires)

@@ -1,6 +1,6 @@
 //! Every order of events for copies that agree on other paths, while paths are cut and healed.
 //!
-//! A sibling of `explore.rs`, with the same idea: from a settled election, every move that is possible, and from
+//! A sibling of `explore`, with the same idea: from a settled election, every move that is possible, and from
 //! what comes out every move again. Here are also hosts (some with a copy, some only witnesses), the paths between
 //! them, claims, questions and the company of hosts. One cut, and its healing, may come at any moment. On the HA
 //! network an advertisement takes up to `LATENCY` and any order. On the underlay a message takes no time where

@@ -6,10 +6,10 @@ const VRRP: &str = include_str!("../../../conformance/vrrp-rules.md");
 const BFD: &str = include_str!("../../../conformance/bfd-rules.md");
 
 /// Where the tests are.
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 20] = [
     include_str!("../src/router/tests.rs"),
     include_str!("../src/wire/tests.rs"),
-    include_str!("explore.rs"),
+    include_str!("explore/main.rs"),
     include_str!("../src/bfd/tests.rs"),
     // The whole product's, against real peers.
     include_str!("../../standalone/tests/keepalived.rs"),
@@ -22,7 +22,12 @@ const SOURCES: [&str; 15] = [
     include_str!("../../keeper/tests/storm.rs"),
     include_str!("../../keeper/tests/election.rs"),
     include_str!("../../keeper/src/engine/discards.rs"),
+    include_str!("../src/router/tests/absence.rs"),
     include_str!("../src/router/tests/agreed.rs"),
+    include_str!("../src/router/tests/announcements.rs"),
+    include_str!("../src/router/tests/configuration.rs"),
+    include_str!("../src/router/tests/peer_down.rs"),
+    include_str!("../src/router/tests/rank.rs"),
 ];
 
 #[test]
