@@ -62,10 +62,12 @@ def accounts(server):
     """An admin, and a member and a reader of each of two projects."""
     login = yaml.safe_load(server.clouds.read_text())["clouds"]["evergate-admin"]["auth"]
     made = [{"username": "admin", "project_name": "admin", "password": login["password"], "roles": ["admin"]}]
-    for number in (1, 2):
-        project = f"tempest-{number}"
+    projects = [f"tempest-{number}" for number in (1, 2)]
+    for project in projects:
         upstream.identity(server, "project", "add", project)
-        for role in ("member", "reader"):
+    # Members first: who asks for anybody is given the first that is free.
+    for role in ("member", "reader"):
+        for project in projects:
             user, password = f"{project}-{role}", secrets.token_hex()
             upstream.identity(server, "user", "add", user, "--project", project, "--role", role, password=password)
             made.append({"username": user, "project_name": project, "password": password, "roles": [role]})

@@ -46,6 +46,7 @@ pub fn document() -> Json {
     }
     actions::add(&mut paths);
     schemas.insert("error".into(), error());
+    schemas.insert("unauthorized".into(), unauthorized());
     json!({
         "openapi": "3.1.0",
         "info": {"title": "Networking API v2.0", "version": env!("CARGO_PKG_VERSION")},
@@ -83,7 +84,11 @@ fn responses(status: &str, schema: Option<Json>) -> Json {
     if let Some(schema) = schema {
         success["content"] = content(schema);
     }
-    json!({status: success, "default": {"description": "refused", "content": content(reference("error"))}})
+    json!({
+        status: success,
+        "401": {"description": "without a token that holds", "content": content(reference("unauthorized"))},
+        "default": {"description": "refused", "content": content(reference("error"))},
+    })
 }
 
 fn collection_path(table: &Table) -> Json {
@@ -189,6 +194,16 @@ fn schema(kind: Kind) -> Json {
         Kind::NoneOffered => json!({"type": "array", "maxItems": 0}),
         Kind::Computed => json!({}),
     }
+}
+
+/// Keystone's form, since it is asked before anything else.
+fn unauthorized() -> Json {
+    let inner = json!({
+        "type": "object",
+        "properties": {"code": {"const": 401}, "title": {"type": "string"}, "message": {"type": "string"}},
+        "required": ["code", "title", "message"],
+    });
+    wrapped("error", inner)
 }
 
 fn error() -> Json {
