@@ -297,7 +297,7 @@ fn dispatch(call: Call<'_>, asked: &Asked) -> Result<Answer, ApiError> {
         ["extensions", alias] if get => ok(extensions::member(call.options, alias)?),
         ["network-ip-availabilities"] if get => ok(views::ip_availabilities(call, &asked.pairs)?),
         ["network-ip-availabilities", id] if get => ok(views::ip_availability(call, id.trim_end_matches(".json"))?),
-        ["floatingip_pools"] if get => ok(views::floating_ip_pools(call, &asked.pairs)?),
+        ["floatingip_pools" | "floatingip-pools"] if get => ok(views::floating_ip_pools(call, &asked.pairs)?),
         ["availability_zones"] if get => ok(availability_zones::list(call, &asked.pairs)?),
         ["quotas", rest @ ..] => quotas_verb(call, rest, asked),
         [collection, rest @ ..] => {

@@ -138,6 +138,7 @@ api_errors! {
     MinPrefixSubnetAllocationError { prefixlen, min } 400 "Unable to allocate subnet with prefix length {prefixlen}, minimum allowed prefix is {min}.";
     MaxPrefixSubnetAllocationError { prefixlen, max } 400 "Unable to allocate subnet with prefix length {prefixlen}, maximum allowed prefix is {max}.";
 
+    NetworkMTUSubnetConflict { network, mtu } 409 "MTU of {network} is not valid, subnet requires a minimum of {mtu}";
     NoNetworkAvailable {} 503 "Unable to create the network. No tenant network is available for allocation.";
     TunnelIdInUse { vni } 409 "Unable to create the network. The tunnel ID {vni} is in use.";
     FlatNetworkInUse { physical_network } 409 "Unable to create the flat network. Physical network {physical_network} is in use.";

@@ -119,7 +119,8 @@ fn empty_network(network: &Network) -> HostNetwork {
     HostNetwork {
         id: network.id,
         segment,
-        mtu: network.mtu,
+        // No device has less; a network without subnets may say so all the same.
+        mtu: network.mtu.max(68),
         ports: BTreeMap::new(),
         peers: BTreeSet::new(),
         vrids: BTreeSet::new(),

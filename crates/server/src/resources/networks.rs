@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use evergate_model::NetworkId;
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, object, parse_id, rbac_policies, standard};
+use super::{Call, Resource, object, parse_id, rbac_policies, standard, subnets};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::objects::network::{self, Network, NewNetwork, Segment, allocate_segment, max_mtu};
 use crate::objects::port::{Port, owner};
+use crate::objects::subnet::Subnet;
 use crate::objects::{Changes, floating_ip, query_in, subnet_pool, tags};
 use crate::policy::Rule;
 use crate::store::Kind as Changed;
@@ -180,7 +181,13 @@ impl Resource for Networks {
         changes.set("shared", shared);
         changes.set("external", external);
         changes.set("is_default", is_default);
-        changes.set("mtu", mtu(call, body, &network.segment)?);
+        let mtu = mtu(call, body, &network.segment)?;
+        if let Some(mtu) = mtu {
+            for subnet in Subnet::of_network(call.tx, network.id)? {
+                subnets::check_mtu(network.id, mtu, subnet.ip_version)?;
+            }
+        }
+        changes.set("mtu", mtu);
         changes.write(call.tx, "networks", network.id)?;
         call.tx.changed(Changed::Network, network.id);
         Ok(())
@@ -284,10 +291,6 @@ fn mtu(call: Call<'_>, body: &Body, segment: &Segment) -> Result<Option<u16>, Ap
     match body.get::<i64>("mtu")? {
         // 0 asks for the largest.
         Some(0) => Ok(Some(max)),
-        // RFC 791 §3.2: every host forwards 68 bytes without fragmentation.
-        Some(mtu) if mtu < 68 => {
-            Err(ApiError::invalid(format!("Requested MTU is too small, minimum is 68, got {mtu}")))
-        }
         Some(mtu) if mtu > i64::from(max) => {
             Err(ApiError::invalid(format!("Requested MTU is too big, maximum is {max}")))
         }

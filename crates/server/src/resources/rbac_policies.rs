@@ -16,6 +16,7 @@ use crate::objects::network::Network;
 use crate::objects::{bump, query_in};
 use crate::policy::{self, Rule};
 use crate::random;
+use crate::store::Kind as Changed;
 use crate::values;
 
 /// The resource `rbac-policies`.
@@ -213,6 +214,7 @@ impl Resource for RbacPolicies {
         let sql = "UPDATE rbac_policies SET target_project = ?2 WHERE id = ?1";
         call.tx.execute(sql, &values![id, &target_now])?;
         // What the policy allows now is there already, so it covers what it can.
+        policy.refuse_if_default(call)?;
         policy.refuse_if_needed(call)?;
         follow(call, policy.kind, &policy.object, &policy.action)
     }
@@ -220,6 +222,7 @@ impl Resource for RbacPolicies {
     fn delete(&self, call: Call<'_>, id: &str) -> Result<(), ApiError> {
         let policy = Policy::get(call, id)?;
         call.tx.execute("DELETE FROM rbac_policies WHERE id = ?1", &values![id])?;
+        policy.refuse_if_default(call)?;
         policy.refuse_if_needed(call)?;
         follow(call, policy.kind, &policy.object, &policy.action)
     }
@@ -235,9 +238,33 @@ impl Policy {
         Ok(Self { kind: Shareable::named(&row.0)?, object: row.1, target: row.2, action: row.3 })
     }
 
+    /// Refuses to take the way out from all projects that they are given when they ask for none in particular.
+    fn refuse_if_default(&self, call: Call<'_>) -> Result<(), ApiError> {
+        if self.action != EXTERNAL || self.target != ALL {
+            return Ok(());
+        }
+        let sql = "SELECT count(*) FROM networks WHERE id = ?1 AND external = 1 AND is_default = 1";
+        if call.tx.count(sql, &values![&self.object])? == 0 {
+            return Ok(());
+        }
+        let details = "Default external networks must be shared to everyone.".to_owned();
+        Err(ApiError::RbacPolicyInUse { id: self.object.clone(), details })
+    }
+
+    /// Tells whether a network that is external no more by this policy's end still is a way out for anybody.
+    fn is_last_way_out(&self, call: Call<'_>) -> Result<bool, ApiError> {
+        let left = "SELECT count(*) FROM rbac_policies WHERE object_id = ?1 AND action = ?2";
+        if self.action != EXTERNAL || call.tx.count(left, &values![&self.object, EXTERNAL])? > 0 {
+            return Ok(false);
+        }
+        let used = "SELECT (SELECT count(*) FROM router_ports WHERE network_id = ?1 AND role = 'gateway') + \
+                    (SELECT count(*) FROM floating_ips WHERE floating_network_id = ?1)";
+        Ok(call.tx.count(used, &values![&self.object])? > 0)
+    }
+
     /// Refuses an end of a policy that somebody depends on. To be asked when it has ended.
     fn refuse_if_needed(&self, call: Call<'_>) -> Result<(), ApiError> {
-        if !self.kind.is_used(call, &self.object, &self.action)? {
+        if !self.kind.is_used(call, &self.object, &self.action)? && !self.is_last_way_out(call)? {
             return Ok(());
         }
         let (kind, id) = (self.kind.name, &self.object);
@@ -299,11 +326,11 @@ fn follow(call: Call<'_>, kind: &Shareable, object: &str, action: &str) -> Resul
              WHERE p.object_id = networks.id AND p.action = 'access_as_shared' AND p.target_project = '*') \
              THEN 1 ELSE 0 END WHERE id = ?1"
         } else {
-            // As Neutron: a policy makes a network external, and its end leaves it so.
-            "UPDATE networks SET external = 1 WHERE id = ?1 AND EXISTS (SELECT 1 FROM rbac_policies p \
-             WHERE p.object_id = networks.id AND p.action = 'access_as_external')"
+            "UPDATE networks SET external = CASE WHEN EXISTS (SELECT 1 FROM rbac_policies p \
+             WHERE p.object_id = networks.id AND p.action = 'access_as_external') THEN 1 ELSE 0 END WHERE id = ?1"
         };
         call.tx.execute(sql, &values![object])?;
+        call.tx.changed(Changed::Network, object);
     }
     Ok(bump(call.tx, kind.resource.table().sql, object)?)
 }

@@ -189,9 +189,24 @@ fn show(subnet: &Subnet, external: bool) -> Object {
     }))
 }
 
+/// Refuses subnets on a network whose packets are too short for them.
+///
+/// # Errors
+///
+/// 409 where they are.
+pub(super) fn check_mtu(network: NetworkId, mtu: u16, ip_version: u8) -> Result<(), ApiError> {
+    // RFC 791 §3.2: every host forwards 68 bytes without fragmentation. RFC 8200 §5: 1280 of IPv6.
+    let least = if ip_version == 6 { 1280 } else { 68 };
+    if mtu < least {
+        return Err(ApiError::NetworkMTUSubnetConflict { network: network.to_string(), mtu: least.to_string() });
+    }
+    Ok(())
+}
+
 fn new_subnet(call: Call<'_>, body: &Body) -> Result<Subnet, ApiError> {
     let network = Network::get(call.tx, body.need("network_id")?)?;
     let ip_version: u8 = body.need("ip_version")?;
+    check_mtu(network.id, network.mtu, ip_version)?;
     let pool = pool(call, body, ip_version)?;
     let cidr = prefix(call, body, ip_version, pool.as_ref())?;
     check_cidr(call, network.id, cidr)?;

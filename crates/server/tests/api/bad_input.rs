@@ -95,7 +95,6 @@ fn values_of_the_wrong_type_are_refused_by_name() {
     refused.post("network", &json!({"admin_state_up": null}), 400, "InvalidInput");
     refused.post("network", &json!({"mtu": "big"}), 400, "InvalidInput");
     refused.post("network", &json!({"mtu": -1}), 400, "HTTPBadRequest");
-    refused.post("network", &json!({"mtu": 67}), 400, "InvalidInput");
     refused.post("network", &json!({"mtu": 1e300}), 400, "InvalidInput");
     let vni = json!({"provider:network_type": "vxlan", "provider:segmentation_id": 16_777_216});
     refused.post("network", &vni, 400, "InvalidInput");

@@ -160,6 +160,24 @@ fn deleting_a_network_takes_its_subnets_and_spare_floating_ips_along() {
 }
 
 #[test]
+fn subnets_need_an_mtu_that_their_protocol_can_live_with() {
+    let server = Server::new();
+    for (short, enough, version, cidr) in [(67, 68, 4, "10.0.0.0/24"), (1279, 1280, 6, "fd00::/64")] {
+        let network = server.make(&member(PROJECT), "network", json!({"mtu": short}));
+        let path = format!("/v2.0/networks/{}", id(&network));
+        let subnet = json!({"subnet": {"network_id": network["id"], "ip_version": version, "cidr": cidr}});
+        let refused = server.post(&member(PROJECT), "/v2.0/subnets", subnet.clone());
+        assert_eq!((refused.status, refused.error()), (409, "NetworkMTUSubnetConflict"));
+        let set = |mtu: u16| server.put(&member(PROJECT), &path, json!({"network": {"mtu": mtu}}));
+        assert_eq!(set(enough).status, 200);
+        assert_eq!(server.post(&member(PROJECT), "/v2.0/subnets", subnet).status, 201);
+        let refused = set(short);
+        let why = format!("MTU of {} is not valid, subnet requires a minimum of {enough}", id(&network));
+        assert_eq!((refused.error(), refused.message()), ("NetworkMTUSubnetConflict", why.as_str()));
+    }
+}
+
+#[test]
 fn a_segment_does_not_change_but_the_mtu_may() {
     let server = Server::new();
     let network = server.make(&admin(), "network", json!({}));

@@ -125,6 +125,34 @@ fn a_network_external_for_one_project_leads_only_that_one_out() {
 }
 
 #[test]
+fn a_network_is_external_as_long_as_a_policy_says_so() {
+    let server = Server::new();
+    server.hosts();
+    let (network, _) = server.make_network(&admin(), "way-out", "203.0.113.0/24");
+    let is_external = || server.shown("network", id(&network))["router:external"] == true;
+    let one = post(&server, &admin(), &network, "access_as_external", OTHER).body["rbac_policy"].clone();
+    let all = post(&server, &admin(), &network, "access_as_external", "*").body["rbac_policy"].clone();
+    assert_eq!(server.delete(&admin(), &path(&one)).status, 204);
+    assert!(is_external());
+    let set = |is_default: bool| {
+        let body = json!({"network": {"is_default": is_default}});
+        assert_eq!(server.put(&admin(), &format!("/v2.0/networks/{}", id(&network)), body).status, 200);
+    };
+    set(true);
+    let refused = server.delete(&admin(), &path(&all));
+    assert_eq!((refused.status, refused.error()), (409, "RbacPolicyInUse"));
+    assert!(refused.message().contains("Default external networks must be shared to everyone."), "{refused:?}");
+    set(false);
+    // The owner's own router needs the network to be external, too.
+    let gateway = json!({"external_gateway_info": {"network_id": network["id"]}});
+    let router = server.make(&admin(), "router", gateway);
+    assert_eq!(server.delete(&admin(), &path(&all)).error(), "RbacPolicyInUse");
+    server.delete(&admin(), &format!("/v2.0/routers/{}", id(&router)));
+    assert_eq!(server.delete(&admin(), &path(&all)).status, 204);
+    assert!(!is_external());
+}
+
+#[test]
 fn what_makes_no_policy_is_refused() {
     let server = Server::new();
     let mine = server.make(&member(PROJECT), "network", json!({"name": "mine"}));
