@@ -72,7 +72,21 @@ struct Asked {
 }
 
 /// An answer: a status, and a body where there is one.
-type Answer = (StatusCode, Option<Json>);
+type Answer = (StatusCode, Option<Said>);
+
+/// What an answer says.
+enum Said {
+    /// An object.
+    Json(Json),
+    /// JSON that is in words already, since it may be long.
+    Text(Vec<u8>),
+}
+
+impl From<Json> for Said {
+    fn from(json: Json) -> Self {
+        Self::Json(json)
+    }
+}
 
 async fn handle(State(state): State<ApiState>, request: Request) -> Response {
     let Some(mut context) = request.extensions().get::<Context>().cloned() else {
@@ -84,7 +98,8 @@ async fn handle(State(state): State<ApiState>, request: Request) -> Response {
     let outcome = work(state, &context, request).await;
     audit(&context, &method, &path, &outcome);
     let mut response = match outcome {
-        Ok((status, Some(body))) => json(status, &body),
+        Ok((status, Some(Said::Json(body)))) => json(status, &body),
+        Ok((status, Some(Said::Text(body)))) => in_json(status, body),
         Ok((status, None)) => status.into_response(),
         Err(error) => failure(&error),
     };
@@ -124,7 +139,10 @@ fn audit(context: &Context, method: &Method, path: &str, outcome: &Result<Answer
         Ok((status, _)) => (status.as_u16(), None),
         Err(error) => (error.status(), Some(error.type_name())),
     };
-    let made = outcome.as_ref().ok().and_then(|(_, body)| made_id(body.as_ref()?));
+    let made = match outcome {
+        Ok((_, Some(Said::Json(body)))) => made_id(body),
+        _ => None,
+    };
     tracing::info!(
         target: "audit",
         request_id = %context.request_id,
@@ -169,7 +187,11 @@ fn failure(error: &ApiError) -> Response {
 }
 
 fn json(status: StatusCode, body: &Json) -> Response {
-    let mut response = Response::new(HttpBody::from(body.to_string()));
+    in_json(status, body.to_string())
+}
+
+fn in_json(status: StatusCode, body: impl Into<HttpBody>) -> Response {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -313,7 +335,7 @@ fn dispatch(call: Call<'_>, asked: &Asked) -> Result<Answer, ApiError> {
 }
 
 fn ok(body: Json) -> Result<Answer, ApiError> {
-    Ok((StatusCode::OK, Some(body)))
+    Ok((StatusCode::OK, Some(body.into())))
 }
 
 const NO_CONTENT: Answer = (StatusCode::NO_CONTENT, None);
@@ -326,9 +348,10 @@ fn collection_verb(call: Call<'_>, resource: &dyn Resource, path: &str, asked: &
     match asked.method {
         Method::GET | Method::HEAD => {
             let url = format!("{}/v2.0/{path}", asked.base);
-            ok(resources::list(call, resource, &asked.pairs, &url)?)
+            let listed = resources::list(call, resource, &asked.pairs, &url)?;
+            Ok((StatusCode::OK, Some(Said::Text(listed))))
         }
-        Method::POST => Ok((StatusCode::CREATED, Some(resources::create(call, resource, &asked.object()?)?))),
+        Method::POST => Ok((StatusCode::CREATED, Some(resources::create(call, resource, &asked.object()?)?.into()))),
         _ => Err(unknown_verb(asked)),
     }
 }
@@ -394,7 +417,7 @@ fn below_member(
         ("routers", ["evergate:hosts"], "GET") => ok(scheduling::hosts_of_router(call, id)?),
         ("agents", ["l3-routers"], "GET") => ok(scheduling::routers_of_agent(call, id, &fields)?),
         ("agents", ["l3-routers"], "POST") => {
-            Ok((StatusCode::CREATED, Some(scheduling::add_router(call, id, &asked.object()?)?)))
+            Ok((StatusCode::CREATED, Some(scheduling::add_router(call, id, &asked.object()?)?.into())))
         }
         ("agents", ["l3-routers", router], "DELETE") => {
             scheduling::remove_router(call, id, router)?;
@@ -406,7 +429,7 @@ fn below_member(
         (_, ["tags"], "GET") => ok(tags::list(call, resource, id)?),
         (_, ["tags"], "PUT") => ok(tags::put(call, resource, id, &asked.object()?, false)?),
         (_, ["tags"], "POST") => {
-            Ok((StatusCode::CREATED, Some(tags::put(call, resource, id, &asked.object()?, true)?)))
+            Ok((StatusCode::CREATED, Some(tags::put(call, resource, id, &asked.object()?, true)?.into())))
         }
         (_, ["tags"], "DELETE") => tags::remove(call, resource, id, None).map(|()| NO_CONTENT),
         (_, ["tags", tag], "GET") => tags::check(call, resource, id, tag).map(|()| NO_CONTENT),

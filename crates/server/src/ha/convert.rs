@@ -160,8 +160,7 @@ fn lose_ha(tx: &Tx<'_>, router: &Router, kept: &[Binding]) -> Result<(), ApiErro
             Port::get(tx, port)?.delete(tx)?;
         }
     }
-    tx.execute("DELETE FROM ha_routers WHERE router_id = ?1", &values![router.id])?;
-    Ok(())
+    Ok(super::give_vrid_back(tx, router.id)?)
 }
 
 /// Calls the router's interfaces by their new name, and binds all of its ports to where they are now.

@@ -44,6 +44,17 @@ fn take_vrid(tx: &Tx<'_>, options: &Options, router: &Router) -> Result<(), ApiE
     let (network, vrid) = network::with_free_vrid(tx, options, &router.project_id)?;
     let sql = "INSERT INTO ha_routers (router_id, network_id, vrid) VALUES (?1, ?2, ?3)";
     tx.execute(sql, &values![router.id, network.network_id, vrid])?;
+    // Hosts on the network are told which VRIDs are in use.
+    tx.changed(Kind::Network, network.network_id);
+    Ok(())
+}
+
+/// Takes the router's VRID, if it has one.
+fn give_vrid_back(tx: &Tx<'_>, router: RouterId) -> Result<(), StoreError> {
+    if let Some(network) = HaNetwork::of_router(tx, router)? {
+        tx.execute("DELETE FROM ha_routers WHERE router_id = ?1", &values![router])?;
+        tx.changed(Kind::Network, network.network_id);
+    }
     Ok(())
 }
 
@@ -138,8 +149,7 @@ pub fn disable(tx: &Tx<'_>, router: &Router) -> Result<(), ApiError> {
     for binding in router.bindings(tx)? {
         unbind(tx, router, &binding)?;
     }
-    tx.execute("DELETE FROM ha_routers WHERE router_id = ?1", &values![router.id])?;
-    Ok(())
+    Ok(give_vrid_back(tx, router.id)?)
 }
 
 /// Takes everything from an agent that is about to be removed, and finds other agents for it.

@@ -17,8 +17,8 @@ use evergate_model::stream::{Downstream, Letter};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::stream::line;
 use super::{Hosts, refusal};
+use crate::hostview::say;
 
 /// Letters that may wait until a host reads them.
 const MOST_WAITING: usize = 64;
@@ -70,7 +70,7 @@ impl Office {
         let here = hosts.values_mut().find(|host| host.address == Some(letter.peer) && host.box_.is_some());
         let Some(host) = here else { return false };
         let said = Downstream::Letter(Letter { peer: from, datagram: letter.datagram.clone() });
-        let given = host.box_.as_ref().is_some_and(|sender| sender.try_send(line(&said)).is_ok());
+        let given = host.box_.as_ref().is_some_and(|sender| sender.try_send(say(&said)).is_ok());
         if host.box_.as_ref().is_some_and(Sender::is_closed) {
             host.box_ = None;
         }

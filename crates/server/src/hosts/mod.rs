@@ -12,7 +12,7 @@
 mod admission;
 mod join;
 mod letters;
-mod relevance;
+mod publisher;
 mod report;
 mod stream;
 
@@ -27,16 +27,16 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use evergate_model::HostReport;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
 pub use admission::Discard;
 use letters::Office;
-pub use relevance::concerns;
+use publisher::Publisher;
 
 use crate::error::ApiError;
 use crate::membership::Members;
 use crate::options::Options;
-use crate::store::{Store, StoreError, TxError as _};
+use crate::store::{Outage, Store, StoreError, TxError as _};
 
 /// Largest report: one of a host with a hundred thousand ports has some 4 MiB.
 const LARGEST_REPORT: usize = 32 << 20;
@@ -74,6 +74,8 @@ pub struct Hosts {
     stopping: watch::Receiver<bool>,
     /// So many hosts are looked after at once: the API's requests want the processors too.
     turns: Semaphore,
+    /// Started for the first stream.
+    publisher: OnceCell<Publisher>,
     /// Last report of each host, to see cheaply that nothing changed. Losing it costs one full look.
     seen: Mutex<HashMap<String, Seen>>,
     office: Arc<Office>,
@@ -115,6 +117,7 @@ impl Hosts {
             pace: Pace::default(),
             stopping,
             turns: Semaphore::new(processors.max(2)),
+            publisher: OnceCell::new(),
             seen: Mutex::default(),
             office,
         }
@@ -129,6 +132,11 @@ impl Hosts {
     #[must_use]
     pub fn with_pace(self, pace: Pace) -> Self {
         Self { pace, ..self }
+    }
+
+    async fn publisher(&self) -> &Publisher {
+        let start = || async { Publisher::start(Arc::clone(&self.store), Arc::clone(&self.options), self.pace.gather) };
+        self.publisher.get_or_init(start).await
     }
 }
 
@@ -162,9 +170,13 @@ fn refusal(status: StatusCode, text: impl Into<String>) -> Response {
 fn store_refusal(error: &ApiError) -> Response {
     let outage = error.store_error().and_then(StoreError::outage);
     match outage {
-        Some(outage) => refusal(StatusCode::SERVICE_UNAVAILABLE, format!("the server's database: {outage}")),
+        Some(outage) => outage_refusal(outage),
         None => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the server cannot use its store"),
     }
+}
+
+fn outage_refusal(outage: Outage) -> Response {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, format!("the server's database: {outage}"))
 }
 
 #[cfg(test)]

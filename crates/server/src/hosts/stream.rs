@@ -1,37 +1,34 @@
 //! Down: a snapshot, then what changes, for as long as the host listens.
 //!
-//! A task per stream waits until the store has a newer revision, gathers a moment so that a burst
-//! becomes one line, reads what the host must know now and sends the difference to what it sent last.
-//! It looks only when there is room for a line: a slow host gets fewer and larger changes, and never a
-//! queue. One that reads nothing at all is let go.
+//! A task per stream waits until the host's view is another ([`publisher`](super::publisher)), and sends how it
+//! differs from what it sent last. It looks only when there is room for a line: a slow host gets fewer and larger
+//! changes, and never a queue. One that reads nothing at all is let go. Nothing here asks the database.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use evergate_model::HostConfig;
-use evergate_model::stream::{Change, Downstream};
+use evergate_model::stream::Downstream;
 use http_body::Frame;
 use tokio::sync::mpsc::{Permit, Receiver, Sender, channel};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admission::Member;
-use super::relevance::concerns;
-use super::{Hosts, store_refusal};
-use crate::error::ApiError;
-use crate::hostview::host_config;
+use super::publisher::{Failed, Followed};
+use super::{Hosts, outage_refusal, refusal};
+use crate::hostview::{self, HostView, Line};
 use crate::membership::Standing;
-use crate::store::{StoreError, TxError as _};
 
-/// Pause between looks at a database that cannot be used.
-const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+/// A view of more parts than this is compared and put into words on a thread of its own: it takes too long for one
+/// that serves connections.
+const LARGE: usize = 256;
 
 pub(super) async fn stream(
     State(hosts): State<Arc<Hosts>>,
@@ -40,23 +37,29 @@ pub(super) async fn stream(
 ) -> Response {
     let host = member.host.clone();
     // The first read tells whether there is anything to stream, while a status can still be answered.
-    let first = match read(&hosts, &host).await {
-        Ok(config) => config,
-        Err(error) => return store_refusal(&error),
+    let followed = match hosts.publisher().await.follow(&host).await {
+        Ok(followed) => followed,
+        Err(Failed::Outage(outage)) => return outage_refusal(outage),
+        Err(Failed::Otherwise) => {
+            return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the server cannot use its store");
+        }
     };
     let (sender, lines) = channel(1);
     // A host of an earlier version would not understand them.
     let wants_letters = query.is_some_and(|query| query.split('&').any(|pair| pair == "letters=true"));
     let letters = wants_letters.then(|| hosts.office.open_box(&host));
-    tokio::spawn(follow(hosts, member, first, sender));
-    let mut response = Response::new(Body::new(Lines { lines, letters }));
+    tokio::spawn(follow(hosts, member, followed, sender));
+    let mut response = Response::new(Body::new(Lines { lines, rest: VecDeque::new(), letters }));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response
 }
 
-/// The lines of a stream, as a body. Letters do not wait for what is read from the database, nor for the line before.
+/// The lines of a stream, as a body. Letters do not wait for what is read from the database, nor for the line before,
+/// unless that is on its way in pieces.
 struct Lines {
-    lines: Receiver<Bytes>,
+    lines: Receiver<Line>,
+    /// Of the line that is being sent.
+    rest: VecDeque<Bytes>,
     letters: Option<Receiver<Bytes>>,
 }
 
@@ -65,11 +68,19 @@ impl http_body::Body for Lines {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let letter = self.letters.as_mut().map(|letters| letters.poll_recv(cx));
-        if let Some(Poll::Ready(Some(letter))) = letter {
-            return Poll::Ready(Some(Ok(Frame::data(letter))));
+        loop {
+            if let Some(piece) = self.rest.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            let letter = self.letters.as_mut().map(|letters| letters.poll_recv(cx));
+            if let Some(Poll::Ready(Some(letter))) = letter {
+                return Poll::Ready(Some(Ok(Frame::data(letter))));
+            }
+            match ready!(self.lines.poll_recv(cx)) {
+                Some(line) => self.rest = line.into(),
+                None => return Poll::Ready(None),
+            }
         }
-        self.lines.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
     }
 }
 
@@ -88,68 +99,49 @@ enum End {
     Unreadable,
 }
 
-async fn follow(hosts: Arc<Hosts>, member: Member, first: HostConfig, sender: Sender<Bytes>) {
+async fn follow(hosts: Arc<Hosts>, member: Member, followed: Followed, sender: Sender<Line>) {
     let host = &member.host;
-    tracing::info!(host, revision = first.revision, "host follows");
-    let end = follow_until_end(&hosts, &member, first, &sender).await;
+    tracing::info!(host, revision = followed.revision, "host follows");
+    let end = follow_until_end(&hosts, &member, followed, &sender).await;
     tracing::info!(host, reason = %end, "host follows no longer");
 }
 
-async fn follow_until_end(hosts: &Arc<Hosts>, member: &Member, first: HostConfig, sender: &Sender<Bytes>) -> End {
+async fn follow_until_end(hosts: &Arc<Hosts>, member: &Member, followed: Followed, sender: &Sender<Line>) -> End {
     let host = member.host.as_str();
     let result: Result<Infallible, End> = async {
-        let mut revisions = hosts.store.subscribe();
+        let Followed { view: mut sent, revision, mut views } = followed;
         let mut stopping = hosts.stopping.clone();
-        // The revision up to which all was looked at: the host may be at an older one that differs in nothing.
-        let mut seen = first.revision;
-        let mut sent = Arc::new(first);
-        room(hosts, sender).await?.send(line(&Downstream::Snapshot { config: (*sent).clone() }));
+        let mut told = revision;
+        let first = Arc::clone(&sent);
+        let snapshot = in_words(hosts, usize::MAX, move || hostview::snapshot(&first, revision)).await?;
+        room(hosts, sender).await?.send(snapshot);
         let mut ping_at = Instant::now() + hosts.pace.ping;
-        // What was committed between the first read and the subscription must be looked at too.
-        let mut newer = *revisions.borrow_and_update() > seen;
         loop {
-            if !newer {
-                newer = tokio::select! {
-                    changed = revisions.changed() => changed.map(|()| true).map_err(|_| End::Stopping)?,
-                    () = sleep_until(ping_at) => false,
-                    () = sender.closed() => return Err(End::Gone),
-                    _ = stopping.wait_for(|stop| *stop) => return Err(End::Stopping),
-                };
-            }
+            let newer = tokio::select! {
+                changed = views.changed() => changed.map(|()| true).map_err(|_| End::Unreadable)?,
+                () = sleep_until(ping_at) => false,
+                () = sender.closed() => return Err(End::Gone),
+                _ = stopping.wait_for(|stop| *stop) => return Err(End::Stopping),
+            };
             if !matches!(hosts.members.standing(&member.fingerprint), Standing::Member(_)) {
                 return Err(End::Dismissed);
             }
-            if newer {
-                sleep(hosts.pace.gather).await;
-            }
             let room = room(hosts, sender).await?;
             if newer {
-                newer = false;
-                revisions.mark_unchanged();
-                let now = match look(hosts, host, &sent, seen).await {
-                    Ok((now, looked_at)) => {
-                        seen = looked_at;
-                        now
-                    }
-                    // The host goes on with what it has, and the stream when the database is back.
-                    Err(error) if is_outage(&error) => {
-                        newer = true;
-                        sleep(OUTAGE_PAUSE).await;
-                        None
-                    }
-                    Err(_) => return Err(End::Unreadable),
-                };
-                if let Some((change, now)) = now.and_then(|now| Some((Change::between(&sent, &now)?, now))) {
-                    tracing::debug!(host, revision = now.revision, "host is told of a change");
-                    room.send(line(&Downstream::Change(change)));
-                    sent = Arc::new(now);
+                let now = Arc::clone(&views.borrow_and_update());
+                let (old, new) = (std::mem::replace(&mut sent, Arc::clone(&now)), now);
+                let (size, revision) = (new.size(), new.revision());
+                if let Some(line) = in_words(hosts, size, move || change(&old, &new)).await? {
+                    tracing::debug!(host, revision, "host is told of a change");
+                    room.send(line);
+                    told = revision;
                     ping_at = Instant::now() + hosts.pace.ping;
                     continue;
                 }
             }
             // Also when much changes that this host need not know.
             if Instant::now() >= ping_at {
-                room.send(line(&Downstream::Ping { revision: sent.revision }));
+                room.send(vec![hostview::say(&Downstream::Ping { revision: told })]);
                 ping_at = Instant::now() + hosts.pace.ping;
             }
         }
@@ -161,8 +153,12 @@ async fn follow_until_end(hosts: &Arc<Hosts>, member: &Member, first: HostConfig
     }
 }
 
+fn change(old: &HostView, new: &HostView) -> Option<Line> {
+    hostview::change(old, new)
+}
+
 /// Waits until the host has taken the line before.
-async fn room<'a>(hosts: &Hosts, sender: &'a Sender<Bytes>) -> Result<Permit<'a, Bytes>, End> {
+async fn room<'a>(hosts: &Hosts, sender: &'a Sender<Line>) -> Result<Permit<'a, Line>, End> {
     match timeout(hosts.pace.patience, sender.reserve()).await {
         Ok(Ok(permit)) => Ok(permit),
         Ok(Err(_)) => Err(End::Gone),
@@ -170,62 +166,16 @@ async fn room<'a>(hosts: &Hosts, sender: &'a Sender<Bytes>) -> Result<Permit<'a,
     }
 }
 
-pub(super) fn line(said: &Downstream) -> Bytes {
-    let mut line = serde_json::to_vec(said).expect("maps with textual keys are always JSON");
-    line.push(b'\n');
-    line.into()
-}
-
-async fn read(hosts: &Arc<Hosts>, host: &str) -> Result<HostConfig, ApiError> {
-    let (hosts_, host_) = (Arc::clone(hosts), host.to_owned());
-    in_store(hosts, host, move || hosts_.store.read(|tx| host_config(tx, &hosts_.options, &host_))).await
-}
-
-/// Reads what the host must know now, if anything since `seen` concerns it; and up to which revision
-/// this holds.
-async fn look(
-    hosts: &Arc<Hosts>,
-    host: &str,
-    sent: &Arc<HostConfig>,
-    seen: u64,
-) -> Result<(Option<HostConfig>, u64), ApiError> {
-    let (hosts_, host_, sent) = (Arc::clone(hosts), host.to_owned(), Arc::clone(sent));
-    let look = move || {
-        hosts_.store.read(|tx| {
-            if concerns(tx, &host_, &sent, seen)? {
-                let now = host_config(tx, &hosts_.options, &host_)?;
-                let revision = now.revision;
-                Ok((Some(now), revision))
-            } else {
-                Ok((None, tx.revision()?))
-            }
-        })
-    };
-    in_store(hosts, host, look).await
-}
-
-/// Does blocking work on the store for a host, when it is its turn.
-async fn in_store<T: Send + 'static>(
+/// Puts a view of some size into words: here and now, or when it is its turn.
+async fn in_words<T: Send + 'static>(
     hosts: &Hosts,
-    host: &str,
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, End> {
+    if size <= LARGE {
+        return Ok(work());
+    }
     // Closed it never is; and while a host waits for its turn, more changes come together.
     let _turn = hosts.turns.acquire().await;
-    let result = tokio::task::spawn_blocking(work).await;
-    let result = result.unwrap_or_else(|panic| Err(ApiError::internal(panic.to_string())));
-    match &result {
-        // Every host meets it, and the API tells.
-        Err(error) if is_outage(error) => tracing::debug!(host, "the database cannot be used"),
-        Err(error) => {
-            let error = error as &dyn std::error::Error;
-            tracing::error!(host, error, "failed to read what a host must know");
-        }
-        Ok(_) => {}
-    }
-    result
-}
-
-fn is_outage(error: &ApiError) -> bool {
-    error.store_error().and_then(StoreError::outage).is_some()
+    tokio::task::spawn_blocking(work).await.map_err(|_| End::Unreadable)
 }

@@ -521,52 +521,6 @@ fn ha_states_reach_the_store_with_the_report() {
 }
 
 #[test]
-fn what_concerns_a_host_is_told_and_what_does_not_is_not_even_looked_at() {
-    let f = Fixture::new();
-    f.post("h1", &report("h1", 1));
-    let own = bound_port(&f.store, 1, "h1");
-    bound_port(&f.store, 2, "h2");
-    let network = |n: u128| evergate_model::NetworkId::from_u128(n);
-    let router = evergate_model::RouterId::from_u128(9);
-    let sent = f.store.read(|tx| crate::hostview::host_config(tx, &f.options, "h1")).unwrap();
-    let concerned = |change: &dyn Fn(&crate::store::Tx<'_>) -> Result<(), StoreError>| {
-        let since = f.revision();
-        f.store.write(|tx| change(tx)).unwrap();
-        f.store.read(|tx| relevance::concerns(tx, "h1", &sent, since)).unwrap()
-    };
-    let touch = |kind, id: String| {
-        concerned(&move |tx| {
-            tx.changed(kind, &id);
-            Ok(())
-        })
-    };
-    assert!(touch(Kind::Network, network(1).to_string()), "its own network");
-    assert!(!touch(Kind::Network, network(2).to_string()), "another host's network");
-    assert!(!touch(Kind::Port, own.to_string()), "a port's status");
-    assert!(!touch(Kind::Router, router.to_string()), "a router elsewhere");
-    assert!(touch(Kind::Agent, "x".into()), "any host's tunnel address");
-    assert!(concerned(&|tx| {
-        tx.execute("UPDATE ports SET host_id = 'h1' WHERE network_id = ?1", &values![network(2)])?;
-        tx.changed(Kind::Network, network(2));
-        Ok(())
-    }));
-    // A router that becomes active matters wherever it has a port, before anybody was told of it.
-    f.store
-        .write(|tx| -> Result<(), StoreError> {
-            let now = tx.now_text();
-            let sql = "INSERT INTO routers (id, project_id, name, ha, created_at, updated_at) \
-                       VALUES (?1, 'p', 'r', 1, ?2, ?2)";
-            tx.execute(sql, &values![router, now])?;
-            let sql =
-                "INSERT INTO router_ports (port_id, router_id, network_id, role) VALUES (?1, ?2, ?3, 'interface')";
-            tx.execute(sql, &values![own, router, network(1)])?;
-            Ok(())
-        })
-        .unwrap();
-    assert!(touch(Kind::Router, router.to_string()));
-}
-
-#[test]
 fn a_clock_that_is_an_hour_off_is_told_with_the_hosts_name_and_harms_nobody() {
     let f = Fixture::new();
     let clock = |ahead_ms: i64| u64::try_from(Timestamp::now().as_millisecond() + ahead_ms).ok();

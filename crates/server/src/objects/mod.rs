@@ -54,28 +54,15 @@ pub fn query_in<T, I: AsRef<str>>(
     tx: &Tx<'_>,
     sql: &str,
     ids: &[I],
-    read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
-) -> Result<Vec<T>, StoreError> {
-    query_in_with(tx, sql, &[], ids, read)
-}
-
-/// As [`query_in`], of a query that has further parameters, which are numbered first.
-///
-/// # Errors
-///
-/// As [`Tx::query`].
-pub fn query_in_with<T, I: AsRef<str>>(
-    tx: &Tx<'_>,
-    sql: &str,
-    first: &[Value],
-    ids: &[I],
     mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
 ) -> Result<Vec<T>, StoreError> {
     let mut found = Vec::new();
     for chunk in ids.chunks(CHUNK) {
-        let places: Vec<_> = (1..=chunk.len()).map(|n| format!("?{}", first.len() + n)).collect();
-        let mut params = first.to_vec();
-        params.extend(chunk.iter().map(|id| Value::from(id.as_ref())));
+        // The last is named several times, so that there are few lengths, and few statements to prepare.
+        let length = chunk.len().next_power_of_two().min(CHUNK);
+        let places: Vec<_> = (1..=length).map(|n| format!("?{n}")).collect();
+        let last = std::iter::repeat(chunk.last()).flatten();
+        let params: Vec<Value> = chunk.iter().chain(last).take(length).map(|id| Value::from(id.as_ref())).collect();
         found.extend(tx.query(&sql.replace("{}", &places.join(", ")), &params, &mut read)?);
     }
     Ok(found)

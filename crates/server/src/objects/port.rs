@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use evergate_model::{Mac, NetworkId, PortId, SubnetId};
 
 use super::subnet::Subnet;
-use super::{Standard, bump, query_in, tags};
+use super::{Standard, bump, floating_ip, port_forwarding, query_in, tags};
 use crate::error::ApiError;
 use crate::ipam::{self, FixedIp, FixedIpRequest, Wanted};
 use crate::options::Options;
@@ -208,7 +208,26 @@ impl Port {
         write_fixed_ips(tx, id, new.network_id, &fixed_ips)?;
         tx.changed(Kind::Port, id);
         tx.changed(Kind::Network, new.network_id);
-        Self::get(tx, id)
+        let now = tx.now_text();
+        Ok(Self {
+            id,
+            project_id: new.project_id.to_owned(),
+            network_id: new.network_id,
+            name: new.name.to_owned(),
+            description: new.description.to_owned(),
+            mac_address: mac,
+            admin_state_up: new.admin_state_up,
+            status: new.status.to_owned(),
+            device_id: new.device_id.to_owned(),
+            device_owner: new.device_owner.to_owned(),
+            port_security_enabled: new.port_security_enabled,
+            host_id: new.host_id.to_owned(),
+            vnic_type: new.vnic_type.to_owned(),
+            binding_profile: serde_json::from_str(&new.binding_profile).unwrap_or_default(),
+            allowed_address_pairs: serde_json::from_str(&new.allowed_address_pairs).unwrap_or_default(),
+            standard: Standard { created_at: now.clone(), updated_at: now, revision_number: 1 },
+            fixed_ips,
+        })
     }
 
     /// Gives the port other addresses, keeping those that still suit what is asked.
@@ -266,12 +285,15 @@ impl Port {
         self.note(tx)
     }
 
-    /// Removes a port and frees its addresses.
+    /// Removes a port, frees its addresses, and ends what leads to it: a router's own ports, too, can have been
+    /// given floating IPs.
     ///
     /// # Errors
     ///
     /// When something still refers to it.
-    pub fn delete(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+    pub fn delete(&self, tx: &Tx<'_>) -> Result<(), ApiError> {
+        floating_ip::disassociate(tx, self.id, |_| true)?;
+        port_forwarding::end(tx, self.id, |_| true)?;
         tags::replace(tx, &self.id.to_string(), &[])?;
         tx.execute("DELETE FROM ports WHERE id = ?1", &values![self.id])?;
         tx.changed(Kind::Port, self.id);

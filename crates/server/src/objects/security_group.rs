@@ -255,6 +255,15 @@ pub fn of_ports(tx: &Tx<'_>, ports: &[String]) -> Result<BTreeMap<PortId, Vec<St
 /// When one is not there.
 pub fn set_of_port(tx: &Tx<'_>, port: PortId, groups: &[String]) -> Result<(), StoreError> {
     tx.execute("DELETE FROM port_security_groups WHERE port_id = ?1", &values![port])?;
+    put_port_in(tx, port, groups)
+}
+
+/// Puts a port in further groups.
+///
+/// # Errors
+///
+/// When there is no such group.
+pub fn put_port_in(tx: &Tx<'_>, port: PortId, groups: &[String]) -> Result<(), StoreError> {
     for group in groups {
         let sql = "INSERT INTO port_security_groups (port_id, security_group_id) VALUES (?1, ?2)";
         tx.execute(sql, &[Value::from(port), Value::from(group)])?;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use evergate_model::{FloatingIpId, NetworkId, PortId, RouterId, SubnetId};
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, networks, object, parse_id, port_forwardings, ports, standard, visible};
+use super::{Call, Resource, must_see, networks, object, parse_id, port_forwardings, ports, standard};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::ipam::{FixedIp, FixedIpRequest};
@@ -147,7 +147,7 @@ impl Resource for FloatingIps {
         let floating_ip = FloatingIp::get(call.tx, parse_id(self, id)?)?;
         refuse_forwarding(call, &floating_ip)?;
         floating_ip.delete(call.tx)?;
-        Ok(Port::get(call.tx, floating_ip.floating_port_id)?.delete(call.tx)?)
+        Port::get(call.tx, floating_ip.floating_port_id)?.delete(call.tx)
     }
 }
 
@@ -177,7 +177,7 @@ fn show(floating_ip: &FloatingIp, port: Option<&Port>) -> Object {
 /// Finds the external network that the address shall be from.
 fn external_network(call: Call<'_>, body: &Body) -> Result<Network, ApiError> {
     let id: NetworkId = body.need("floating_network_id")?;
-    visible(call, &networks::Networks, &id.to_string())?;
+    must_see(call, &networks::Networks, &id.to_string())?;
     let network = Network::get(call.tx, id)?;
     if !network.external {
         return Err(ApiError::bad_floating_ip(format!("Network {id} is not a valid external network")));
@@ -265,7 +265,7 @@ fn find_way(
     port: PortId,
     fixed_ip: Option<IpAddr>,
 ) -> Result<Way, ApiError> {
-    visible(call, &ports::Ports, &port.to_string())?;
+    must_see(call, &ports::Ports, &port.to_string())?;
     let port = Port::get(call.tx, port)?;
     if !PortForwarding::to_port(call.tx, port.id)?.is_empty() {
         return Err(ApiError::PortHasPortForwarding { port: port.id.to_string() });

@@ -3,7 +3,7 @@
 use evergate_model::NetworkId;
 use serde::Deserialize;
 
-use super::{Call, interfaces, networks, visible};
+use super::{Call, interfaces, must_see, networks};
 use crate::attributes::Body;
 use crate::error::ApiError;
 use crate::ha;
@@ -67,7 +67,7 @@ pub fn set(call: Call<'_>, router: &Router, info: Option<&GatewayInfo>) -> Resul
 }
 
 fn check(call: Call<'_>, info: &GatewayInfo) -> Result<(), ApiError> {
-    visible(call, &networks::Networks, &info.network_id.to_string())?;
+    must_see(call, &networks::Networks, &info.network_id.to_string())?;
     let network = Network::get(call.tx, info.network_id)?;
     if !network.external {
         return Err(ApiError::bad_router(format!("Network {} is not an external network", network.id)));
@@ -121,7 +121,7 @@ fn remove(call: Call<'_>, router: &Router, current: &RouterPort) -> Result<(), A
     }
     let port = Port::get(call.tx, current.port_id)?;
     drop_routes_through(call, router, &port)?;
-    Ok(port.delete(call.tx)?)
+    port.delete(call.tx)
 }
 
 /// Extra routes by way of the external network end with the gateway: they lead nowhere without it.

@@ -3,7 +3,7 @@
 use evergate_model::{PortId, SubnetId};
 use serde_json::{Value as Json, json};
 
-use super::{Call, parse_id, ports, routers, subnets, visible, writable};
+use super::{Call, must_see, parse_id, ports, routers, subnets, writable};
 use crate::attributes::{Kind, Object};
 use crate::error::ApiError;
 use crate::ha;
@@ -62,7 +62,7 @@ pub fn add(call: Call<'_>, id: &str, json: &Object) -> Result<Json, ApiError> {
 }
 
 fn add_subnet(call: Call<'_>, router: &Router, id: SubnetId) -> Result<Json, ApiError> {
-    visible(call, &subnets::Subnets, &id.to_string())?;
+    must_see(call, &subnets::Subnets, &id.to_string())?;
     let subnet = Subnet::get(call.tx, id)?;
     let Some(gateway) = subnet.gateway_ip else {
         return Err(ApiError::bad_router("Subnet for router interface must have a gateway IP"));
@@ -215,7 +215,7 @@ fn by_port(
 }
 
 fn by_subnet(call: Call<'_>, router: &Router, id: SubnetId) -> Result<(Port, Vec<Subnet>), ApiError> {
-    visible(call, &subnets::Subnets, &id.to_string())?;
+    must_see(call, &subnets::Subnets, &id.to_string())?;
     let port = router.subnets(call.tx)?.into_iter().find(|(subnet, _)| *subnet == id).map(|(_, port)| port);
     let port = port.ok_or_else(|| ApiError::RouterInterfaceNotFoundForSubnet {
         id: router.id.to_string(),

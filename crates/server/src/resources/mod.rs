@@ -27,7 +27,7 @@ pub mod tags;
 pub mod versions;
 pub mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
@@ -159,46 +159,84 @@ pub const COLLECTIONS: [&str; 11] = [
 /// Collections below the members of another one: its name, theirs, and their table.
 pub static NESTED: [(&str, &str, &Table); 1] = [("floatingips", "port_forwardings", &port_forwardings::TABLE)];
 
-/// Answers a list.
+/// Objects of a list that are read and put into words at once: the words are a fraction of what the objects take.
+const LISTED_AT_ONCE: usize = 500;
+
+/// Answers a list, in JSON.
 ///
 /// # Errors
 ///
 /// When the query makes no sense, or its marker is not there.
-pub fn list(call: Call<'_>, resource: &dyn Resource, pairs: &[(String, String)], url: &str) -> Result<Json, ApiError> {
+pub fn list(
+    call: Call<'_>,
+    resource: &dyn Resource,
+    pairs: &[(String, String)],
+    url: &str,
+) -> Result<Vec<u8>, ApiError> {
     let table = resource.table();
     let query = ListQuery::parse(table, call.ctx, pairs, call.options.pagination_max_limit)?;
-    let (mut objects, mut of_page) = (Vec::new(), Page { ids: Vec::new(), has_next: false, has_previous: false });
-    let sight = policy::sight(table, call.ctx);
-    if !sight.nothing {
-        of_page = if query.shown.is_empty() && !sight.each {
-            let page = page(resource, matching_ids(call, resource, &query)?, &query)?;
-            objects = in_order(resource.load(call, &page.ids)?, &page.ids);
-            page
-        } else {
-            let ids = matching_ids(call, resource, &query)?;
-            let mut all = in_order(resource.load(call, &ids)?, &ids);
-            if sight.each {
-                all = seen_each(call, resource, all)?;
-            }
-            all.retain(|object| query.shown.iter().all(|(name, wanted)| matches(object, name, wanted)));
-            let page = page(resource, all.iter().map(id_of).collect(), &query)?;
-            objects.extend(all.into_iter().filter(|object| page.ids.contains(&id_of(object))));
-            page
-        };
-    }
     let view = View::new(table, call.ctx, &query.fields);
-    let shown: Vec<Json> = objects.into_iter().map(|object| Json::Object(view.show(object))).collect();
-    let mut answer = json!({table.plural: shown});
+    let mut listed = Listed::of(table.plural);
+    let mut of_page = Page { ids: Vec::new(), has_next: false, has_previous: false };
+    let sight = policy::sight(table, call.ctx);
+    if sight.nothing {
+    } else if query.shown.is_empty() && !sight.each {
+        of_page = page_of(call, resource, &query)?;
+        for ids in of_page.ids.chunks(LISTED_AT_ONCE) {
+            let objects = in_order(resource.load(call, ids)?, ids);
+            objects.into_iter().for_each(|object| listed.add(&view.show(object)));
+        }
+    } else {
+        let ids = matching_ids(call, resource, &query, None)?;
+        let mut all = in_order(resource.load(call, &ids)?, &ids);
+        if sight.each {
+            all = seen_each(call, resource, all)?;
+        }
+        all.retain(|object| query.shown.iter().all(|(name, wanted)| matches(object, name, wanted)));
+        of_page = page(resource, all.iter().map(id_of).collect(), &query)?;
+        let ids: BTreeSet<&String> = of_page.ids.iter().collect();
+        let objects = all.into_iter().filter(|object| ids.contains(&id_of(object)));
+        objects.for_each(|object| listed.add(&view.show(object)));
+    }
+    let mut links = Vec::new();
     if query.limit.is_some() {
         let (first, last) = (of_page.ids.first(), of_page.ids.last());
-        let links = [("next", of_page.has_next, last, false), ("previous", of_page.has_previous, first, true)];
-        let links = links
-            .into_iter()
-            .filter(|(_, is_there, ..)| *is_there)
-            .map(|(rel, _, marker, reverse)| json!({"rel": rel, "href": page_url(url, pairs, marker, reverse)}));
-        answer[format!("{}_links", table.plural)] = links.collect();
+        let both = [("next", of_page.has_next, last, false), ("previous", of_page.has_previous, first, true)];
+        let there = both.into_iter().filter(|(_, is_there, ..)| *is_there);
+        links.extend(
+            there.map(|(rel, _, marker, reverse)| json!({"rel": rel, "href": page_url(url, pairs, marker, reverse)})),
+        );
     }
-    Ok(answer)
+    Ok(listed.end(query.limit.map(|_| Json::Array(links))))
+}
+
+/// A list in the making, in JSON.
+struct Listed {
+    plural: &'static str,
+    text: Vec<u8>,
+    is_empty: bool,
+}
+
+impl Listed {
+    fn of(plural: &'static str) -> Self {
+        Self { plural, text: format!("{{\"{plural}\":[").into_bytes(), is_empty: true }
+    }
+
+    fn add(&mut self, object: &Object) {
+        if !std::mem::take(&mut self.is_empty) {
+            self.text.push(b',');
+        }
+        serde_json::to_writer(&mut self.text, object).expect("maps with textual keys are always JSON");
+    }
+
+    fn end(mut self, links: Option<Json>) -> Vec<u8> {
+        self.text.push(b']');
+        if let Some(links) = links {
+            self.text.extend_from_slice(format!(",\"{}_links\":{links}", self.plural).as_bytes());
+        }
+        self.text.push(b'}');
+        self.text
+    }
 }
 
 /// Answers one object.
@@ -306,6 +344,22 @@ pub fn delete(call: Call<'_>, resource: &dyn Resource, id: &str, if_match: Optio
     resource.delete(call, &id_of(&object))
 }
 
+/// Makes sure that the caller may see an object.
+///
+/// # Errors
+///
+/// 404 otherwise.
+pub fn must_see(call: Call<'_>, resource: &dyn Resource, id: &str) -> Result<(), ApiError> {
+    let sight = policy::sight(resource.table(), call.ctx);
+    if sight.nothing || sight.each {
+        return visible(call, resource, id).map(drop);
+    }
+    let only = Condition { sql: "t.id = ?".into(), values: vec![Value::from(id.to_ascii_lowercase())] };
+    let query = ListQuery { conditions: vec![only], ..ListQuery::default() };
+    let is_there = !matching_ids(call, resource, &query, Some(1))?.is_empty();
+    if is_there { Ok(()) } else { Err(resource.not_found(id)) }
+}
+
 /// Reads an object that the caller may see.
 ///
 /// # Errors
@@ -319,7 +373,7 @@ pub fn visible(call: Call<'_>, resource: &dyn Resource, id: &str) -> Result<Obje
     }
     let only = Condition { sql: "t.id = ?".into(), values: vec![Value::from(id.to_ascii_lowercase())] };
     let query = ListQuery { conditions: vec![only], ..ListQuery::default() };
-    let ids = matching_ids(call, resource, &query)?;
+    let ids = matching_ids(call, resource, &query, None)?;
     let mut found = resource.load(call, &ids)?;
     if sight.each {
         found = seen_each(call, resource, found)?;
@@ -371,7 +425,12 @@ fn check_revision(object: &Object, if_match: Option<i64>) -> Result<(), ApiError
 }
 
 /// Finds ids of the objects that a query wants and the caller may see, in the query's order.
-fn matching_ids(call: Call<'_>, resource: &dyn Resource, query: &ListQuery) -> Result<Vec<String>, ApiError> {
+fn matching_ids(
+    call: Call<'_>,
+    resource: &dyn Resource,
+    query: &ListQuery,
+    limit: Option<usize>,
+) -> Result<Vec<String>, ApiError> {
     let table = resource.table();
     let (mut conditions, mut params) = (Vec::new(), Vec::new());
     if !policy::sight(table, call.ctx).everything {
@@ -404,7 +463,31 @@ fn matching_ids(call: Call<'_>, resource: &dyn Resource, query: &ListQuery) -> R
     }
     order.push("t.id ASC".to_owned());
     sql.push_str(&format!(" ORDER BY {}", order.join(", ")));
+    if let Some(limit) = limit {
+        params.push(Value::from(i64::try_from(limit).unwrap_or(i64::MAX)));
+        sql.push_str(&format!(" LIMIT ?{}", params.len()));
+    }
     Ok(call.tx.query(&sql, &params, |row| row.text(0))?)
+}
+
+/// Finds the ids of a page, and no others where the database can tell where it begins.
+fn page_of(call: Call<'_>, resource: &dyn Resource, query: &ListQuery) -> Result<Page, ApiError> {
+    let begins = query.marker.is_none() || query.sort.is_empty();
+    let Some(limit) = query.limit.filter(|_| begins && !query.page_reverse) else {
+        return page(resource, matching_ids(call, resource, query, None)?, query);
+    };
+    let mut rest = query.clone();
+    if let Some(marker) = rest.marker.take() {
+        let by_id = |sql: &str| Condition { sql: sql.into(), values: vec![Value::from(&marker)] };
+        let mut only = rest.clone();
+        only.conditions.push(by_id("t.id = ?"));
+        if matching_ids(call, resource, &only, Some(1))?.is_empty() {
+            return Err(resource.not_found(&marker));
+        }
+        rest.conditions.push(by_id("t.id > ?"));
+    }
+    let ids = matching_ids(call, resource, &rest, Some(limit))?;
+    Ok(Page { has_next: ids.len() >= limit, has_previous: true, ids })
 }
 
 /// One page of a list: its ids, and whether there may be pages beside it.

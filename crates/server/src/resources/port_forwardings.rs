@@ -9,7 +9,7 @@ use evergate_model::{PortForwardingId, PortId, RouterId};
 use serde_json::{Value as Json, json};
 
 use super::floating_ips::{self, FloatingIps};
-use super::{Call, Resource, object, parse_id, ports, visible};
+use super::{Call, Resource, must_see, object, parse_id, ports};
 use crate::attributes::query::Condition;
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
@@ -82,7 +82,7 @@ impl PortForwardings {
     ///
     /// 404 where there is none.
     pub fn of(call: Call<'_>, floating_ip: &str) -> Result<Self, ApiError> {
-        visible(call, &FloatingIps, floating_ip)?;
+        must_see(call, &FloatingIps, floating_ip)?;
         Ok(Self { floating_ip: FloatingIp::get(call.tx, parse_id(&FloatingIps, floating_ip)?)? })
     }
 }
@@ -210,7 +210,7 @@ fn internal_ip(body: &Body) -> Result<Option<IpAddr>, ApiError> {
 impl PortForwardings {
     /// Finds the router that leads from the floating IP to an address of the port.
     fn find_way(&self, call: Call<'_>, id: PortId, wanted: Option<IpAddr>) -> Result<(RouterId, Ipv4Addr), ApiError> {
-        visible(call, &ports::Ports, &id.to_string())?;
+        must_see(call, &ports::Ports, &id.to_string())?;
         let port = Port::get(call.tx, id)?;
         let mut addresses = port.fixed_ips.iter().filter(|fixed| fixed.ip_address.is_ipv4()).peekable();
         if addresses.peek().is_none() {

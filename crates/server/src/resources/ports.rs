@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use evergate_model::{Mac, NetworkId, PortId};
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, networks, object, parse_id, rbac_policies, security_groups, standard, visible};
+use super::{Call, Resource, must_see, networks, object, parse_id, rbac_policies, security_groups, standard, visible};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::ipam::{FixedIp, FixedIpRequest};
@@ -130,7 +130,7 @@ impl Resource for Ports {
     fn target(&self, call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
         let project_id = body.need("project_id")?;
         let network: String = body.need("network_id")?;
-        visible(call, &networks::Networks, &network)?;
+        must_see(call, &networks::Networks, &network)?;
         let (network_project, network_shared) = networks::owner_of(call, &Json::from(network))?;
         Ok(Target { project_id, network_project_id: Some(network_project), network_shared })
     }
@@ -171,8 +171,10 @@ impl Resource for Ports {
             fixed_ips: fixed_ips.as_deref(),
         };
         let port = Port::create(call.tx, call.options, &new)?;
-        tags::replace(call.tx, &port.id.to_string(), &body.need::<Vec<String>>("tags")?)?;
-        security_group::set_of_port(call.tx, port.id, &groups)?;
+        for tag in body.need::<Vec<String>>("tags")? {
+            tags::add(call.tx, &port.id.to_string(), &tag)?;
+        }
+        security_group::put_port_in(call.tx, port.id, &groups)?;
         dhcp_options::change(call.tx, port.id, &body.need::<Vec<DhcpOption>>("extra_dhcp_opts")?)?;
         Ok(port.id.to_string())
     }
@@ -225,9 +227,7 @@ impl Resource for Ports {
     fn delete(&self, call: Call<'_>, id: &str) -> Result<(), ApiError> {
         let port = Port::get(call.tx, parse_id(self, id)?)?;
         refuse_service_port(call, &port)?;
-        floating_ip::disassociate(call.tx, port.id, |_| true)?;
-        port_forwarding::end(call.tx, port.id, |_| true)?;
-        Ok(port.delete(call.tx)?)
+        port.delete(call.tx)
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use evergate_model::RouterId;
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, agents, object, parse_id, routers, visible};
+use super::{Call, Resource, agents, must_see, object, parse_id, routers};
 use crate::attributes::Object;
 use crate::attributes::present::View;
 use crate::error::ApiError;
@@ -24,7 +24,7 @@ use crate::values;
 /// 403 for who is no admin, 404 where there is no such router.
 pub fn agents_of_router(call: Call<'_>, id: &str, fields: &[String]) -> Result<Json, ApiError> {
     policy::require(call.ctx, "get_l3-agents", "")?;
-    visible(call, &routers::Routers, id)?;
+    must_see(call, &routers::Routers, id)?;
     let router = Router::get(call.tx, parse_id(&routers::Routers, id)?)?;
     let since = alive_since(call.tx.now(), call.options);
     let agents = Agent::of_router(call.tx, router.id)?;
@@ -54,7 +54,7 @@ pub fn agents_of_router(call: Call<'_>, id: &str, fields: &[String]) -> Result<J
 /// 403 for who is no admin, 404 where there is no such router.
 pub fn hosts_of_router(call: Call<'_>, id: &str) -> Result<Json, ApiError> {
     policy::require(call.ctx, "get_l3-agents", "")?;
-    visible(call, &routers::Routers, id)?;
+    must_see(call, &routers::Routers, id)?;
     let router = Router::get(call.tx, parse_id(&routers::Routers, id)?)?;
     let since = alive_since(call.tx.now(), call.options);
     let bindings = router.bindings(call.tx)?;

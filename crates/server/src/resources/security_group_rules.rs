@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, object, security_groups, standard, visible};
+use super::{Call, Resource, must_see, object, security_groups, standard, visible};
 use crate::attributes::kind::shown as text_of;
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
@@ -176,7 +176,7 @@ fn new_rule(call: Call<'_>, body: &Body) -> Result<GroupRule, ApiError> {
         return Err(ApiError::SecurityGroupRemoteGroupAndRemoteIpPrefix {});
     }
     if let Some(remote) = &remote_group_id {
-        visible(call, &security_groups::SecurityGroups, remote)?;
+        must_see(call, &security_groups::SecurityGroups, remote)?;
     }
     Ok(GroupRule {
         // As the caller's body says, so that an admin can make rules for others.

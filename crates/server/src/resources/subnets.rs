@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
 use super::subnet_pools::{self, SubnetPools, Wish};
-use super::{Call, Resource, networks, object, parse_id, standard, visible};
+use super::{Call, Resource, must_see, networks, object, parse_id, standard};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::ipam::{self, FixedIpRequest, Pool};
@@ -98,7 +98,7 @@ impl Resource for Subnets {
     fn target(&self, call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
         let project_id = body.need("project_id")?;
         let network: String = body.need("network_id")?;
-        visible(call, &networks::Networks, &network)?;
+        must_see(call, &networks::Networks, &network)?;
         let (network_project, network_shared) = networks::owner_of(call, &Json::from(network))?;
         Ok(Target { project_id, network_project_id: Some(network_project), network_shared })
     }
@@ -261,7 +261,7 @@ fn pool(call: Call<'_>, body: &Body, ip_version: u8) -> Result<Option<SubnetPool
             return Err(refused("subnetpool_id and use_default_subnetpool cannot both be specified"));
         }
         (Some(id), false) => {
-            visible(call, &SubnetPools, &id)?;
+            must_see(call, &SubnetPools, &id)?;
             SubnetPool::get(call.tx, &id)?
         }
         (None, true) => SubnetPool::default_of(call.tx, ip_version)?

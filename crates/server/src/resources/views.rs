@@ -140,6 +140,7 @@ pub fn floating_ip_pools(call: Call<'_>, pairs: &[(String, String)]) -> Result<J
     let only =
         [("router:external", "True"), ("ip_version", "4")].map(|(key, value)| (key.to_owned(), value.to_owned()));
     let found = super::list(call, &subnets::Subnets, &only, "")?;
+    let found: Json = serde_json::from_slice(&found).map_err(|error| ApiError::internal(error.to_string()))?;
     let pools = found["subnets"].as_array().into_iter().flatten().map(|subnet| {
         let mut shown = super::object(json!({
             "network_id": subnet["network_id"],

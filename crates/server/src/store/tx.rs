@@ -22,12 +22,13 @@ pub struct Tx<'c> {
     conn: &'c Connection,
     changed: RefCell<BTreeSet<(Kind, String)>>,
     statements: Cell<usize>,
+    rows: Cell<usize>,
     now: Timestamp,
 }
 
 impl<'c> Tx<'c> {
     pub(super) fn new(conn: &'c Connection) -> Self {
-        Self { conn, changed: RefCell::default(), statements: Cell::new(0), now: Timestamp::now() }
+        Self { conn, changed: RefCell::default(), statements: Cell::new(0), rows: Cell::new(0), now: Timestamp::now() }
     }
 
     /// The time of this transaction, the same for all it writes.
@@ -67,6 +68,7 @@ impl<'c> Tx<'c> {
             found.push(read(row)?);
             Ok(true)
         })?;
+        self.rows.set(self.rows.get() + found.len());
         Ok(found)
     }
 
@@ -124,6 +126,11 @@ impl<'c> Tx<'c> {
         self.statements.get()
     }
 
+    /// Counts the rows that queries answered.
+    pub fn rows(&self) -> usize {
+        self.rows.get()
+    }
+
     fn count_statement(&self) {
         self.statements.set(self.statements.get() + 1);
     }
@@ -175,8 +182,9 @@ impl<'c> Tx<'c> {
         if changed.is_empty() {
             return Ok(None);
         }
-        let revision = self.revision()? as i64 + 1;
-        self.execute("UPDATE revision SET revision = ?1", &values![revision])?;
+        let sql = "UPDATE revision SET revision = revision + 1 RETURNING revision";
+        let revision = self.query(sql, &[], |row| row.int(0))?;
+        let revision = *revision.first().ok_or_else(|| StoreError::Unsuitable("it has no revision".to_owned()))?;
         let changed = Vec::from_iter(changed);
         for lines in changed.chunks(CHANGES_AT_ONCE) {
             self.append_lines(revision, lines)?;

@@ -161,3 +161,24 @@ fn only_an_admin_or_manager_picks_the_address() {
     let foreign = w.server.make(&member(OTHER), "floatingip", json!({"floating_network_id": w.external["id"]}));
     assert_eq!(w.put(&foreign, json!({"description": "mine"})).status, 404);
 }
+
+#[test]
+fn a_floating_ip_of_a_routers_own_port_does_not_keep_the_router_from_changing() {
+    let server = Server::new();
+    server.host_in_mode("h1", "dvr_snat");
+    let (external, _) = server.make_external();
+    let (_, subnet) = server.make_network(&admin(), "n", "10.0.0.0/24");
+    let body = json!({"distributed": true, "ha": false, "external_gateway_info": {"network_id": external["id"]}});
+    let router = server.make(&admin(), "router", body);
+    let path = format!("/v2.0/routers/{}", id(&router));
+    let plugged = server.put(&admin(), &format!("{path}/add_router_interface"), json!({"subnet_id": subnet["id"]}));
+    assert_eq!(plugged.status, 200, "{plugged:?}");
+    let snat = "?device_owner=network:router_centralized_snat";
+    let port = server.list(&admin(), "ports", snat).remove(0);
+    let body = json!({"floating_network_id": external["id"], "port_id": port["id"]});
+    let floating = server.make(&admin(), "floatingip", body);
+    let answer = server.put(&admin(), &path, json!({"router": {"distributed": false}}));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(server.list(&admin(), "ports", snat).is_empty());
+    assert_eq!(server.shown("floatingip", id(&floating))["port_id"], Value::Null);
+}

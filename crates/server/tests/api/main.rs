@@ -18,6 +18,7 @@ mod floating_ips;
 mod fuzz;
 mod ha;
 mod hostview;
+mod incremental;
 mod lists;
 mod networks;
 mod outages;

@@ -1,5 +1,7 @@
 //! Which changes a host is looked at for, and at what cost.
 
+use evergate_server::hostview::{Name, Picture};
+
 use super::*;
 
 /// What happens, and how.
@@ -55,19 +57,28 @@ fn whoever_is_told_something_else_is_looked_at_and_a_bystander_is_not() {
             }),
         ),
     ];
+    let names = ["h1", "h2", "h3", "h4", "h5"];
+    let mut picture = Picture::default();
+    let mut look = |joining: &[Name]| {
+        let news = w.server.store.read(|tx| picture.look(tx, &w.server.options, joining)).unwrap();
+        let touched: Vec<String> = picture.take(news).iter().map(|view| view.host().to_string()).collect();
+        let views = names.map(|name| picture.view(name).unwrap().config(picture.revision()));
+        (touched, views)
+    };
+    let (_, mut before) = look(&names.map(Name::from));
     for (what, step) in steps {
-        let before = ["h1", "h2", "h3", "h4", "h5"].map(|name| (name, w.server.told(name)));
         step();
+        let (touched, now) = look(&[]);
         let mut news = 0;
-        for (name, sent) in before {
-            let differs = evergate_model::stream::Change::between(&sent, &w.server.told(name)).is_some();
-            let look =
-                |tx: &evergate_server::store::Tx<'_>| evergate_server::hosts::concerns(tx, name, &sent, sent.revision);
-            let looked_at = w.server.store.read(look).unwrap();
-            assert!(looked_at || !differs, "{what}: {name} would not hear of it");
-            assert!(!(looked_at && name == "h5" && !what.starts_with("a host has")), "{what}: {name} is bothered");
+        for (name, (sent, now)) in names.into_iter().zip(before.iter().zip(&now)) {
+            assert_eq!(*now, w.server.told(name), "{what}: what {name} is told");
+            let differs = evergate_model::stream::Change::between(sent, now).is_some();
+            let is_touched = touched.iter().any(|host| host == name);
+            assert!(is_touched || !differs, "{what}: {name} would not hear of it");
+            assert!(!(is_touched && name == "h5" && !what.starts_with("a host has")), "{what}: {name} is bothered");
             news += usize::from(differs);
         }
+        before = now;
         assert!(news > 0, "{what}: nobody is told anything");
     }
 }
