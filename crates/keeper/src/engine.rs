@@ -541,6 +541,7 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Some((due, timer)) = self.poll_timeout().filter(|(due, _)| *due <= now) {
             let late = now - due;
+            self.shared.agreement.note_lateness(late, now);
             if late > self.worst_lateness {
                 self.worst_lateness = late;
                 debug!(?timer, ?late, "a timer was later than ever before");

@@ -34,6 +34,8 @@ const PATIENCE: (Duration, Duration) = (Duration::from_millis(60), Duration::fro
 const QUESTION_IS_OVER: Duration = Duration::from_secs(2);
 /// A timer that is so late says that this process did not run.
 const ABSENT: Duration = Duration::from_millis(200);
+/// For how long it counts that this process ran late.
+const LATENESS_COUNTS: Duration = Duration::from_secs(5);
 /// Questions remembered at most.
 const QUESTIONS_KEPT: usize = 64;
 
@@ -53,6 +55,8 @@ pub(super) struct Agreement {
     doubted: BTreeMap<IpAddr, Instant>,
     /// What goes by way of the server.
     pub(super) post: Post,
+    /// How late this process ran lately, at worst, and when.
+    lateness: Option<(Duration, Instant)>,
 }
 
 impl Agreement {
@@ -66,7 +70,21 @@ impl Agreement {
             number: seed,
             doubted: BTreeMap::new(),
             post: Post::default(),
+            lateness: None,
         }
+    }
+
+    /// A timer fired so late.
+    pub(super) fn note_lateness(&mut self, late: Duration, now: Instant) {
+        let worst = self.lateness_at(now);
+        if late > LISTEN && late >= worst {
+            self.lateness = Some((late, now));
+        }
+    }
+
+    fn lateness_at(&self, now: Instant) -> Duration {
+        let lately = self.lateness.filter(|(_, at)| now.saturating_duration_since(*at) < LATENESS_COUNTS);
+        lately.map_or(Duration::ZERO, |(late, _)| late)
     }
 
     /// The settings have changed.
@@ -107,12 +125,14 @@ impl Agreement {
 }
 
 impl Shared {
-    /// How long is waited for what.
-    pub(super) fn rules(&self) -> Rules {
+    /// How long is waited for what. Where processors are short, answers take as long as this process was late itself.
+    pub(super) fn rules(&self, now: Instant) -> Rules {
         let bfd = self.settings.bfd;
         let interval = Duration::from_millis(bfd.interval_ms.into());
         let listen = if self.liveness.is_on() { interval.min(LISTEN) } else { LISTEN };
-        Rules { listen, patience: self.quiet_and_patience().1, serve_alone: self.settings.serve_alone }
+        let patience = self.quiet_and_patience().1;
+        let listen = listen.max(self.agreement.lateness_at(now).min(patience));
+        Rules { listen, patience, serve_alone: self.settings.serve_alone }
     }
 
     /// The silence of everybody that is worth asking about, and for how long.

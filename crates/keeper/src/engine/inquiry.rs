@@ -44,7 +44,7 @@ impl RouterCopy {
         let cut_off = self.kept == Some(Stay::Isolated) && !self.spec.claim_to.is_empty();
         let company = cut_off || shared.agreement.company.has_others(suspect, now);
         let (company, seen) = (company && shared.can_ask(), (seen || cut_off) && shared.can_ask());
-        let mut inquiry = Inquiry::ask(shared.rules(), suspect, company, seen, now);
+        let mut inquiry = Inquiry::ask(shared.rules(now), suspect, company, seen, now);
         shared.tell_sign_by_server(&mut inquiry);
         self.inquiry = Some(inquiry);
     }

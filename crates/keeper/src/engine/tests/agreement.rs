@@ -410,6 +410,28 @@ fn an_active_that_answers_by_way_of_the_server_alone_keeps_the_role() {
 }
 
 #[test]
+fn a_host_that_is_short_of_processors_gives_others_as_long_as_it_needs_itself() {
+    for (late, state) in [(Duration::ZERO, "active"), (Duration::from_millis(120), "backup")] {
+        let mut host = Host::beside(THEIRS, 300);
+        let mut peer = Peer::new(THEIRS, 300);
+        host.run_beside(&mut peer, Duration::from_secs(3));
+        host.hear(advertisement(200, 50));
+        host.run_beside(&mut peer, Duration::from_millis(100));
+        let (due, _) = host.engine.poll_timeout().unwrap();
+        host.now = due + late;
+        host.engine.handle_timeout(host.now);
+        host.settle();
+        while !host.is_down(THEIRS) {
+            host.advance(Duration::from_millis(10));
+        }
+        host.advance(Duration::from_millis(60));
+        assert_eq!(host.state(), state);
+        host.advance(Duration::from_millis(100));
+        assert_eq!(host.state(), "active");
+    }
+}
+
+#[test]
 fn a_server_that_says_nothing_or_is_away_delays_no_takeover() {
     let mut host = bereaved(None);
     host.advance(Duration::from_millis(20));
