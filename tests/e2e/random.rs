@@ -1,9 +1,10 @@
-//! Faults and changes at random, on ten hosts: whatever happened, when all is healed every host holds what it must,
+//! Faults, up to two at a time, and changes at random, on ten hosts: whatever happened, when all is healed every host holds what it must,
 //! one copy of each router is active, nothing is left over, and connections went on where a standby had them.
 //!
 //! `EVERGATE_RANDOM_SEED` chooses a run (`new`: one that nobody has seen), `EVERGATE_RANDOM_SECONDS` makes it longer.
 //! The seed decides everything but how many rounds fit into the time. What is checked is in `settled.rs`.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use evergate_lab::fault::{Daemon, Fault, HaCut, Signal};
@@ -178,47 +179,67 @@ impl Run {
         self.steps.push(text);
     }
 
-    /// Changes, a fault, changes while it lasts unless it is the server's, and the healing.
+    /// Changes, one or two faults at a time, changes while they last unless nobody could make them, and the healing.
     fn round(&mut self, port: u16) {
         self.step(format!("round {}", port - 9000));
         let mut flows = self.open_flows(port);
         self.change();
-        let (node, fault) = self.choose_fault();
-        let beside = self.chance.below(4) == 0 && node != Node::Controller;
-        let server = Fault::Process(Daemon::Server, self.chance.pick(&[Signal::Kill, Signal::Stop]));
-        if beside {
-            self.step(format!("controller: {server}"));
-            self.cloud.lab.fail(Node::Controller, server.clone()).unwrap();
+        let faults = self.choose_faults();
+        for (node, fault) in &faults {
+            self.step(format!("{node}: {fault}"));
+            self.cloud.lab.fail(*node, fault.clone()).unwrap();
+            if self.chance.below(2) == 0 {
+                self.wait_routers_serve(&faults);
+            }
         }
-        self.step(format!("{node}: {fault}"));
-        self.cloud.lab.fail(node, fault.clone()).unwrap();
-        self.wait_routers_serve(node, &fault);
+        self.wait_routers_serve(&faults);
+        let any = |is: fn(&Fault) -> bool| faults.iter().any(|(_, fault)| is(fault));
         // Instances on a host without power cannot be made, nor ended; a server that is away changes nothing.
-        if node != Node::Controller && !beside && fault != Fault::Power {
+        if !any(|fault| matches!(fault, Fault::Power | Fault::Process(Daemon::Server, _))) {
             self.change();
         }
-        let lost = fault == Fault::Power;
-        let early = !lost && matches!(node, Node::Network(_)) && !frozen(&fault);
+        let lost: BTreeSet<Node> =
+            faults.iter().filter(|(_, fault)| *fault == Fault::Power).map(|(node, _)| *node).collect();
+        // What a fault at an instance's own host interrupts goes on when it is healed.
+        let central = |node: &Node| matches!(node, Node::Network(_) | Node::Controller);
+        let early = faults.iter().all(|(node, _)| central(node)) && !any(frozen);
         if early {
-            self.use_flows(&mut flows, None);
+            self.use_flows(&mut flows, &lost);
         }
-        self.step(format!("{node}: healed"));
-        let left: Vec<Fault> = self.cloud.lab.faults().unwrap().of(node).cloned().collect();
-        for fault in left {
-            self.cloud.lab.heal(node, &fault).unwrap();
-        }
-        if beside {
-            self.cloud.lab.heal(Node::Controller, &server).unwrap();
-        }
+        self.heal(faults);
         self.wait_well();
         if !early {
-            self.use_flows(&mut flows, lost.then_some(node));
+            self.use_flows(&mut flows, &lost);
         }
+    }
+
+    fn heal(&mut self, mut faults: Vec<(Node, Fault)>) {
+        while !faults.is_empty() {
+            let (node, fault) = faults.swap_remove(self.chance.below(faults.len()));
+            // A daemon that was killed below its supervisor is there again already.
+            if self.cloud.lab.faults().unwrap().of(node).any(|left| *left == fault) {
+                self.step(format!("{node}: healed"));
+                self.cloud.lab.heal(node, &fault).unwrap();
+            }
+        }
+    }
+
+    /// The server, or a host; or two of all of them.
+    fn choose_faults(&mut self) -> Vec<(Node, Fault)> {
+        let count = 1 + self.chance.below(2);
+        let mut faults: Vec<(Node, Fault)> = Vec::new();
+        while faults.len() < count {
+            let (node, fault) = self.choose_fault();
+            if faults.iter().all(|(other, _)| *other != node) {
+                faults.push((node, fault));
+            }
+        }
+        faults
     }
 
     fn choose_fault(&mut self) -> (Node, Fault) {
         let kill_or_stop = [Signal::Kill, Signal::Stop];
-        if self.chance.below(8) == 0 {
+        if self.chance.below(6) == 0 {
             return (Node::Controller, Fault::Process(Daemon::Server, self.chance.pick(&kill_or_stop)));
         }
         let hosts = self.cloud.lab.spec().hosts();
@@ -238,13 +259,17 @@ impl Run {
         (node, self.chance.pick(&faults))
     }
 
-    /// Waits until every router that has standbys has an active copy on a host that the fault did not take.
-    fn wait_routers_serve(&self, node: Node, fault: &Fault) {
+    /// Waits until every router that has standbys has an active copy on a host that no fault took. There is one: a
+    /// router has three copies, and two of them are hit at most.
+    fn wait_routers_serve(&self, faults: &[(Node, Fault)]) {
+        let in_force = self.cloud.lab.faults().unwrap();
+        let gone = |host: &Node| in_force.of(*host).any(takes_the_role);
+        let some_gone = faults.iter().any(|(node, _)| gone(node));
         for base in self.base.iter().filter(|base| base.ha) {
-            wait_for(&format!("router {} is served despite of the fault", base.router), PATIENCE, || {
+            wait_for(&format!("router {} is served despite of the faults", base.router), PATIENCE, || {
                 let active = self.cloud.lab.active_hosts(base.router)?;
-                let elsewhere = active.iter().filter(|host| **host != node).count();
-                Ok(if takes_the_role(fault) { elsewhere == 1 } else { !active.is_empty() }.then_some(()))
+                let elsewhere = active.iter().filter(|host| !gone(host)).count();
+                Ok(if some_gone { elsewhere == 1 } else { !active.is_empty() }.then_some(()))
             })
             .unwrap_or_else(|error| self.fail(&format!("{error:#}")));
         }
@@ -416,13 +441,14 @@ impl Run {
         Flows { servers, clients }
     }
 
-    /// Uses the connections, but for those of instances that ended with `without`.
-    fn use_flows(&self, flows: &mut Flows, without: Option<Node>) {
-        for (_, server) in flows.servers.iter_mut().filter(|(host, _)| without.is_none() || *host != without) {
+    /// Uses the connections, but for those of instances that ended with a host in `without`.
+    fn use_flows(&self, flows: &mut Flows, without: &BTreeSet<Node>) {
+        let lives = |host: &Option<Node>| host.is_none_or(|host| !without.contains(&host));
+        for (_, server) in flows.servers.iter_mut().filter(|(host, _)| lives(host)) {
             server.go();
             assert_eq!(server.says(), "pushed");
         }
-        for (host, client) in flows.clients.iter_mut().filter(|(host, _)| Some(*host) != without) {
+        for (host, client) in flows.clients.iter_mut().filter(|(host, _)| lives(&Some(*host))) {
             client.go();
             let said = client.says();
             // A datagram's entry may have ended of itself: it is kept for 30 s.
