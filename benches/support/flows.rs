@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 const FLOWS: &str = include_str!("../../tests/e2e/flows.py");
 
@@ -25,7 +25,9 @@ impl End {
     /// Waits for its next line.
     pub(crate) fn says(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.output.read_line(&mut line)?;
+        if self.output.read_line(&mut line)? == 0 {
+            bail!("one end of the connections has ended");
+        }
         Ok(line.trim().to_owned())
     }
 
