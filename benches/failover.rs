@@ -2,7 +2,8 @@
 //!
 //! Both run the same version of VRRP with equal priorities and the same interval (version 3 below a second), both move
 //! addresses the way Neutron configures them, and both are hit the same way: links down, processes killed; or told to
-//! stop. The pair has two members where the lab has three hosts. Run it with `make bench`.
+//! stop. The pair has two members where the lab has three hosts. Run it with `make bench`; `EVERGATE_BENCH_MS=100,10`
+//! and `EVERGATE_BENCH_BFD=50` make it shorter.
 
 #[allow(dead_code, reason = "each measurement uses a part")]
 #[path = "support/mod.rs"]
@@ -10,7 +11,7 @@ mod support;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use evergate_lab::fault::{Daemon, Signal};
 use evergate_lab::probe::Running;
 use evergate_lab::{Fault, Spec};
@@ -25,7 +26,7 @@ fn main() -> Result<()> {
     support::wait_if_asked();
     pair::echo_if_asked()?;
     println!("failover, end of the active, 5 ms probe, {TIMES} times each (gap: min / median / max ms)");
-    for ms in [2000, 1000, 100, 10] {
+    for ms in numbers("EVERGATE_BENCH_MS", &[2000, 1000, 100, 10])? {
         let interval = Duration::from_millis(ms.into());
         let bench = lab(|spec| match ms {
             1000.. => Spec { advert_int: Some((ms / 1000) as u8), bfd_interval_ms: Some(0), ..spec },
@@ -37,7 +38,9 @@ fn main() -> Result<()> {
             println!("  VRRP alone, {ms} ms interval, {what}   evergate {ours}   keepalived {theirs}");
         }
     }
-    for bfd in [None, Some(50), Some(10)] {
+    // 0 stands for the default.
+    for bfd in numbers("EVERGATE_BENCH_BFD", &[0, 50, 10])? {
+        let bfd = (bfd > 0).then_some(bfd);
         let interval = bfd.map_or("default".to_owned(), |ms| format!("{ms} ms"));
         let bench = lab(|spec| Spec { advert_int: Some(2), bfd_interval_ms: bfd, ..spec })?;
         for (ending, what) in [(Ending::Power, "power-off"), (Ending::Stop, "clean stop")] {
@@ -48,6 +51,12 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn numbers(name: &str, default: &[u16]) -> Result<Vec<u16>> {
+    let Ok(text) = std::env::var(name) else { return Ok(default.to_vec()) };
+    let parse = |number: &str| number.trim().parse().with_context(|| format!("{name}: '{number}' is no number"));
+    text.split(',').filter(|number| !number.is_empty()).map(parse).collect()
 }
 
 /// A lab with one router that works.
