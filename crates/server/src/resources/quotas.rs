@@ -122,11 +122,20 @@ pub(crate) static TABLE: Table = Table {
 ///
 /// 409 `OverQuota`.
 pub fn claim(call: Call<'_>, kind: &str, project: &str) -> Result<(), ApiError> {
+    claim_several(call, kind, project, 1)
+}
+
+/// As [`claim`], of several objects that come together.
+///
+/// # Errors
+///
+/// 409 `OverQuota`.
+pub fn claim_several(call: Call<'_>, kind: &str, project: &str, count: i64) -> Result<(), ApiError> {
     let Some(counted) = COUNTED.iter().find(|counted| counted.name == kind).filter(|_| !project.is_empty()) else {
         return Ok(());
     };
     let limit = limit_of(call, project, counted)?;
-    if limit >= 0 && used(call, project, counted)? >= limit {
+    if limit >= 0 && used(call, project, counted)? + count > limit {
         return Err(ApiError::OverQuota { overs: format!("['{kind}']") });
     }
     Ok(())

@@ -299,10 +299,13 @@ fn port(body: &Body, name: &str) -> Result<Option<i64>, ApiError> {
     }
 }
 
-/// Names of protocols that are IPv6's own do not go with IPv4; numbers are taken as they are.
+/// Numbers of protocols that are IPv6's own (IANA): encapsulation, routing, fragment, ICMP, no next, options.
+const OF_IPV6: [&str; 6] = ["41", "43", "44", "58", "59", "60"];
+
+/// Protocols that are IPv6's own do not go with IPv4.
 fn check_ethertype(ethertype: &str, protocol: Option<&str>) -> Result<(), ApiError> {
     let Some(protocol) = protocol else { return Ok(()) };
-    let of_v6 = protocol.starts_with("ipv6-") || protocol == "icmpv6";
+    let of_v6 = protocol.starts_with("ipv6-") || protocol == "icmpv6" || OF_IPV6.contains(&protocol);
     if of_v6 && ethertype == "IPv4" {
         let (ethertype, protocol) = (ethertype.to_owned(), protocol.to_owned());
         return Err(ApiError::SecurityGroupEthertypeConflictWithProtocol { ethertype, protocol });

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, object, rbac_policies, security_group_rules, standard};
+use super::{Call, Resource, object, quotas, rbac_policies, security_group_rules, standard};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::objects::security_group::{self, DEFAULT, Rule as GroupRule, SecurityGroup};
@@ -75,6 +75,8 @@ impl Resource for SecurityGroups {
         let (name, project_id): (String, String) = (body.need("name")?, body.need("project_id")?);
         refuse_reserved(&name)?;
         security_group::ensure_default(call.tx, &project_id)?;
+        // The rules that it starts with.
+        quotas::claim_several(call, "security_group_rule", &project_id, 2)?;
         let group = SecurityGroup {
             id: random::id().to_string(),
             project_id,

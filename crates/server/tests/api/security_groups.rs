@@ -147,6 +147,7 @@ fn what_makes_no_rule_is_refused() {
         (json!({"protocol": "smoke"}), 400, "SecurityGroupRuleInvalidProtocol"),
         (json!({"protocol": 256}), 400, "SecurityGroupRuleInvalidProtocol"),
         (json!({"protocol": "ipv6-icmp"}), 400, "SecurityGroupEthertypeConflictWithProtocol"),
+        (json!({"protocol": 58}), 400, "SecurityGroupEthertypeConflictWithProtocol"),
         (json!({"ethertype": "ARP"}), 400, "SecurityGroupRuleInvalidEtherType"),
         (json!({"remote_ip_prefix": "fd00::/8"}), 400, "SecurityGroupRuleParameterConflict"),
         (json!({"remote_ip_prefix": "nowhere"}), 400, "InvalidCIDR"),
@@ -202,6 +203,18 @@ fn several_rules_at_once_are_of_one_group_and_all_or_none_of_them_is_made() {
     assert_eq!(exists.message(), format!("Security group rule already exists. Rule id is {}.", id(&there)));
     let made = server.post(&member(PROJECT), RULES, json!({"security_group_rules": [udp(), of(&web, json!({}))]}));
     assert_eq!((made.status, made.body["security_group_rules"].as_array().map(Vec::len)), (201, Some(2)));
+}
+
+#[test]
+fn a_group_counts_with_the_rules_that_it_starts_with() {
+    let limits = Limits { security_group_rule: 7, ..Limits::default() };
+    let server = Server::with(Options { limits, ..Options::default() });
+    // The default group has four.
+    group(&server, json!({}));
+    let body = json!({"security_group": {"name": "other"}});
+    let answer = server.post(&member(PROJECT), GROUPS, body);
+    refused(&answer, 409, "OverQuota");
+    assert_eq!(answer.message(), "Quota exceeded for resources: ['security_group_rule'].");
 }
 
 #[test]
