@@ -102,8 +102,8 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     let mut running = Running::start("full-log", &cluster.make_database(), Some(full));
     running.wait_until_it_listens();
     for _ in 0..3 {
-        // Each of them is logged.
-        assert_eq!(running.ask("POST /evergate/v1/hosts/h1/report"), "HTTP/1.1 401 Unauthorized");
+        // Hosts speak TLS, and who does not is refused.
+        assert_eq!(running.ask("POST /evergate/v1/hosts/h1/report"), "HTTP/1.1 426 Upgrade Required");
         assert_eq!(running.ask("GET /v2.0/networks"), "HTTP/1.1 401 Unauthorized");
         assert_eq!(running.ask("GET /"), "HTTP/1.1 200 OK");
     }
