@@ -14,7 +14,12 @@ use std::time::{Duration, Instant};
 
 use evergate_hostd::membership::{self, Member};
 use evergate_hostd::shell::http::Door;
+use evergate_model::join::SERVER_NAME;
 use serde_json::{Value, json};
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -112,6 +117,16 @@ impl Cluster {
     }
 }
 
+/// Leads to the server whatever it is called.
+#[derive(Debug)]
+struct Towards(String);
+
+impl Resolver for Towards {
+    fn resolve(&self, _: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        DefaultResolver::default().resolve(&self.0.parse().unwrap(), config, timeout)
+    }
+}
+
 fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -155,6 +170,14 @@ fn hosts_join_renew_are_revoked_and_replaced() {
     assert!(refused.contains("403") && refused.contains("certificate of host 'h1'"), "{refused}");
     assert_eq!(posing.get("stream").unwrap().status().as_u16(), 403);
     assert!(cluster.log().contains("other_host"));
+    // By the name that hosts call it, the server is for hosts alone.
+    let agent = ureq::Agent::config_builder()
+        .tls_config(Member::load(&cluster.state_of("h1")).unwrap().unwrap().tls())
+        .http_status_as_error(false)
+        .build();
+    let agent = ureq::Agent::with_parts(agent, DefaultConnector::default(), Towards(url.clone()));
+    let versions = agent.get(format!("https://{SERVER_NAME}/")).call().unwrap();
+    assert_eq!(versions.status().as_u16(), 421);
 
     // The next certificate, while the one before still counts.
     let before = cluster.door("h1");

@@ -265,8 +265,14 @@ fn tls(config: &mut Config) {
         let why = "a key without its certificate has no effect: set cert_file as well".to_owned();
         config.complain(Level::Error, "ssl", "key_file", why);
     }
+    let only = config.value("DEFAULT", "use_ssl") == Some(&Value::Bool(true));
+    if !text(config, "ssl", "ca_file").is_empty() && !only {
+        let why =
+            "clients of plain HTTP show no certificate, and are let in: set use_ssl in section [DEFAULT]".to_owned();
+        config.complain(Level::Error, "ssl", "ca_file", why);
+    }
     let public = text(config, "evergate", "public_url");
-    if public.starts_with("http://") && config.value("DEFAULT", "use_ssl") == Some(&Value::Bool(true)) {
+    if public.starts_with("http://") && only {
         let why = "use_ssl is on: clients that are told http:// are turned away; set https://".to_owned();
         config.complain(Level::Error, "evergate", "public_url", why);
     }

@@ -1,16 +1,22 @@
 //! The URL that this server is reached at, for links and the catalog.
 
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 
+use crate::hosts;
 use crate::listener::Peer;
 
-/// Says to what is behind it that the client used TLS, as a proxy would, unless a proxy says what was used.
+/// Says to what is behind it that the client used TLS, as a proxy would, unless a proxy says what was used. And whoever
+/// called the server as hosts do gets what is for hosts: it was not asked for the certificate that clients may have to
+/// show.
 pub(crate) async fn tell_scheme(mut request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<Peer>>();
-    if peer.is_some_and(|ConnectInfo(peer)| peer.is_secure) {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer);
+    if peer.is_some_and(|peer| peer.is_host) && !request.uri().path().starts_with(hosts::PATHS) {
+        return (StatusCode::MISDIRECTED_REQUEST, "this name of the server is for hosts").into_response();
+    }
+    if peer.is_some_and(|peer| peer.is_secure) {
         request.headers_mut().entry("x-forwarded-proto").or_insert(HeaderValue::from_static("https"));
     }
     next.run(request).await

@@ -1,6 +1,6 @@
 //! TLS on the listening socket: which certificate a connection is shown, and what is asked of the other side.
 //!
-//! There is one port. Hosts call the server [`SERVER_NAME`]; whoever does is shown a certificate of the cluster's
+//! There is one port. Hosts call the server [`SERVER_NAME`](evergate_model::join::SERVER_NAME); whoever does is shown a certificate of the cluster's
 //! authority and asked for its own. Everybody else is a client of the API: it is shown the operator's certificate
 //! (`[ssl] cert_file`) if there is one, and otherwise one of the cluster's authority for the name or address that it
 //! came by.
@@ -15,14 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use evergate_config::settings::TlsSettings;
-use evergate_model::join::SERVER_NAME;
 use jiff::Timestamp;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ParsedCertificate, WantsServerCert, WebPkiClientVerifier};
+use rustls::server::{ParsedCertificate, WantsServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CertificateError, ConfigBuilder, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
@@ -160,13 +159,13 @@ impl Tls {
         Ok(tls)
     }
 
-    /// Chooses what a client is shown that came to an address of ours.
+    /// Chooses what a host or a client is shown that came to an address of ours.
     ///
     /// # Errors
     ///
     /// When no certificate can be made.
-    pub fn config_for(&self, hello: &ClientHello<'_>, local: IpAddr) -> Result<Arc<ServerConfig>, TlsError> {
-        if hello.server_name() == Some(SERVER_NAME) {
+    pub fn config_for(&self, is_host: bool, local: IpAddr) -> Result<Arc<ServerConfig>, TlsError> {
+        if is_host {
             return Ok(self.own(local)?.hosts);
         }
         match &self.files {

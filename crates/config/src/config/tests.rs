@@ -124,6 +124,7 @@ fn what_cannot_work_here_is_refused_where_it_stands() {
     assert!(host("[evergate]\nserver_url = controller:9696\n").contains("https://"));
     assert!(host("[evergate]\nserver_url = https://a:9696, b:9696\n").contains("separated by commas"));
     assert!(server("[ssl]\nkey_file = /k\n").contains("set cert_file"));
+    assert!(server("[ssl]\nca_file = /k\n").contains("set use_ssl"));
     assert!(server("[DEFAULT]\nuse_ssl = True\n[evergate]\npublic_url = http://a\n").contains("turned away"));
     assert!(host("[DEFAULT]\nha_vrrp_advert_int = 0\n").contains("at least 1"));
     let ms = "[evergate]\nvrrp_advert_interval_ms = ";

@@ -42,6 +42,8 @@ pub(super) async fn join(
     let token = asked.token.clone();
     let (state, name) = (Arc::clone(&hosts), host.clone());
     let work = move || {
+        // Strangers shall not keep writers waiting.
+        state.store.read(|tx| membership::check_token(tx, &asked).map(drop))?;
         let admission = state.store.write(|tx| membership::admit(tx, state.members.authority(), &name, &asked))?;
         state.members.refresh()?;
         Ok::<_, Refusal>(admission)

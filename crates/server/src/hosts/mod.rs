@@ -41,6 +41,9 @@ use crate::store::{Outage, Store, StoreError, TxError as _};
 /// Largest report: one of a host with a hundred thousand ports has some 4 MiB.
 const LARGEST_REPORT: usize = 32 << 20;
 
+/// Where everything that is for hosts is.
+pub(crate) const PATHS: &str = "/evergate/v1/";
+
 /// Largest request for a certificate: a key and a token.
 const LARGEST_REQUEST: usize = 16 << 10;
 

@@ -47,6 +47,7 @@ async fn pretend(mut request: Request, next: Next) -> Response {
     let peer = Peer {
         address: ([192, 0, 2, 9], 9).into(),
         is_secure: !fingerprint.is_empty(),
+        is_host: true,
         shown: shown_one.then(|| Shown { fingerprint: fingerprint.to_owned(), fault }),
     };
     request.extensions_mut().insert(ConnectInfo(peer));

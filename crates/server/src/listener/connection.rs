@@ -28,6 +28,8 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Whether TLS is spoken with it.
     pub(crate) is_secure: bool,
+    /// Whether it called the server as hosts do.
+    pub(crate) is_host: bool,
     /// The certificate that it showed.
     pub(crate) shown: Option<Shown>,
 }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use evergate_model::join::SERVER_NAME;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -151,7 +152,7 @@ impl Door {
         if first[0] == TLS {
             return self.shake_hands(stream, address).await;
         }
-        let peer = Peer { address, is_secure: false, shown: None };
+        let peer = Peer { address, is_secure: false, is_host: false, shown: None };
         if self.only_tls {
             turn_away(stream).await;
             return None;
@@ -178,10 +179,11 @@ impl Door {
     async fn secure(&self, stream: TcpStream, address: SocketAddr) -> io::Result<Connection> {
         let local = stream.local_addr()?.ip();
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-        let config = self.tls.config_for(&hello.client_hello(), local).map_err(io::Error::other)?;
+        let is_host = hello.client_hello().server_name() == Some(SERVER_NAME);
+        let config = self.tls.config_for(is_host, local).map_err(io::Error::other)?;
         let stream = hello.into_stream(config).await?;
         let shown = self.tls.look_at(stream.get_ref().1.peer_certificates());
-        let peer = Peer { address, is_secure: true, shown };
+        let peer = Peer { address, is_secure: true, is_host, shown };
         Ok(Connection::new(Wire::Secure(Box::new(stream)), peer, self.times))
     }
 }

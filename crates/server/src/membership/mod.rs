@@ -16,7 +16,7 @@ mod roll;
 
 pub use authority::{Authority, AuthorityError};
 pub use members::{Members, Standing, keep_fresh};
-pub use roll::{Admission, NewToken, Refusal, Revoked, admit, make_token, renew};
+pub use roll::{Admission, NewToken, Refusal, Revoked, admit, check_token, make_token, renew};
 
 use crate::store::{StoreError, Tx};
 use crate::values;

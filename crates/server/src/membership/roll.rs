@@ -230,7 +230,11 @@ fn week_ago(tx: &Tx<'_>) -> String {
 }
 
 /// Checks a token; answers the host that it is for.
-fn check_token(tx: &Tx<'_>, asked: &JoinRequest) -> Result<Option<String>, Refusal> {
+///
+/// # Errors
+///
+/// When it is no good.
+pub fn check_token(tx: &Tx<'_>, asked: &JoinRequest) -> Result<Option<String>, Refusal> {
     let sql = "SELECT secret_sha256, host, expires_at FROM join_tokens WHERE id = ?1";
     let read = |row: &crate::store::Row<'_>| Ok((row.text(0)?, row.opt_text(1)?, row.text(2)?));
     let (secret, host, expires_at) = tx.query_opt(sql, &values![&asked.token], read)?.ok_or(Refusal::UnknownToken)?;
