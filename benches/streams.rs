@@ -26,6 +26,8 @@ mod members;
 
 /// Writes of each kind.
 const WRITES: usize = 20;
+/// Hosts that take routers.
+const ROUTER_HOSTS: usize = 3;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -63,6 +65,18 @@ fn main() -> Result<()> {
         one.push(start.elapsed().as_secs_f64() * 1000.0);
     }
     println!("a write that concerns one of {hosts} hosts is there after (ms) {}", figures(&mut one));
+
+    let mut three = Vec::new();
+    for n in 0..WRITES {
+        let start = Instant::now();
+        server.make("router", json!({"ha": true, "name": format!("r{n}")}))?;
+        gather(&hear, ROUTER_HOSTS, "change")?;
+        three.push(start.elapsed().as_secs_f64() * 1000.0);
+        // Whatever else comes of it.
+        thread::sleep(Duration::from_millis(100));
+        while hear.try_recv().is_ok() {}
+    }
+    println!("an HA router is known to its {ROUTER_HOSTS} of {hosts} hosts after (ms) {}", figures(&mut three));
 
     for host in 0..hosts {
         server.make("port", json!({"network_id": shared, "binding:host_id": format!("host{host}")}))?;
@@ -178,7 +192,7 @@ impl Server {
         let state = directory.display();
         let database = std::env::var("EVERGATE_BENCH_DATABASE").map(|url| format!("[database]\nconnection = {url}\n"));
         let conf = format!(
-            "[DEFAULT]\nstate_path = {state}\nbind_host = 127.0.0.1\nbind_port = 0\n[quotas]\nquota_port = -1\n{}",
+            "[DEFAULT]\nstate_path = {state}\nbind_host = 127.0.0.1\nbind_port = 0\nagent_down_time = 86400\n[quotas]\nquota_port = -1\nquota_router = -1\n{}",
             database.unwrap_or_default()
         );
         std::fs::write(directory.join("server.conf"), conf)?;
@@ -289,13 +303,17 @@ impl Server {
     }
 
     fn report(&self, host: usize) -> Result<()> {
-        let report = json!({
+        let mut report = json!({
             "host": format!("host{host}"), "incarnation": 1, "sequence": 1, "applied_revision": null,
             "ha_states": {}, "ports_up": [], "floating_ips_active": [], "warnings": [],
             "agents": [{"kind": "linux_bridge", "availability_zone": null, "configurations": {
                 "tunneling_ip": format!("10.200.{}.{}", host / 250, host % 250 + 1), "tunnel_types": ["vxlan"],
             }}],
         });
+        if host < ROUTER_HOSTS {
+            let l3 = json!({"kind": "l3", "availability_zone": null, "configurations": {"agent_mode": "legacy"}});
+            report["agents"].as_array_mut().context("agents")?.push(l3);
+        }
         self.door(host, Door::new)?.post("report", report.to_string().as_bytes())?;
         Ok(())
     }
