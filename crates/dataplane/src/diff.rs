@@ -190,7 +190,7 @@ impl<'a> Planner<'a> {
 
     fn switch(&mut self) {
         self.phase = Phase::Switch;
-        self.change_links();
+        self.change_links(|link| link.kind != LinkKind::Other);
         // Rules before addresses: a floating IP is translated from its first packet on.
         self.replace_nft(|_| true);
         self.set_sysctls_where(|path, _| is_conntrack(path));
@@ -198,11 +198,13 @@ impl<'a> Planner<'a> {
         self.add_routes();
         self.set_fdb();
         self.set_neighbours();
+        // An instance asks for others as soon as it is plugged in, and waits a second if nobody knows them.
+        self.change_links(|link| link.kind == LinkKind::Other);
     }
 
-    fn change_links(&mut self) {
+    fn change_links(&mut self, which: impl Fn(&Link) -> bool) {
         for (netns, state) in self.wanted() {
-            for (name, link) in &state.links {
+            for (name, link) in state.links.iter().filter(|(_, link)| which(link)) {
                 if self.blocked.has_link(netns, name) {
                     continue;
                 }
