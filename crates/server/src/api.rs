@@ -277,8 +277,9 @@ fn answer(state: &ApiState, ctx: &Context, asked: &Asked) -> Result<Answer, ApiE
     let work = |tx: &Tx<'_>| dispatch(Call { tx, ctx, options: &state.options }, asked);
     match asked.method {
         Method::GET | Method::HEAD => {
-            prepare(state, ctx, asked);
-            state.store.read(work)
+            let answer = state.store.read(work)?;
+            // After the answer, so that a request that is refused leaves no trace.
+            if made_default_group(state, ctx, asked) { state.store.read(work) } else { Ok(answer) }
         }
         _ => state.store.write(|tx| {
             let answer = work(tx)?;
@@ -289,25 +290,27 @@ fn answer(state: &ApiState, ctx: &Context, asked: &Asked) -> Result<Answer, ApiE
 }
 
 /// As Neutron: who lists security groups finds the project's default one, also the first time.
-fn prepare(state: &ApiState, ctx: &Context, asked: &Asked) {
+/// Whether it was made now.
+fn made_default_group(state: &ApiState, ctx: &Context, asked: &Asked) -> bool {
     if asked.segments.first().is_none_or(|first| first.trim_end_matches(".json") != "security-groups") {
-        return;
+        return false;
     }
     let named = |key: &str| asked.pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
     let filtered = named("project_id").or(named("tenant_id")).filter(|_| ctx.is_admin);
     let Some(project) = filtered.or(ctx.project_id.as_deref()).filter(|project| (1..=255).contains(&project.len()))
     else {
-        return;
+        return false;
     };
     let found = state.store.read(|tx| security_group::default_of(tx, project));
     if matches!(found, Ok(Some(_))) {
-        return;
+        return false;
     }
     // Without one there is a list all the same.
     let made = found.and_then(|_| state.store.write(|tx| security_group::ensure_default(tx, project)));
-    if let Err(error) = made {
+    if let Err(error) = &made {
         tracing::debug!(%error, project, "failed to make the default security group");
     }
+    made.is_ok()
 }
 
 fn dispatch(call: Call<'_>, asked: &Asked) -> Result<Answer, ApiError> {
