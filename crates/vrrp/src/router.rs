@@ -538,9 +538,14 @@ impl VirtualRouter {
             Wait::PeerDown => Reason::PeerDown,
         };
         // Deviation: RFC 9568 §6.4.2 takes over from silence alone. Where there are other paths it is only
-        // due. Not so where the active itself said that it goes, where there has never been one, and where
-        // one of lower priority is to be preempted although it lives.
-        let silence = !matches!(reason, Reason::Resigned | Reason::First);
+        // due. Not so where the active itself said that it goes, where this copy is the first of a new router, and
+        // where one of lower priority is to be preempted although it lives. Who waited for the first one in vain
+        // asks: it may serve, and have been cut off from here before its first advertisement.
+        let silence = match reason {
+            Reason::Resigned => false,
+            Reason::First => !timing::is_first(&self.config),
+            _ => true,
+        };
         if silence && self.config.agreement.is_some() && listening.lower_since.is_none() {
             listening.due = Some(reason);
             listening.active_down = now + agreed::ASK_AGAIN;

@@ -169,7 +169,7 @@ fn serve(stream: Stream, state: &Mutex<State>, cluster: &Cluster) -> std::io::Re
                 state.reports.push(report);
             }
             writer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
-        } else if request.starts_with("GET /evergate/v1/hosts/network1/stream ") {
+        } else if request.starts_with("GET /evergate/v1/hosts/network1/stream?letters=true ") {
             let (sender, lines) = channel();
             {
                 let mut state = state.lock().unwrap();

@@ -34,6 +34,8 @@ const PATIENCE: (Duration, Duration) = (Duration::from_millis(60), Duration::fro
 const QUESTION_IS_OVER: Duration = Duration::from_secs(2);
 /// A timer that is so late says that this process did not run.
 const ABSENT: Duration = Duration::from_millis(200);
+/// For how long after that something may still be read that came before.
+const BACKLOG: Duration = Duration::from_millis(300);
 /// For how long it counts that this process ran late.
 const LATENESS_COUNTS: Duration = Duration::from_secs(5);
 /// Questions remembered at most.
@@ -57,6 +59,8 @@ pub(super) struct Agreement {
     pub(super) post: Post,
     /// How late this process ran lately, at worst, and when.
     lateness: Option<(Duration, Instant)>,
+    /// When this process ran again after it was absent.
+    woke: Option<Instant>,
 }
 
 impl Agreement {
@@ -71,6 +75,7 @@ impl Agreement {
             doubted: BTreeMap::new(),
             post: Post::default(),
             lateness: None,
+            woke: None,
         }
     }
 
@@ -80,6 +85,14 @@ impl Agreement {
         if late > LISTEN && late >= worst {
             self.lateness = Some((late, now));
         }
+        if late > ABSENT {
+            self.woke = Some(now);
+        }
+    }
+
+    /// Whether what is read now may have come while this process did not run, which was until a moment ago.
+    fn has_backlog(&self, now: Instant) -> bool {
+        self.woke.is_some_and(|woke| now.saturating_duration_since(woke) < BACKLOG)
     }
 
     fn lateness_at(&self, now: Instant) -> Duration {
@@ -295,8 +308,10 @@ impl Engine {
 
     /// A host that has the active copies of these routers wants this one to take over.
     fn take_over(&mut self, question: &Question, now: Instant) {
-        // What waited while this process did not run may not be wanted any more. If it is, it comes again.
-        if self.poll_timeout().is_some_and(|(due, _)| due + ABSENT < now) {
+        // What waited while this process did not run may not be wanted any more. If it is, it comes again. Timers
+        // may have their turn before all that waited is read.
+        let absent = self.poll_timeout().is_some_and(|(due, _)| due + ABSENT < now);
+        if absent || self.shared.agreement.has_backlog(now) {
             return self.shared.discards.bump("handover_stale");
         }
         for entry in &question.entries {

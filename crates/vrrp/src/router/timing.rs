@@ -127,7 +127,7 @@ fn resigned_skew(config: &Config, interval: Duration, active: Option<IpAddr>) ->
 }
 
 /// Whether no other copy has a higher address.
-fn is_first(config: &Config) -> bool {
+pub(super) fn is_first(config: &Config) -> bool {
     config.peers.iter().all(|peer| *peer <= config.primary_address)
 }
 

@@ -550,7 +550,11 @@ fn a_handover_that_waited_while_nobody_ran_is_not_taken_and_one_that_comes_again
     host.now += Duration::from_millis(700);
     host.receive(&wanted);
     assert_eq!((host.state(), host.discards("handover_stale")), ("backup".to_owned(), 1));
+    // Another one waited, and is read when the timers have had their turn.
     host.run_beside(&mut peer, Duration::from_millis(50));
+    host.receive(&wanted);
+    assert_eq!((host.state(), host.discards("handover_stale")), ("backup".to_owned(), 2));
+    host.run_beside(&mut peer, Duration::from_millis(300));
     host.receive(&wanted);
     assert_eq!(host.state(), "active");
 }

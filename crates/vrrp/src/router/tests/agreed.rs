@@ -12,6 +12,17 @@ fn due(active: Option<&str>) -> Output {
 }
 
 #[test]
+fn who_waited_for_the_first_active_in_vain_asks_whether_there_is_one() {
+    let mut bench = Bench::new(agreeing());
+    bench.router.handle_first_startup(bench.now);
+    bench.drain();
+    bench.step();
+    assert_eq!(bench.drain(), [due(None)]);
+    bench.router.handle_permission(bench.now);
+    assert_eq!(bench.drain(), taken_over(&bench, State::Backup, Reason::First));
+}
+
+#[test]
 fn silence_asks_and_permission_takes_over() {
     let mut bench = Bench::backup(agreeing());
     bench.hear(HIGHER, 50);
