@@ -61,13 +61,19 @@ pub(crate) fn drain(args: &DrainArgs) -> Result<()> {
             println!("{} of {} routers are still active on {}", left.len(), ids.len(), args.host);
             said = Some(left.len());
         }
+        let agent = self::agent(&api, &args.host)?;
+        let heard = agent["heartbeat_timestamp"].as_str().unwrap_or("an unknown time");
+        // Of a host that is not heard nothing counts as active, whatever it does.
+        ensure!(
+            agent["alive"] == true,
+            "{} is not alive any more, and reported last at {heard} (UTC): look there whether its routers have moved",
+            args.host,
+        );
         if left.is_empty() {
             println!("{} is drained", args.host);
             return Ok(());
         }
         if Instant::now() > end {
-            let agent = self::agent(&api, &args.host)?;
-            let heard = agent["heartbeat_timestamp"].as_str().unwrap_or("an unknown time");
             bail!(
                 "these routers are still active on {}: {}; has each another copy that lives, and does control run on \
                  {}, which reported last at {heard} (UTC)?",

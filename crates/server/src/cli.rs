@@ -472,6 +472,9 @@ mod tests {
     use crate::private_file::tests::TempDir;
     use crate::testing::Client;
 
+    /// A signal is for the whole process, so for every server that a test runs at the time.
+    static SIGNALS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     fn settings(dir: &TempDir, more: &str) -> ServerSettings {
         let text =
             format!("[DEFAULT]\nstate_path = {}\nbind_port = 0\nbind_host = 127.0.0.1\n{more}", dir.path().display());
@@ -490,6 +493,7 @@ mod tests {
 
     #[tokio::test]
     async fn whatever_cannot_be_had_is_named_with_a_way_out() {
+        let _unsignalled = SIGNALS.lock().await;
         let dir = TempDir::new();
         let refused = |result: anyhow::Result<()>| format!("{:#}", result.unwrap_err());
 
@@ -523,6 +527,7 @@ mod tests {
 
     #[test]
     fn a_server_answers_clients_and_hosts_and_stops_when_told() {
+        let _alone = SIGNALS.blocking_lock();
         let dir = TempDir::new();
         let settings = settings(&dir, "");
         let address_file = dir.path().join("address");
@@ -566,6 +571,7 @@ mod tests {
 
     #[tokio::test]
     async fn files_of_tls_that_cannot_be_used_are_named() {
+        let _unsignalled = SIGNALS.lock().await;
         let dir = TempDir::new();
         let refused = async |more: &str| {
             format!("{:#}", serve(&settings(&dir, more), Watched::default(), None).await.unwrap_err())

@@ -28,9 +28,8 @@ pub fn agents_of_router(call: Call<'_>, id: &str, fields: &[String]) -> Result<J
     let router = Router::get(call.tx, parse_id(&routers::Routers, id)?)?;
     let since = alive_since(call.tx.now(), call.options);
     let agents = Agent::of_router(call.tx, router.id)?;
-    // A disabled agent's copy is removed from its host, so it is as good as dead.
-    let serves =
-        |host: &str| agents.iter().any(|agent| agent.host == host && agent.admin_state_up && agent.is_alive(&since));
+    // A disabled agent's copy goes on until it has handed over, so it counts until its host says that it stands by.
+    let serves = |host: &str| agents.iter().any(|agent| agent.host == host && agent.is_alive(&since));
     let bindings = router.bindings(call.tx)?;
     let states = ha::copy_states(&bindings, |binding| serves(&binding.host));
     let shown = agents.iter().map(|agent| {
@@ -61,8 +60,7 @@ pub fn hosts_of_router(call: Call<'_>, id: &str) -> Result<Json, ApiError> {
     let sql = "SELECT host FROM router_hosts WHERE router_id = ?1";
     let routing: BTreeSet<String> = call.tx.query(sql, &values![router.id], |row| row.text(0))?.into_iter().collect();
     let agents = Agent::all_l3(call.tx)?;
-    let serves =
-        |host: &str| agents.iter().any(|agent| agent.host == host && agent.admin_state_up && agent.is_alive(&since));
+    let serves = |host: &str| agents.iter().any(|agent| agent.host == host && agent.is_alive(&since));
     let states = ha::copy_states(&bindings, |binding| serves(&binding.host));
     let hosts = agents.iter().filter_map(|agent| {
         let bound = bindings.iter().any(|binding| binding.agent_id == agent.id);
