@@ -541,11 +541,8 @@ impl VirtualRouter {
         // due. Not so where the active itself said that it goes, where this copy is the first of a new router, and
         // where one of lower priority is to be preempted although it lives. Who waited for the first one in vain
         // asks: it may serve, and have been cut off from here before its first advertisement.
-        let silence = match reason {
-            Reason::Resigned => false,
-            Reason::First => !timing::is_first(&self.config),
-            _ => true,
-        };
+        let is_first = reason == Reason::First && timing::is_first(&self.config);
+        let silence = reason != Reason::Resigned && !is_first;
         if silence && self.config.agreement.is_some() && listening.lower_since.is_none() {
             listening.due = Some(reason);
             listening.active_down = now + agreed::ASK_AGAIN;
