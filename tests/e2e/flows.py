@@ -74,6 +74,13 @@ async def ask(transport, answers):
     return None
 
 
+async def stay_in_use(transport):
+    """Whoever says nothing for 30 seconds is forgotten by the router, whatever happens to it meanwhile."""
+    while True:
+        await asyncio.sleep(10)
+        transport.sendto(b"who?")
+
+
 async def connect(host, port, count):
     slots = asyncio.Semaphore(100)
 
@@ -99,7 +106,11 @@ async def connect(host, port, count):
     transport, answers = await loop.create_datagram_endpoint(Answers, remote_addr=(host, port))
     before = await ask(transport, answers)
     say("ready")
+    use_of_udp = asyncio.create_task(stay_in_use(transport))
     await a_line_of_input()
+    use_of_udp.cancel()
+    while not answers.queue.empty():
+        answers.queue.get_nowait()
     after = await ask(transport, answers)
     alive = sum(await asyncio.gather(*(use(*flow) for flow in flows)))
     say(f"alive {alive} of {count}, udp {'same' if before and before == after else f'{before} became {after}'}")
