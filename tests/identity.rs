@@ -3,48 +3,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that does not find what it expects has failed")]
 
-use std::fs::File;
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
 use serde_json::Value;
-
-const PATIENCE: Duration = Duration::from_secs(120);
+use support::{Dir, Server, wait_for};
 
 /// A running server and its files; both go away with the value.
 struct Running {
-    dir: PathBuf,
-    server: Child,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
+    server: Server,
+    address: String,
+    dir: Dir,
 }
 
 impl Running {
     fn start() -> Self {
-        let dir = std::env::temp_dir().join(format!("evergate-identity-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let conf = format!("[DEFAULT]\nstate_path = {}\nbind_host = 127.0.0.1\nbind_port = 0\n", dir.display());
-        std::fs::write(dir.join("neutron.conf"), conf).unwrap();
-        let server = Command::new(env!("CARGO_BIN_EXE_evergate"))
-            .args(["server", "--config-file"])
-            .arg(dir.join("neutron.conf"))
-            .arg("--address-file")
-            .arg(dir.join("address"))
-            .env("EVERGATE_LOG", "trace")
-            .stdout(Stdio::null())
-            .stderr(File::create(dir.join("server.log")).unwrap())
-            .spawn()
-            .unwrap();
-        let running = Self { dir, server };
-        wait_for("the server", || running.dir.join("address").exists().then_some(()));
-        running
+        let dir = Dir::new("identity");
+        let mut server = Server::start(&dir.0, "server", &format!("state_path = {}\n", dir.0.display()));
+        Self { address: server.address(), server, dir }
     }
 
     fn identity(&self, line: &str) -> Output {
@@ -52,20 +30,19 @@ impl Running {
             .arg("identity")
             .args(line.split(' '))
             .arg("--config-file")
-            .arg(self.dir.join("neutron.conf"))
+            .arg(self.server.conf())
             .output()
             .unwrap()
     }
 
     /// Writes a `clouds.yaml` of the stock client's with one cloud, `mine`.
     fn cloud(&self, auth_type: &str, auth: &[(&str, &str)]) -> PathBuf {
-        let address = std::fs::read_to_string(self.dir.join("address")).unwrap();
         let mut text = format!("clouds:\n  mine:\n    auth_type: {auth_type}\n    auth:\n");
-        let url = format!("http://{}/identity/v3", address.trim());
+        let url = format!("http://{}/identity/v3", self.address);
         for (name, value) in auth.iter().chain(&[("auth_url", url.as_str())]) {
             text.push_str(&format!("      {name}: {value}\n"));
         }
-        let path = self.dir.join(format!("{auth_type}.yaml"));
+        let path = self.dir.0.join(format!("{auth_type}.yaml"));
         std::fs::write(&path, text).unwrap();
         path
     }
@@ -118,19 +95,8 @@ fn a_user_is_added_logs_in_and_lets_a_program_in() {
     assert!(running.identity("user disable ann").status.success());
     wait_for("the end of the user", || client(&robot, "network list").is_err().then_some(()));
 
-    let log = std::fs::read_to_string(running.dir.join("server.log")).unwrap();
+    let log = running.server.log();
     for secret in [password, secret] {
         assert!(!log.contains(secret), "a secret is in the log");
-    }
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come in time");
-        std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -5,15 +5,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that does not find what it expects has failed")]
 
+mod support;
+
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use support::{Dir, PATIENCE, Process, Server, wait_for};
 
-/// How long anything may take on a machine that does other things as well.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Seconds that the server believes a token.
 const CACHED: u32 = 10;
 
@@ -45,7 +45,7 @@ fn a_real_keystone_says_who_callers_are() {
     revocation(&world, &member);
     keystone_gone(&world);
 
-    let log = std::fs::read_to_string(world.dir.join("server.log")).unwrap();
+    let log = world.server.log();
     for secret in world.secrets.borrow().iter() {
         assert!(!log.contains(secret.as_str()), "a secret is in the log");
     }
@@ -118,14 +118,14 @@ fn keystone_gone(world: &World) {
 
 /// A Keystone with a few people in it, and a server that asks it.
 struct World {
-    dir: PathBuf,
     keystone: std::cell::RefCell<Process>,
     keystone_url: String,
-    _server: Process,
+    server: Server,
     server_url: String,
     /// Id of project `p1`.
     project: String,
     secrets: std::cell::RefCell<Vec<String>>,
+    dir: Dir,
 }
 
 struct Answer {
@@ -140,33 +140,23 @@ impl Answer {
     }
 }
 
-/// A process that goes away with the value.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for name in ["server.log", "keystone.log"] {
-                let log = std::fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+                let log = std::fs::read_to_string(self.dir.0.join(name)).unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(40).collect();
                 eprintln!("== {name}\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
             }
         }
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
 impl World {
     fn start() -> Self {
-        let dir = std::env::temp_dir().join(format!("evergate-keystone-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("keystone")).unwrap();
+        let files = Dir::new("keystone");
+        let dir = &files.0;
+        std::fs::create_dir(dir.join("keystone")).unwrap();
         let installed = Command::new(root().join("conformance/keystone/install")).status().unwrap();
         assert!(installed.success(), "Keystone could not be installed");
         let log = File::create(dir.join("keystone.log")).unwrap();
@@ -183,40 +173,24 @@ impl World {
         let keystone_url = format!("http://127.0.0.1:{port}");
         let secrets = ["admin", "ann", "bob", "neutron", "robot"].map(|name| format!("secret-{name}")).to_vec();
 
-        let log = File::create(dir.join("server.log")).unwrap();
-        std::fs::write(
-            dir.join("neutron.conf"),
-            format!(
-                "[DEFAULT]\nstate_path = {}\nbind_host = 127.0.0.1\nbind_port = 0\n\
-                 [keystone_authtoken]\nauth_url = {keystone_url}\nwww_authenticate_uri = {keystone_url}/v3\n\
-                 auth_type = password\nusername = neutron\npassword = secret-neutron\nuser_domain_name = Default\n\
-                 project_name = service\nproject_domain_name = Default\ntoken_cache_time = {CACHED}\n\
-                 memcached_servers = localhost:11211\n",
-                dir.join("state").display()
-            ),
-        )
-        .unwrap();
-        let server = Command::new(env!("CARGO_BIN_EXE_evergate"))
-            .args(["server", "--config-file"])
-            .arg(dir.join("neutron.conf"))
-            .arg("--address-file")
-            .arg(dir.join("address"))
-            .env("EVERGATE_LOG", "trace")
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let server = Process(server);
-        let address = wait_for("the server", || std::fs::read_to_string(dir.join("address")).ok());
-        let server_url = format!("http://{}", address.trim());
+        let conf = format!(
+            "state_path = {}\n\
+             [keystone_authtoken]\nauth_url = {keystone_url}\nwww_authenticate_uri = {keystone_url}/v3\n\
+             auth_type = password\nusername = neutron\npassword = secret-neutron\nuser_domain_name = Default\n\
+             project_name = service\nproject_domain_name = Default\ntoken_cache_time = {CACHED}\n\
+             memcached_servers = localhost:11211\n",
+            dir.join("state").display()
+        );
+        let mut server = Server::start(dir, "server", &conf);
+        let server_url = format!("http://{}", server.address());
         let mut world = Self {
-            dir,
             keystone: std::cell::RefCell::new(keystone),
             keystone_url,
-            _server: server,
+            server,
             server_url,
             project: String::new(),
             secrets: std::cell::RefCell::new(secrets),
+            dir: files,
         };
         world.people();
         world
@@ -324,17 +298,6 @@ fn call(method: &str, url: &str, headers: &[(&str, &str)], body: Option<&Value>)
         status: response.status().as_u16(),
         headers: response.headers().clone(),
         body: serde_json::from_str(&text).unwrap_or(Value::Null),
-    }
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come in time");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -11,67 +11,47 @@
 mod members;
 #[path = "../crates/server/tests/support/postgres.rs"]
 mod postgres;
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use evergate_hostd::membership::Member;
 use evergate_hostd::shell::http::Door;
 use evergate_model::stream::Downstream;
 use evergate_model::{HostConfig, PortId};
 use serde_json::{Value, json};
+use support::{Dir, PATIENCE, Server, wait_for};
 
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 const HOSTS: usize = 8;
 /// Ports that are made before a server is killed, and after it.
 const PORTS: usize = 20;
 
 /// What all servers share, and the servers.
 struct Deployment {
-    directory: PathBuf,
-    servers: Vec<(Child, String)>,
+    servers: Vec<(Server, String)>,
+    dir: Dir,
 }
 
 impl Deployment {
     fn start(name: &str, database: &str, servers: usize) -> Self {
-        let directory = std::env::temp_dir().join(format!("evergate-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let mut deployment = Self { directory, servers: Vec::new() };
-        (0..servers).for_each(|n| deployment.add(n, database));
-        deployment
-    }
-
-    fn add(&mut self, n: usize, database: &str) {
-        let at = |file: &str| self.directory.join(format!("{file}{n}"));
+        let dir = Dir::new(name);
         // They know the same users.
         let conf = format!(
-            "[DEFAULT]\nstate_path = {}\nbind_host = 127.0.0.1\nbind_port = 0\n[quotas]\nquota_port = -1\n\
-             [database]\nconnection = {database}\n",
-            self.directory.display(),
+            "state_path = {}\n[quotas]\nquota_port = -1\n[database]\nconnection = {database}\n",
+            dir.0.display(),
         );
-        std::fs::write(at("conf"), conf).unwrap();
-        let mut server = Command::new(env!("CARGO_BIN_EXE_evergate"))
-            .args(["server", "--config-file"])
-            .arg(at("conf"))
-            .arg("--address-file")
-            .arg(at("address"))
-            .stderr(std::fs::File::create(at("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let address = wait_for("the server", || {
-            let ended = server.try_wait().unwrap().is_some();
-            assert!(!ended, "{}", std::fs::read_to_string(at("log")).unwrap_or_default());
-            std::fs::read_to_string(at("address")).ok().filter(|address| !address.is_empty())
-        });
-        self.servers.push((server, address.trim().to_owned()));
+        let start = |n| {
+            let mut server = Server::start(&dir.0, &format!("server{n}"), &conf);
+            let address = server.address();
+            (server, address)
+        };
+        Self { servers: (0..servers).map(start).collect(), dir }
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -79,12 +59,13 @@ impl Deployment {
     }
 
     fn kill(&mut self, n: usize) {
-        self.servers[n].0.kill().unwrap();
-        self.servers[n].0.wait().unwrap();
+        let process = &mut self.servers[n].0.process.0;
+        process.kill().unwrap();
+        process.wait().unwrap();
     }
 
     fn admin(&self) -> Api {
-        let clouds = std::fs::read_to_string(self.directory.join("clouds.yaml")).unwrap();
+        let clouds = std::fs::read_to_string(self.dir.0.join("clouds.yaml")).unwrap();
         let password = clouds.split("password:").nth(1).unwrap().lines().next().unwrap().trim();
         let user = json!({"name": "admin", "domain": {"id": "default"}, "password": password});
         let auth = json!({"auth": {
@@ -95,28 +76,6 @@ impl Deployment {
         let (head, _) = exchange(address, "POST", path, "", &auth.to_string()).unwrap();
         let line = head.lines().find_map(|line| line.strip_prefix("x-subject-token: ")).unwrap();
         Api { addresses: self.addresses(), current: 0, token: format!("X-Auth-Token: {line}\r\n") }
-    }
-}
-
-impl Drop for Deployment {
-    fn drop(&mut self) {
-        for (server, _) in &mut self.servers {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-#[track_caller]
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come in time");
-        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -270,13 +229,13 @@ struct Hosts {
 
 impl Hosts {
     fn start(deployment: &Deployment, count: usize) -> Self {
-        let token = members::token(&deployment.directory.join("conf0")).unwrap();
+        let token = members::token(&deployment.servers[0].0.conf()).unwrap();
         let addresses = deployment.addresses();
         let mut hosts = Self { hosts: Vec::new(), threads: Vec::new() };
         for number in 0..count {
             let name = format!("h{number}");
             let url = format!("https://{}", addresses[number % addresses.len()]);
-            let member = members::join(&url, &name, &token, &deployment.directory).unwrap();
+            let member = members::join(&url, &name, &token, &deployment.dir.0).unwrap();
             let host = Arc::new(Host {
                 name,
                 number,
