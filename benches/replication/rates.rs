@@ -68,11 +68,11 @@ fn conntrackd() -> Result<()> {
     Ok(())
 }
 
-/// How many more connections the active side has than the standby, a moment after.
+/// How many more connections the active side has than the standby, when that does not get better any more.
 fn settled(look: impl Fn() -> Result<[u64; 2]>) -> Result<u64> {
-    std::thread::sleep(Duration::from_secs(1));
-    let [active, standby] = look()?;
-    Ok(active.saturating_sub(standby))
+    let missing = || look().map(|[active, standby]| active.saturating_sub(standby));
+    wait_for("the standby has all", Duration::from_secs(1), || Ok(Some(missing()?).filter(|few| *few == 0)))
+        .or_else(|_| missing())
 }
 
 fn line(who: &str, rate: u32, used: [f64; 2], lags: &str, pss: [f64; 2], missing: u64) {

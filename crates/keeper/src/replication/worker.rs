@@ -3,9 +3,9 @@
 //! Advertisements never wait for it. What it knows it is told by [`Command`]s; what there is to say about
 //! it, it leaves in a shared place.
 //!
-//! Where much happens it works in rounds: after each it rests for [`GATHER`], so that a wake-up, a datagram
-//! and a system call serve many flows, and what begins and ends within a round is never told. What happens
-//! after a quiet moment is told at once.
+//! Where much happens it works in rounds: after each it rests for [`GATHER`], or until a command comes, so that a
+//! wake-up, a datagram and a system call serve many flows, and what begins and ends within a round is never told.
+//! What happens after a quiet moment is told at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -129,6 +129,8 @@ impl Worker {
     /// Runs until nobody gives commands any more.
     pub(super) fn run(mut self, commands: &Receiver<Command>, mut bell: UnixStream) -> anyhow::Result<()> {
         self.epoll.add(&bell, BELL)?;
+        let (mut rest, mut rung) = (Epoll::new()?, Vec::new());
+        rest.add(&bell, BELL)?;
         let mut ready = Vec::new();
         loop {
             let until = self.deadline();
@@ -158,7 +160,8 @@ impl Worker {
             self.transmit(Instant::now());
             self.publish(Instant::now());
             if all && ready.iter().any(|token| *token != BELL) {
-                std::thread::sleep(GATHER);
+                // A command ends the rest.
+                rest.wait(Some(Instant::now() + GATHER), &mut rung)?;
             }
         }
     }
