@@ -14,6 +14,8 @@ mod postgres;
 mod api_server;
 #[path = "support/members.rs"]
 mod members;
+#[path = "support/percentile.rs"]
+mod percentile;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -21,6 +23,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use api_server::{BULK, Client, Server};
+use percentile::percentile;
 use serde_json::{Value, json};
 
 const CLIENTS: usize = 8;
@@ -229,7 +232,7 @@ fn run(
 fn print_row(what: &str, clients: usize, times: &[f64], took: f64) {
     let mut times = times.to_vec();
     times.sort_by(f64::total_cmp);
-    let at = |part: f64| times.get(((times.len() - 1) as f64 * part).round() as usize).copied().unwrap_or_default();
+    let at = |share: f64| percentile(&times, share);
     let rate = times.len() as f64 / took;
     let neutron = NEUTRON.iter().find(|(name, ..)| *name == what);
     let beside = neutron.map_or_else(String::new, |(_, p50, cpu)| {

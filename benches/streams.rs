@@ -18,14 +18,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use evergate_hostd::membership::Member;
 use evergate_hostd::shell::http::Door;
+use percentile::percentile;
 use serde_json::{Value, json};
 use ureq::tls::TlsConfig;
 
 #[path = "support/members.rs"]
 mod members;
+#[path = "support/percentile.rs"]
+mod percentile;
 
 /// Writes of each kind.
-const WRITES: usize = 20;
+const WRITES: usize = 100;
 /// Hosts that take routers.
 const ROUTER_HOSTS: usize = 3;
 /// How long anything may take.
@@ -162,8 +165,8 @@ fn follow_all(server: &Server, hosts: usize, said: &Sender<(usize, &'static str)
 /// Middle, last percent and worst.
 fn figures(times: &mut [f64]) -> String {
     times.sort_by(f64::total_cmp);
-    let at = |part: f64| times.get(((times.len() - 1) as f64 * part) as usize).copied().unwrap_or_default();
-    format!("p50 {:.1}, p99 {:.1}, worst {:.1}", at(0.5), at(0.99), at(1.0))
+    let [middle, most, worst] = [0.5, 0.99, 1.0].map(|share| percentile(times, share));
+    format!("p50 {middle:.1}, p99 {most:.1}, worst {worst:.1}")
 }
 
 /// A server of its own, and a client of it.

@@ -1,6 +1,6 @@
 //! New connections at a rate.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use evergate_lab::{Node, Spec, wait_for};
@@ -36,9 +36,12 @@ fn evergate() -> Result<()> {
         let own = bench.lab.instance_command("vm1", std::env::current_exe().context("own path")?)?;
         let lags = keepers[0].lags(&router)?;
         let before = [keepers[0].seconds()?, keepers[1].seconds()?];
+        let start = Instant::now();
         load::opening(own, rate)?;
-        let used = [keepers[0].seconds()? - before[0], keepers[1].seconds()? - before[1]];
+        let opened = start.elapsed().as_secs_f64();
+        // What a side that lags has still to do is its cost as well.
         let missing = settled(|| Ok([keepers[0].tracked(&netns)?, keepers[1].tracked(&netns)?]))?;
+        let used = [keepers[0].seconds()? - before[0], keepers[1].seconds()? - before[1]].map(|cpu| cpu / opened);
         let pss = [keepers[0].pss()?, keepers[1].pss()?];
         let lags = keepers[0].lags_since(&router, &lags, u64::from(rate * SECONDS))?;
         let words = [0.5, 0.99, 1.0].map(|share| lags.at(share)).join(" / ");
@@ -60,9 +63,12 @@ fn conntrackd() -> Result<()> {
     let nodes = if master == "r1" { ["r1", "r2"] } else { ["r2", "r1"] }.map(|node| pair.netns(node));
     for rate in RATES {
         let before = [process_seconds(active)?, process_seconds(standby)?];
+        let start = Instant::now();
         load::opening(pair.own_at("client")?, rate)?;
-        let used = [process_seconds(active)? - before[0], process_seconds(standby)? - before[1]];
+        let opened = start.elapsed().as_secs_f64();
         let missing = settled(|| Ok([tracked(&nodes[0])?, tracked(&nodes[1])?]))?;
+        let used =
+            [process_seconds(active)? - before[0], process_seconds(standby)? - before[1]].map(|cpu| cpu / opened);
         line("conntrackd", rate, used, "-", [process_pss(active)?, process_pss(standby)?], missing);
     }
     Ok(())
@@ -76,7 +82,7 @@ fn settled(look: impl Fn() -> Result<[u64; 2]>) -> Result<u64> {
 }
 
 fn line(who: &str, rate: u32, used: [f64; 2], lags: &str, pss: [f64; 2], missing: u64) {
-    let [active, standby] = used.map(|seconds| seconds / f64::from(SECONDS) * 100.0);
+    let [active, standby] = used.map(|share| share * 100.0);
     println!(
         "  {who:15} {rate:6} {active:6.1} {standby:8.1}   {lags:>22}   {:>10.0}, {:.0} {missing:>17}",
         pss[0], pss[1]

@@ -2,6 +2,7 @@
 
 pub(crate) mod flows;
 pub(crate) mod pair;
+pub(crate) mod percentile;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;

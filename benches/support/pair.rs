@@ -275,9 +275,11 @@ impl Pair {
         self.answers()?;
         match ending {
             Ending::Power => {
-                for device in ["lan0", "wan0", "ha0"] {
-                    ip(&format!("-n {}{master} link set {device} down", self.prefix))?;
-                }
+                // What is watched first, as the lab does with a host of ours; by one process, so that no time goes by between them.
+                let netns = self.netns(master);
+                let down = format!("printf 'link set %s down\\n' ha0 lan0 wan0 | ip -n {netns} -batch -");
+                let status = Command::new("sh").args(["-c", &down]).status().context("failed to run sh")?;
+                anyhow::ensure!(status.success(), "the links of {netns} stayed up");
                 self.signal_processes_of(master, "-9")?;
             }
             Ending::Stop => self.signal_processes_of(master, "-TERM")?,
