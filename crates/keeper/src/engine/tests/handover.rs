@@ -1,0 +1,265 @@
+//! Planned moves: the next copy is ready before this one stops.
+
+use super::agreement::{Say, active, shared};
+use super::liveness::Peer;
+use super::*;
+
+#[test]
+fn a_handover_is_taken_at_once_and_a_recorded_one_is_not() {
+    let mut host = shared(200);
+    host.claim_from(THEIRS, Kind::Claim, 3);
+    host.hear(advertisement(200, 50));
+    let entry = |epoch| Entry { router: R, epoch, vtep: Some(THEIRS) };
+    let handover = |epoch| Question {
+        kind: Say::Handover,
+        sender: THEIRS,
+        origin: THEIRS,
+        subject: OURS,
+        number: 1,
+        entries: vec![entry(epoch)],
+    };
+    host.receive(&handover(2));
+    assert_eq!(host.state(), "backup");
+    host.receive(&handover(3));
+    assert_eq!(host.state(), "active");
+    assert!(host.log.contains(&"transition active 4".to_owned()), "{:?}", host.log);
+    assert!(host.engine.status().routers[0].problem.is_empty() && COPY.is_link_local());
+}
+
+#[test]
+fn a_handover_that_waited_while_nobody_ran_is_not_taken_and_one_that_comes_again_is() {
+    let mut host = Host::beside(THEIRS, 300);
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    host.claim_from(THEIRS, Kind::Claim, 3);
+    host.hear(advertisement(200, 50));
+    let entries = vec![Entry { router: R, epoch: 3, vtep: Some(THEIRS) }];
+    let wanted = Question { kind: Say::Handover, sender: THEIRS, origin: THEIRS, subject: OURS, number: 1, entries };
+    host.now += Duration::from_millis(700);
+    host.receive(&wanted);
+    assert_eq!((host.state(), host.discards("handover_stale")), ("backup".to_owned(), 1));
+    // Another one waited, and is read when the timers have had their turn.
+    host.run_beside(&mut peer, Duration::from_millis(50));
+    host.receive(&wanted);
+    assert_eq!((host.state(), host.discards("handover_stale")), ("backup".to_owned(), 2));
+    host.run_beside(&mut peer, Duration::from_millis(300));
+    host.receive(&wanted);
+    assert_eq!(host.state(), "active");
+}
+
+/// What was asked of another host's copy, as (receiver, epoch).
+fn handovers(host: &mut Host) -> Vec<(IpAddr, u64)> {
+    let asked = std::mem::take(&mut host.asked);
+    let handovers = asked.into_iter().filter(|(_, question)| question.kind == Say::Handover);
+    handovers.map(|(to, question)| (to, question.entries[0].epoch)).collect()
+}
+
+#[test]
+fn a_stopping_keeper_hands_over_and_goes_on_until_the_other_is_ready() {
+    let mut host = active(200);
+    host.say_known(THEIRS, 1, Some(OURS));
+    host.log.clear();
+    host.engine.handle_stop(host.now);
+    host.settle();
+    assert_eq!(handovers(&mut host), [(THEIRS, 1)]);
+    host.advance(Duration::from_millis(120));
+    assert_eq!(handovers(&mut host), [(THEIRS, 1); 2], "a request may be lost");
+    // The other one advertises before its kernel is ready.
+    host.hear(advertisement(200, 50));
+    assert_eq!((host.state(), host.kernel.len()), ("active".to_owned(), 4));
+    assert!(!host.log.iter().any(|line| line.contains("claim 192.0.2.2 claim")), "{:?}", host.log);
+    host.claim_from(THEIRS, Kind::Claim, 2);
+    assert_eq!((host.state(), host.kernel.len()), ("backup".to_owned(), 4), "it goes on for a moment");
+    assert!(!host.engine.is_stopped());
+    host.advance(Duration::from_millis(300));
+    assert!(host.engine.is_stopped() && host.kernel.is_empty());
+    assert!(!host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+    assert!(host.log.contains(&"follow + 192.0.2.2".to_owned()), "{:?}", host.log);
+}
+
+#[test]
+fn a_handover_that_nobody_takes_becomes_a_resignation() {
+    let mut host = active(200);
+    host.say_known(THEIRS, 1, Some(OURS));
+    host.log.clear();
+    host.engine.handle_stop(host.now);
+    host.settle();
+    host.advance(Duration::from_millis(999));
+    assert!(!host.engine.is_stopped() && host.kernel.len() == 4);
+    host.advance(Duration::from_millis(10));
+    assert!(host.engine.is_stopped() && host.kernel.is_empty());
+    assert!(host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+}
+
+#[test]
+fn a_router_that_is_taken_from_this_host_is_handed_over_first() {
+    let mut host = active(200);
+    host.say_known(THEIRS, 1, Some(OURS));
+    host.log.clear();
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Leaves });
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Leaves });
+    assert_eq!(handovers(&mut host), [(THEIRS, 1)]);
+    assert_eq!((host.kernel.len(), host.log.contains(&"removed".to_owned())), (4, false));
+    host.claim_from(THEIRS, Kind::Claim, 2);
+    assert_eq!(host.kernel.len(), 4, "it goes on for a moment");
+    host.advance(Duration::from_millis(300));
+    assert_eq!(host.kernel, [""; 0]);
+    assert_eq!(host.log[host.log.len() - 2..], ["close", "removed"]);
+    assert!(!host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+
+    // It is wanted again meanwhile.
+    let mut host = active(200);
+    host.say_known(THEIRS, 1, Some(OURS));
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Leaves });
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    host.log.clear();
+    host.advance(Duration::from_secs(2));
+    assert_eq!((host.state(), host.kernel.len()), ("active".to_owned(), 4));
+    assert!(!host.log.contains(&"removed".to_owned()));
+}
+
+/// Active, with a standby on each of the two other hosts, and connections to replicate.
+fn active_and_replicating() -> Host {
+    let mut host = active(200);
+    host.spec.peer_hosts.insert(Ipv4Addr::new(169, 254, 192, 5), THIRD);
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    host.say(ToKeeper::Settings { settings: Settings { replication_port: Some(3797), ..settings() } });
+    for other in [THEIRS, THIRD] {
+        host.say_known(other, 1, Some(OURS));
+    }
+    host.asked.clear();
+    host.log.clear();
+    host
+}
+
+#[test]
+fn a_handover_waits_for_a_host_that_was_just_started_and_for_its_copy() {
+    for returns in [true, false] {
+        let mut host = Host::beside(THEIRS, 300);
+        let replicating = Settings { replication_port: Some(3797), ..bfd_settings(300) };
+        host.say(ToKeeper::Settings { settings: replicating });
+        let mut peer = Peer::new(THEIRS, 300);
+        host.run_beside(&mut peer, Duration::from_secs(3));
+        // It stops, as the first host of a rolling restart, and this one takes over.
+        peer.stop(host.now);
+        host.hear(advertisement(200, 0));
+        host.run_beside(&mut peer, Duration::from_secs(2));
+        assert_eq!(host.state(), "active");
+        host.asked.clear();
+        host.engine.handle_stop(host.now);
+        host.settle();
+        host.advance(Duration::from_secs(2));
+        assert_eq!((handovers(&mut host), host.state()), (vec![], "active".to_owned()));
+        if !returns {
+            host.advance(Duration::from_millis(3900));
+            assert_eq!(handovers(&mut host), []);
+            host.advance(Duration::from_millis(200));
+            assert!(!handovers(&mut host).is_empty(), "it may be that BFD alone does not pass");
+            host.advance(Duration::from_millis(1000));
+            assert!(host.engine.is_stopped(), "but nobody waits for ever");
+            continue;
+        }
+        let mut peer = Peer::new(THEIRS, 300);
+        host.run_beside(&mut peer, Duration::from_millis(2500));
+        assert_eq!(handovers(&mut host), [], "its kernel does not hold the connections yet");
+        host.complete = BTreeSet::from([THEIRS]);
+        host.run_beside(&mut peer, Duration::from_millis(1200));
+        let asked = handovers(&mut host).len();
+        assert!(asked > 20, "its copy may take no part yet, so it is asked again and again: {asked}");
+        host.claim_from(THEIRS, Kind::Claim, 2);
+        host.run_beside(&mut peer, Duration::from_millis(300));
+        assert!(host.engine.is_stopped() && !host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+    }
+}
+
+#[test]
+fn a_handover_waits_for_a_copy_that_holds_all_connections() {
+    let mut host = active_and_replicating();
+    host.engine.handle_stop(host.now);
+    host.settle();
+    host.advance(Duration::from_millis(500));
+    assert_eq!((handovers(&mut host), host.state()), (vec![], "active".to_owned()));
+    // Not the one with the highest address, but the one that is ready.
+    host.complete = BTreeSet::from([THIRD]);
+    host.advance(Duration::from_millis(60));
+    assert_eq!(handovers(&mut host).first(), Some(&(THIRD, 1)));
+    // It does not take the router over: the other one is asked as soon as it is ready, too.
+    host.complete = BTreeSet::from([THEIRS, THIRD]);
+    host.advance(Duration::from_millis(1100));
+    assert_eq!(handovers(&mut host).last(), Some(&(THEIRS, 1)));
+}
+
+#[test]
+fn a_copy_that_never_holds_all_connections_is_asked_in_the_end_and_the_operator_is_told() {
+    let mut host = active_and_replicating();
+    host.engine.handle_stop(host.now);
+    host.settle();
+    for _ in 0..3 {
+        host.advance(Duration::from_millis(1300));
+        host.say_known(THEIRS, 1, Some(OURS));
+    }
+    assert_eq!(handovers(&mut host), []);
+    host.advance(Duration::from_millis(200));
+    assert_eq!(handovers(&mut host).first(), Some(&(THEIRS, 1)));
+    let told = host.log.iter().filter(|line| line.contains("not known to hold all its connections")).count();
+    assert_eq!(told, 1, "{:?}", host.log);
+}
+
+#[test]
+fn the_role_goes_where_it_is_wanted_when_that_host_can_have_it_and_is_not_forced_on_it() {
+    let mut host = active_and_replicating();
+    host.complete = BTreeSet::from([THEIRS]);
+    host.spec.wish = Some(WishSpec { host: THIRD, at_once: true });
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    let keep = |host: &mut Host, seconds: u64| {
+        for _ in 0..seconds {
+            host.advance(Duration::from_secs(1));
+            host.say_known(THEIRS, 1, Some(OURS));
+            host.say_known(THIRD, 1, Some(OURS));
+        }
+    };
+    keep(&mut host, 40);
+    assert_eq!((handovers(&mut host), host.state()), (vec![], "active".to_owned()), "it lacks connections");
+    assert_eq!(host.told("does not take it over yet"), 1);
+    host.complete = BTreeSet::from([THEIRS, THIRD]);
+    keep(&mut host, 20);
+    let asked = handovers(&mut host);
+    assert!(!asked.is_empty() && asked.iter().all(|one| *one == (THIRD, 1)), "{asked:?}");
+    // It is not wanted there any more.
+    host.spec.wish = None;
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    keep(&mut host, 2);
+    host.asked.clear();
+    keep(&mut host, 20);
+    assert_eq!((handovers(&mut host), host.state()), (vec![], "active".to_owned()));
+}
+
+#[test]
+fn a_router_returns_to_where_it_belongs_after_a_while_and_later_each_time_that_it_comes_back() {
+    let mut host = active_and_replicating();
+    host.complete = BTreeSet::from([THIRD]);
+    host.spec.wish = Some(WishSpec { host: THIRD, at_once: false });
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    let mut waits = Vec::new();
+    for round in 1..=2_u64 {
+        host.asked.clear();
+        let mut waited = 0;
+        while handovers(&mut host).is_empty() {
+            host.advance(Duration::from_secs(1));
+            host.say_known(THEIRS, round * 2 - 1, Some(OURS));
+            host.say_known(THIRD, round * 2 - 1, Some(OURS));
+            waited += 1;
+            assert!(waited < 60, "round {round}: {:?}", host.log);
+        }
+        waits.push(waited);
+        host.claim_from(THIRD, Kind::Claim, round * 2);
+        assert_eq!(host.state(), "backup");
+        host.advance(Duration::from_millis(500));
+        let entries = vec![Entry { router: R, epoch: round * 2, vtep: Some(THIRD) }];
+        let give_back =
+            Question { kind: Say::Handover, sender: THIRD, origin: THIRD, subject: OURS, number: 1, entries };
+        host.receive(&give_back);
+        assert_eq!(host.state(), "active");
+    }
+    assert!(waits[0] >= 10 && waits[1] >= 20, "{waits:?}");
+}
