@@ -107,6 +107,8 @@ struct Patrol {
 pub struct Engine {
     start: Start,
     copies: BTreeMap<RouterId, RouterCopy>,
+    /// Those of each HA network, by VRID: the lowest one's hears all VRIDs ([`Engine::enlist`]).
+    by_network: BTreeMap<NetworkId, BTreeSet<(u8, RouterId)>>,
     shared: Shared,
     /// Each copy's next deadline, in order.
     deadlines: BTreeSet<(Instant, RouterId)>,
@@ -121,6 +123,10 @@ pub struct Engine {
     closing: BTreeSet<RouterId>,
     /// Routers that go as soon as another copy has taken over.
     removing: BTreeSet<RouterId>,
+    /// Those of them that are handed over.
+    handed_over: BTreeSet<RouterId>,
+    /// Routers whose copies leave the election when another one has taken over, or nobody has.
+    leaving: BTreeSet<RouterId>,
     /// Routers that are active here.
     actives: BTreeSet<RouterId>,
     patrol: Patrol,
@@ -128,6 +134,9 @@ pub struct Engine {
     stopped: bool,
     /// The other hosts were told that this one stops.
     silent: bool,
+    /// How often any copy had its turn, for tests: what concerns one router does not cost as much as all.
+    #[cfg(test)]
+    turns: usize,
 }
 
 #[derive(Debug, Default)]
@@ -145,6 +154,7 @@ impl Engine {
         Self {
             start,
             copies: BTreeMap::new(),
+            by_network: BTreeMap::new(),
             shared,
             deadlines: BTreeSet::new(),
             deadline_of: BTreeMap::new(),
@@ -153,11 +163,15 @@ impl Engine {
             understood: false,
             closing: BTreeSet::new(),
             removing: BTreeSet::new(),
+            handed_over: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             actives: BTreeSet::new(),
             patrol: Patrol::default(),
             worst_lateness: Duration::ZERO,
             stopped: false,
             silent: false,
+            #[cfg(test)]
+            turns: 0,
         }
     }
 
@@ -189,6 +203,7 @@ impl Engine {
     fn finish(&mut self, now: Instant) {
         self.end_removals(now);
         self.end_stop(now);
+        self.ask_who_is_complete();
         self.attend_agreement(now);
         self.shared.flush_claims(now);
     }
@@ -243,6 +258,7 @@ impl Engine {
         let (epoch, known) = (spec.epoch, self.copies.contains_key(&router));
         let hosts = spec.peer_hosts.clone();
         let before = self.copies.get(&router).map(|copy| copy.spec.peer_hosts.clone()).unwrap_or_default();
+        let place = self.copies.get(&router).map(RouterCopy::place);
         let concerned = circle(self.copies.get(&router));
         let taken = if known {
             let mut result = Ok(());
@@ -259,7 +275,7 @@ impl Engine {
                 self.shared.agreement.concern(&concerned, &circle(self.copies.get(&router)));
                 self.start_patrol(now);
                 self.learn(router, epoch, None, now);
-                self.appoint_sentinels();
+                self.enlist(router, place);
                 self.with(router, |copy, shared| copy.open_sockets(How::IfNew, shared));
             }
             Err(error) => {
@@ -270,8 +286,10 @@ impl Engine {
     }
 
     fn handle_vrids(&mut self, network: NetworkId, vrids: BTreeSet<u8>) {
-        for copy in self.copies.values_mut().filter(|copy| copy.spec.ha_network == network) {
-            copy.know_vrids(&vrids);
+        for (_, router) in self.by_network.get(&network).into_iter().flatten() {
+            if let Some(copy) = self.copies.get_mut(router) {
+                copy.know_vrids(&vrids);
+            }
         }
         if vrids.is_empty() {
             self.shared.vrids.remove(&network);
@@ -307,22 +325,23 @@ impl Engine {
 
     /// Removes what is to be removed and has been handed over.
     fn end_removals(&mut self, now: Instant) {
-        let is_done = |router: &&RouterId| !self.copies.get(*router).is_some_and(|copy| copy.leaving);
-        for router in self.removing.iter().filter(is_done).copied().collect::<Vec<_>>() {
-            self.removing.remove(&router);
-            self.end_removal(router, RouterCopy::remove, now);
+        for router in std::mem::take(&mut self.handed_over) {
+            if !self.leaving.contains(&router) && self.removing.remove(&router) {
+                self.end_removal(router, RouterCopy::remove, now);
+            }
         }
     }
 
     fn end_removal(&mut self, router: RouterId, end: fn(RouterCopy, &mut Shared, Instant), now: Instant) {
         if let Some(copy) = self.copies.remove(&router) {
+            let place = copy.place();
             self.shared.liveness.share(copy.spec.peer_hosts.values(), []);
             self.shared.agreement.concern(&circle(Some(&copy)), &BTreeSet::new());
             end(copy, &mut self.shared, now);
             self.closing.insert(router);
             self.reschedule(router);
             self.forget_if_unused(router);
-            self.appoint_sentinels();
+            self.enlist(router, Some(place));
             self.pay_status();
         } else if !self.closing.contains(&router) {
             self.shared.emit(FromKeeper::Removed { router });
@@ -621,23 +640,42 @@ impl Engine {
         self.stopped && self.closing.is_empty() && self.copies.values().all(is_done)
     }
 
+    /// A router's copy is new, gone, or elsewhere than it was: on another HA network, or under another VRID.
+    ///
     /// The copy with the lowest VRID of each HA network here hears all VRIDs, so that a foreign one is
     /// noticed without every copy waking up for every advertisement.
-    fn appoint_sentinels(&mut self) {
-        let mut lowest: BTreeMap<NetworkId, (u8, RouterId)> = BTreeMap::new();
-        for copy in self.copies.values() {
-            let candidate = (copy.spec.vrid, copy.id());
-            let best = lowest.entry(copy.spec.ha_network).or_insert(candidate);
-            *best = candidate.min(*best);
+    fn enlist(&mut self, router: RouterId, before: Option<(NetworkId, u8)>) {
+        let after = self.copies.get(&router).map(RouterCopy::place);
+        if before == after {
+            return;
         }
-        for router in self.copies.keys().copied().collect::<Vec<_>>() {
+        let networks: BTreeSet<NetworkId> = before.into_iter().chain(after).map(|(network, _)| network).collect();
+        let mut concerned: BTreeSet<RouterId> = networks.iter().filter_map(|one| self.sentinel_of(*one)).collect();
+        if let Some((network, vrid)) = before
+            && let Some(members) = self.by_network.get_mut(&network)
+        {
+            members.remove(&(vrid, router));
+            if members.is_empty() {
+                self.by_network.remove(&network);
+            }
+        }
+        if let Some((network, vrid)) = after {
+            self.by_network.entry(network).or_default().insert((vrid, router));
+        }
+        concerned.extend(networks.iter().filter_map(|one| self.sentinel_of(*one)));
+        for router in concerned {
+            let Some((network, _)) = self.copies.get(&router).map(RouterCopy::place) else { continue };
+            let appointed = self.sentinel_of(network) == Some(router);
             self.with(router, |copy, shared| {
-                let appointed = lowest[&copy.spec.ha_network].1 == router;
                 if std::mem::replace(&mut copy.sentinel, appointed) != appointed {
                     copy.open_sockets(How::IfNew, shared);
                 }
             });
         }
+    }
+
+    fn sentinel_of(&self, network: NetworkId) -> Option<RouterId> {
+        self.by_network.get(&network)?.first().map(|(_, router)| *router)
     }
 
     fn emit_status(&mut self) {
@@ -667,6 +705,10 @@ impl Engine {
     fn with(&mut self, router: RouterId, act: impl FnOnce(&mut RouterCopy, &mut Shared)) {
         if let Some(copy) = self.copies.get_mut(&router) {
             act(copy, &mut self.shared);
+            #[cfg(test)]
+            {
+                self.turns += 1;
+            }
         }
         self.reschedule(router);
     }
@@ -680,6 +722,11 @@ impl Engine {
             self.actives.insert(router);
         } else {
             self.actives.remove(&router);
+        }
+        if self.copies.get(&router).is_some_and(|copy| copy.leaving) {
+            self.leaving.insert(router);
+        } else if self.leaving.remove(&router) {
+            self.handed_over.insert(router);
         }
         let next = self.copies.get(&router).and_then(RouterCopy::deadline);
         let before = match next {

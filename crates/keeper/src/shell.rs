@@ -494,9 +494,9 @@ impl Shell {
                     self.tell(text);
                 }
                 Effect::SendBfd { to, datagram } => self.bfd.send(&datagram, to),
-                Effect::AskWhoIsComplete(router) => {
-                    let hosts = self.replication.complete(router);
-                    self.engine.handle_complete(router, hosts, Instant::now());
+                Effect::AskWhoIsComplete(routers) => {
+                    let hosts = self.replication.complete(&routers);
+                    self.engine.handle_complete(hosts, Instant::now());
                 }
                 Effect::Emit(mut message) => {
                     self.replication.overhear(&mut message);

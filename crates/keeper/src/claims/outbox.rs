@@ -24,12 +24,18 @@ const REPEAT: Duration = Duration::from_secs(5);
 /// Claims that wait for an acknowledgement, and the slow repeat.
 #[derive(Debug)]
 pub struct Outbox {
-    /// By receiver, so that many routers that move at once share datagrams.
-    waiting: BTreeMap<IpAddr, BTreeMap<RouterId, Waiting>>,
-    /// What this host is active with, and who is to know.
+    waiting: BTreeMap<(IpAddr, RouterId), Waiting>,
+    /// The same, by when each is sent next: after a host's death thousands wait, and every input asks what is due.
+    ///
+    /// Invariant: one for each that waits.
+    due: BTreeSet<(Instant, IpAddr, RouterId)>,
+    /// What this host is active with, and who is to know. Whoever is waited for is one of these.
     active: BTreeMap<RouterId, (u64, BTreeSet<IpAddr>)>,
     next_repeat: Option<Instant>,
     random: u64,
+    /// Claims that were looked at, for tests: what is not due costs nothing.
+    #[cfg(test)]
+    looked_at: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,21 +52,31 @@ pub type Due = (IpAddr, Kind, Vec<(RouterId, u64)>);
 impl Outbox {
     /// Makes an empty one. The seed spreads the slow repeats of hosts that start at once.
     pub fn new(seed: u64) -> Self {
-        Self { waiting: BTreeMap::new(), active: BTreeMap::new(), next_repeat: None, random: seed | 1 }
+        Self {
+            waiting: BTreeMap::new(),
+            due: BTreeSet::new(),
+            active: BTreeMap::new(),
+            next_repeat: None,
+            random: seed | 1,
+            #[cfg(test)]
+            looked_at: 0,
+        }
     }
 
     /// Sets what this host says of a router: a new epoch is sent at once, a changed circle of receivers
     /// is told what it does not know.
     pub fn claim(&mut self, router: RouterId, epoch: u64, to: &BTreeSet<IpAddr>, now: Instant) {
         let before = self.active.insert(router, (epoch, to.clone()));
-        let told: BTreeSet<IpAddr> = match before {
-            Some((before, to)) if before == epoch => to,
-            Some(_) | None => BTreeSet::new(),
+        let told = match before {
+            Some((before, told)) => {
+                told.difference(to).for_each(|gone| self.forget(*gone, router));
+                if before == epoch { told } else { BTreeSet::new() }
+            }
+            None => BTreeSet::new(),
         };
-        self.keep_waiting(router, to);
         for &receiver in to.difference(&told) {
             let waiting = Waiting { epoch, next: now, pause: FIRST_RESEND, give_up: now + GIVE_UP };
-            self.waiting.entry(receiver).or_default().insert(router, waiting);
+            self.wait(receiver, router, waiting);
         }
         if self.next_repeat.is_none() {
             self.next_repeat = Some(now + self.jittered_repeat());
@@ -69,49 +85,50 @@ impl Outbox {
 
     /// Stops saying anything of a router.
     pub fn withdraw(&mut self, router: RouterId) {
-        self.active.remove(&router);
-        self.keep_waiting(router, &BTreeSet::new());
+        if let Some((_, receivers)) = self.active.remove(&router) {
+            receivers.into_iter().for_each(|receiver| self.forget(receiver, router));
+        }
         if self.active.is_empty() {
             self.next_repeat = None;
         }
     }
 
-    fn keep_waiting(&mut self, router: RouterId, receivers: &BTreeSet<IpAddr>) {
-        for (receiver, routers) in &mut self.waiting {
-            if !receivers.contains(receiver) {
-                routers.remove(&router);
-            }
+    fn wait(&mut self, receiver: IpAddr, router: RouterId, waiting: Waiting) {
+        self.forget(receiver, router);
+        self.due.insert((waiting.next, receiver, router));
+        self.waiting.insert((receiver, router), waiting);
+    }
+
+    fn forget(&mut self, receiver: IpAddr, router: RouterId) {
+        if let Some(waiting) = self.waiting.remove(&(receiver, router)) {
+            self.due.remove(&(waiting.next, receiver, router));
         }
-        self.waiting.retain(|_, routers| !routers.is_empty());
     }
 
     /// Takes an acknowledgement.
     pub fn acknowledged(&mut self, by: IpAddr, router: RouterId, epoch: u64) {
-        let Some(routers) = self.waiting.get_mut(&by) else { return };
-        if routers.get(&router).is_some_and(|waiting| epoch >= waiting.epoch) {
-            routers.remove(&router);
-        }
-        if routers.is_empty() {
-            self.waiting.remove(&by);
+        if self.waiting.get(&(by, router)).is_some_and(|waiting| epoch >= waiting.epoch) {
+            self.forget(by, router);
         }
     }
 
     /// Takes what is due, at most [`MAX_ENTRIES`] routers in each.
     pub fn take_due(&mut self, now: Instant) -> Vec<Due> {
-        let mut due = Vec::new();
-        for (&receiver, routers) in &mut self.waiting {
-            let mut claims = Vec::new();
-            routers.retain(|&router, waiting| {
-                if waiting.next <= now {
-                    claims.push((router, waiting.epoch));
-                    waiting.next = now + waiting.pause;
-                    waiting.pause = (waiting.pause * 2).min(MAX_RESEND);
-                }
-                now < waiting.give_up
-            });
-            due.extend(claims.chunks(MAX_ENTRIES).map(|chunk| (receiver, Kind::Claim, chunk.to_vec())));
+        let mut claims: BTreeMap<IpAddr, BTreeMap<RouterId, u64>> = BTreeMap::new();
+        while let Some((_, receiver, router)) = self.due.first().copied().filter(|(at, ..)| *at <= now) {
+            self.due.pop_first();
+            let Some(mut waiting) = self.waiting.remove(&(receiver, router)) else { continue };
+            #[cfg(test)]
+            {
+                self.looked_at += 1;
+            }
+            claims.entry(receiver).or_default().insert(router, waiting.epoch);
+            (waiting.next, waiting.pause) = (now + waiting.pause, (waiting.pause * 2).min(MAX_RESEND));
+            if now < waiting.give_up {
+                self.wait(receiver, router, waiting);
+            }
         }
-        self.waiting.retain(|_, routers| !routers.is_empty());
+        let mut due = in_datagrams(Kind::Claim, claims);
         if self.next_repeat.is_some_and(|next| next <= now) {
             due.extend(self.repeats());
             self.next_repeat = Some(now + self.jittered_repeat());
@@ -120,22 +137,19 @@ impl Outbox {
     }
 
     fn repeats(&self) -> Vec<Due> {
-        let mut by_receiver: BTreeMap<IpAddr, Vec<(RouterId, u64)>> = BTreeMap::new();
+        let mut by_receiver: BTreeMap<IpAddr, BTreeMap<RouterId, u64>> = BTreeMap::new();
         for (&router, (epoch, receivers)) in &self.active {
             for &receiver in receivers {
-                by_receiver.entry(receiver).or_default().push((router, *epoch));
+                by_receiver.entry(receiver).or_default().insert(router, *epoch);
             }
         }
-        let chunks = |(receiver, claims): (IpAddr, Vec<(RouterId, u64)>)| -> Vec<Due> {
-            claims.chunks(MAX_ENTRIES).map(|chunk| (receiver, Kind::Repeat, chunk.to_vec())).collect()
-        };
-        by_receiver.into_iter().flat_map(chunks).collect()
+        in_datagrams(Kind::Repeat, by_receiver)
     }
 
     /// Tells when `take_due` has something.
     pub fn next_due(&self) -> Option<Instant> {
-        let waiting = self.waiting.values().flat_map(|routers| routers.values()).map(|waiting| waiting.next);
-        waiting.chain(self.next_repeat).min()
+        let claim = self.due.first().map(|(at, ..)| *at);
+        claim.into_iter().chain(self.next_repeat).min()
     }
 
     fn jittered_repeat(&mut self) -> Duration {
@@ -145,6 +159,14 @@ impl Outbox {
         self.random ^= self.random << 17;
         REPEAT * 4 / 5 + REPEAT * 2 / 5 * (self.random % 1024) as u32 / 1024
     }
+}
+
+fn in_datagrams(kind: Kind, claims: BTreeMap<IpAddr, BTreeMap<RouterId, u64>>) -> Vec<Due> {
+    let chunks = |(receiver, claims): (IpAddr, BTreeMap<RouterId, u64>)| {
+        let claims: Vec<(RouterId, u64)> = claims.into_iter().collect();
+        claims.chunks(MAX_ENTRIES).map(|chunk| (receiver, kind, chunk.to_vec())).collect::<Vec<Due>>()
+    };
+    claims.into_iter().flat_map(chunks).collect()
 }
 
 /// Writes what is due as a message of this host.
@@ -232,10 +254,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_due_costs_nothing_however_much_waits() {
+        let (mut outbox, start) = (Outbox::new(7), Instant::now());
+        let receivers = hosts(&[2, 3, 4]);
+        for n in 0..500 {
+            outbox.claim(RouterId::from_u128(n), 1, &receivers, start);
+            // Each is an input of its own, after which is looked what is due.
+            assert_eq!(outbox.take_due(start).len(), 3);
+        }
+        assert_eq!(outbox.looked_at, 1500, "each is looked at when it is sent");
+        for n in 0..500 {
+            assert!(outbox.next_due().is_some_and(|at| at > start));
+            assert_eq!(outbox.take_due(start), []);
+            outbox.acknowledged(host(2), RouterId::from_u128(n), 1);
+        }
+        assert_eq!(outbox.looked_at, 1500);
+        outbox.take_due(start + FIRST_RESEND);
+        assert_eq!(outbox.looked_at, 1500 + 1000, "nobody is told again who has answered");
+    }
+
+    #[test]
     fn a_withdrawn_claim_is_silent() {
         let (mut outbox, start) = (Outbox::new(7), Instant::now());
         outbox.claim(R, 1, &hosts(&[2]), start);
         outbox.withdraw(R);
         assert_eq!((outbox.take_due(start), outbox.next_due()), (Vec::new(), None));
+        assert_eq!((outbox.waiting.len(), outbox.due.len()), (0, 0));
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use evergate_model::{HaState, RouterId};
+use evergate_model::{HaState, NetworkId, RouterId};
 use evergate_vrrp::agreement::Inquiry;
 use evergate_vrrp::router::{Config, Output, PeerDown, State, Suspicion, VirtualRouter};
 use evergate_vrrp::wire::{self, Ipv4Checksum, Remarks};
@@ -152,6 +152,11 @@ impl RouterCopy {
 
     pub(super) fn id(&self) -> RouterId {
         self.spec.router
+    }
+
+    /// Its HA network, and its VRID there.
+    pub(super) fn place(&self) -> (NetworkId, u8) {
+        (self.spec.ha_network, self.spec.vrid)
     }
 
     /// Learns which VRIDs are neighbours' on the HA network.

@@ -62,9 +62,9 @@ pub enum Effect {
         /// UDP payload.
         datagram: Vec<u8>,
     },
-    /// Find out which hosts hold all connections of a router that is active here; answered by
-    /// `Engine::handle_complete`.
-    AskWhoIsComplete(RouterId),
+    /// Find out which hosts hold all connections of these routers, which are active here; answered by
+    /// `Engine::handle_complete`. One after an input at most, whatever it was about.
+    AskWhoIsComplete(BTreeSet<RouterId>),
     /// Tell control. Transitions leave `at_ms` to the shell, which has the clock of day.
     Emit(FromKeeper),
 }

@@ -12,7 +12,7 @@
 //! [`COMING`]: in a rolling restart the next host is stopped while the one before is not quite back. Waiting costs
 //! nobody anything, since this copy goes on meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -215,7 +215,9 @@ impl RouterCopy {
                     }
                     self.ask_to_take_over(host, shared);
                 }
-                None => shared.effects.push_back(Effect::AskWhoIsComplete(self.id())),
+                // Whoever is complete is not asked before it is known to live.
+                None if handover.living.is_empty() => {}
+                None => drop(shared.incomplete.insert(self.id())),
             }
         }
     }
@@ -276,16 +278,25 @@ fn is_heard_lately(host: IpAddr, shared: &Shared, now: Instant) -> bool {
 }
 
 impl Engine {
-    /// Takes the answer to [`Effect::AskWhoIsComplete`]: the hosts that were told of all the router's connections.
-    pub fn handle_complete(&mut self, router: RouterId, hosts: BTreeSet<IpAddr>, now: Instant) {
-        self.with(router, |copy, shared| copy.handle_complete(hosts, shared, now));
+    /// Takes the answer to [`Effect::AskWhoIsComplete`]: the hosts that were told of all connections of each router.
+    pub fn handle_complete(&mut self, complete: BTreeMap<RouterId, BTreeSet<IpAddr>>, now: Instant) {
+        for (router, hosts) in complete {
+            self.with(router, |copy, shared| copy.handle_complete(hosts, shared, now));
+        }
         self.finish(now);
+    }
+
+    /// Asks for all copies at once whose connections are held where.
+    pub(super) fn ask_who_is_complete(&mut self) {
+        let routers = std::mem::take(&mut self.shared.incomplete);
+        if !routers.is_empty() {
+            self.shared.effects.push_back(Effect::AskWhoIsComplete(routers));
+        }
     }
 
     /// Takes the host out of all elections once nothing is being handed over any more.
     pub(super) fn end_stop(&mut self, now: Instant) {
-        let leaving = self.copies.values().any(|copy| copy.leaving);
-        if self.stopped && !self.silent && !leaving {
+        if self.stopped && !self.silent && self.leaving.is_empty() {
             self.silent = true;
             self.shared.liveness.handle_stop(now);
             self.attend_liveness(now);

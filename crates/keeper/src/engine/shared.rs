@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub(super) host_links: BTreeMap<u32, bool>,
     pub(super) agreement: Agreement,
     pub(super) effects: VecDeque<Effect>,
+    /// Copies that are to hear which hosts hold all their connections.
+    pub(super) incomplete: BTreeSet<RouterId>,
     /// Counts what was ever wanted of any copy's items.
     pub(super) generation: u64,
     /// When the last keeper before this one was last known to live, if that is known.
@@ -64,6 +66,7 @@ impl Shared {
             host_links: BTreeMap::new(),
             agreement: Agreement::new(seed),
             effects: VecDeque::new(),
+            incomplete: BTreeSet::new(),
             generation: 0,
             away_since: None,
             was_excused: false,

@@ -66,6 +66,8 @@ struct Host {
     letters: Vec<(IpAddr, Question)>,
     /// Hosts that hold all connections of the router.
     complete: BTreeSet<IpAddr>,
+    /// Of which routers it was asked who does, each time.
+    incomplete: Vec<BTreeSet<RouterId>>,
 }
 
 impl Host {
@@ -94,6 +96,7 @@ impl Host {
             asked: Vec::new(),
             letters: Vec::new(),
             complete: BTreeSet::new(),
+            incomplete: Vec::new(),
         };
         host.connect();
         host.say(ToKeeper::EndOfState);
@@ -241,7 +244,11 @@ impl Host {
                 let kind = format!("{:?}", message.kind).to_lowercase();
                 self.log.push(format!("claim {} {kind} {}", to.ip(), message.entries[0].epoch));
             }
-            Effect::AskWhoIsComplete(router) => self.engine.handle_complete(router, self.complete.clone(), self.now),
+            Effect::AskWhoIsComplete(routers) => {
+                let complete = routers.iter().map(|router| (*router, self.complete.clone())).collect();
+                self.incomplete.push(routers);
+                self.engine.handle_complete(complete, self.now);
+            }
             Effect::Emit(message) => self.emitted(message),
         }
     }

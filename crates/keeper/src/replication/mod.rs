@@ -31,8 +31,8 @@ use worker::{Command, Setup, Worker};
 /// Enough for the engine's calls, and little to lock.
 const STACK: usize = 512 << 10;
 
-/// What the thread last said about itself.
-#[derive(Clone, Debug, Default)]
+/// What the thread last said about itself. As long as all routers: handed on, and never copied.
+#[derive(Debug, Default)]
 struct Snapshot {
     routers: Vec<ReplicationStatus>,
     /// Of routers that are active here: the hosts that hold all connections.
@@ -45,9 +45,9 @@ struct Snapshot {
 pub(crate) struct Replication {
     commands: Sender<Command>,
     bell: UnixStream,
-    shared: Arc<Mutex<Snapshot>>,
+    shared: Arc<Mutex<Arc<Snapshot>>>,
     /// What was read last, for when the thread is just writing.
-    last: Snapshot,
+    last: Arc<Snapshot>,
     active: BTreeMap<RouterId, u64>,
     /// This host's tunnel address.
     own: Option<IpAddr>,
@@ -60,7 +60,7 @@ impl Replication {
         let (bell, ringer) = UnixStream::pair().context("failed to make a pair of sockets")?;
         bell.set_nonblocking(true)?;
         ringer.set_nonblocking(true)?;
-        let shared = Arc::new(Mutex::new(Snapshot::default()));
+        let shared = Arc::<Mutex<Arc<Snapshot>>>::default();
         let worker = Worker::new(netns_path, Arc::clone(&shared))?;
         let work = move || {
             if let Err(error) = worker.run(&todo, ringer) {
@@ -69,7 +69,7 @@ impl Replication {
         };
         let thread = thread::Builder::new().name("replication".to_owned()).stack_size(STACK);
         thread.spawn(work).context("failed to start a thread")?;
-        Ok(Self { commands, bell, shared, last: Snapshot::default(), active: BTreeMap::new(), own: None })
+        Ok(Self { commands, bell, shared, last: Arc::default(), active: BTreeMap::new(), own: None })
     }
 
     fn tell(&mut self, command: Command) {
@@ -148,16 +148,18 @@ impl Replication {
         self.tell(Command::Remove { router });
     }
 
-    /// The hosts that hold all connections of a router that is active here, as far as the thread has said.
-    pub(crate) fn complete(&mut self, router: RouterId) -> BTreeSet<IpAddr> {
+    /// The hosts that hold all connections of each of these routers, which are active here, as far as the thread has
+    /// said.
+    pub(crate) fn complete(&mut self, routers: &BTreeSet<RouterId>) -> BTreeMap<RouterId, BTreeSet<IpAddr>> {
         self.read();
-        self.last.complete.get(&router).cloned().unwrap_or_default()
+        let hosts = |router: &RouterId| self.last.complete.get(router).cloned().unwrap_or_default();
+        routers.iter().map(|router| (*router, hosts(router))).collect()
     }
 
     fn read(&mut self) {
         // The thread's priority is lower than the loop's: never wait for it.
         if let Ok(snapshot) = self.shared.try_lock() {
-            self.last = snapshot.clone();
+            self.last = Arc::clone(&snapshot);
         }
     }
 

@@ -99,12 +99,12 @@ pub(super) struct Worker {
     next_token: u64,
     epoll: Epoll,
     discards: BTreeMap<Discard, u64>,
-    shared: Arc<Mutex<Snapshot>>,
+    shared: Arc<Mutex<Arc<Snapshot>>>,
     publish_at: Instant,
 }
 
 impl Worker {
-    pub(super) fn new(netns_path: PathBuf, shared: Arc<Mutex<Snapshot>>) -> anyhow::Result<Self> {
+    pub(super) fn new(netns_path: PathBuf, shared: Arc<Mutex<Arc<Snapshot>>>) -> anyhow::Result<Self> {
         let mut life = [0; 16];
         getrandom::fill(&mut life).map_err(|error| anyhow::anyhow!("failed to draw a random number: {error}"))?;
         let life = u128::from_ne_bytes(life) | 1;
@@ -476,7 +476,7 @@ impl Worker {
             discards: self.discards.iter().map(|(discard, count)| (discard.to_string(), *count)).collect(),
         };
         // A reader that panicked has left nothing half-written.
-        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
     }
 }
 

@@ -152,3 +152,30 @@ fn a_connection_lost_in_the_middle_of_the_state_drops_nothing_and_starts_what_wa
     let states: Vec<_> = host.engine.status().routers.into_iter().map(|router| router.vrrp_state).collect();
     assert_eq!(states, ["active", "backup"]);
 }
+
+#[test]
+fn what_control_says_of_one_router_gives_no_turn_to_the_others() {
+    let mut host = Host::new();
+    let spec = |n: u16| RouterSpec {
+        router: RouterId::from_u128(n.into()),
+        vrid: (n % 250 + 1) as u8,
+        ha_network: NetworkId::from_u128(u128::from(n / 250)),
+        ..super::spec()
+    };
+    let turns = |host: &mut Host, message: ToKeeper| {
+        let before = host.engine.turns;
+        host.say(message);
+        host.engine.turns - before
+    };
+    let first = turns(&mut host, ToKeeper::Router(Box::new(spec(0))));
+    let mut most = first;
+    for n in 1..1000 {
+        most = most.max(turns(&mut host, ToKeeper::Router(Box::new(spec(n)))));
+    }
+    // Its own, and those of the copy that it follows as the one that hears all VRIDs.
+    assert!(most <= 2 * first, "{first}, and {most} beside others");
+    let repaired = turns(&mut host, ToKeeper::Router(Box::new(spec(7))));
+    assert!(repaired <= first, "{first}, and {repaired} when it is told again");
+    let removed = turns(&mut host, ToKeeper::RemoveRouter { router: spec(0).router, how: Removal::Leaves });
+    assert!(removed <= 2 * first, "{removed}");
+}

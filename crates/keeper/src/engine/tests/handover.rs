@@ -133,6 +133,41 @@ fn active_and_replicating() -> Host {
 }
 
 #[test]
+fn all_handovers_ask_at_once_who_is_complete_and_only_while_somebody_lives() {
+    const ROUTERS: u128 = 100;
+    let mut host = active_and_replicating();
+    for n in 2..=ROUTERS {
+        let spec = RouterSpec { router: RouterId::from_u128(n), vrid: n as u8, ..host.spec.clone() };
+        host.say(ToKeeper::Router(Box::new(spec)));
+    }
+    host.say(ToKeeper::Settings {
+        settings: Settings { serve_alone: true, replication_port: Some(3797), ..settings() },
+    });
+    host.advance(2 * ACTIVE_DOWN);
+    let active = host.engine.status().routers.iter().filter(|router| router.vrrp_state == "active").count();
+    assert_eq!(active, ROUTERS as usize);
+    host.say_known(THEIRS, 1, Some(OURS));
+    host.engine.handle_stop(host.now);
+    host.settle();
+    assert_eq!(host.incomplete.iter().map(BTreeSet::len).collect::<Vec<_>>(), [ROUTERS as usize], "in one go");
+    host.advance(Duration::from_millis(500));
+    assert_eq!(host.incomplete.len(), 11, "and again every 50 ms");
+
+    // Heard lately is not alive: while nobody is, nobody can be asked.
+    let mut host = Host::beside(THEIRS, 300);
+    host.say(ToKeeper::Settings { settings: Settings { replication_port: Some(3797), ..bfd_settings(300) } });
+    let mut peer = Peer::new(THEIRS, 300);
+    host.run_beside(&mut peer, Duration::from_secs(3));
+    peer.stop(host.now);
+    host.hear(advertisement(200, 0));
+    host.run_beside(&mut peer, Duration::from_secs(2));
+    host.engine.handle_stop(host.now);
+    host.settle();
+    host.advance(Duration::from_secs(2));
+    assert_eq!((host.state(), host.incomplete.len()), ("active".to_owned(), 0));
+}
+
+#[test]
 fn a_handover_waits_for_a_host_that_was_just_started_and_for_its_copy() {
     for returns in [true, false] {
         let mut host = Host::beside(THEIRS, 300);
