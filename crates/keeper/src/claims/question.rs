@@ -14,10 +14,12 @@
 //! ```
 //!
 //! Whoever is asked answers for itself. If it is another one's word that is wanted, it passes the question
-//! on to that one, and the answer back: once, so nothing goes round. A number is good for a moment only, so
-//! a recorded answer does not keep a dead host alive.
+//! on to that one, and the answer back: once, so nothing goes round. A number is good for a moment only
+//! ([`Numbers`]), so a recorded answer does not keep a dead host alive.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::wire::{ClaimKey, Discard, ENTRY, Entry, TAG, address, address_bytes, emit_entries, read_entry};
 
@@ -27,6 +29,11 @@ const HEADER: usize = 64;
 
 /// Most entries that one datagram carries, so that it is not longer than a claim may be.
 pub const MAX_ENTRIES: usize = 32;
+
+/// How long an answer to a question is believed.
+pub const IS_OVER: Duration = Duration::from_secs(2);
+/// How exactly it is known when a number was drawn.
+const SAMPLE: Duration = Duration::from_millis(10);
 
 /// What is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +125,42 @@ impl Question {
     }
 }
 
+/// The numbers of this host's questions. They are consecutive, so one every now and then tells when all of them were
+/// drawn, however many routers ask at once.
+#[derive(Debug)]
+pub struct Numbers {
+    last: u64,
+    /// The first number of each moment in which any was drawn, the oldest first.
+    samples: VecDeque<(Instant, u64)>,
+}
+
+impl Numbers {
+    /// Begins behind a number that is not the same in each life of the process.
+    pub fn after(last: u64) -> Self {
+        Self { last, samples: VecDeque::new() }
+    }
+
+    /// Draws the number of a question that is asked now.
+    pub fn draw(&mut self, now: Instant) -> u64 {
+        self.last = self.last.wrapping_add(1);
+        let age = |at: Instant| now.saturating_duration_since(at);
+        while self.samples.front().is_some_and(|(at, _)| age(*at) >= IS_OVER) {
+            self.samples.pop_front();
+        }
+        if self.samples.back().is_none_or(|(at, _)| age(*at) >= SAMPLE) {
+            self.samples.push_back((now, self.last));
+        }
+        self.last
+    }
+
+    /// Whether a number was drawn within a time, of [`IS_OVER`] at most.
+    pub fn is_drawn(&self, number: u64, within: Duration, now: Instant) -> bool {
+        let lately = |(at, _): &&(Instant, u64)| now.saturating_duration_since(*at) < within;
+        let first = self.samples.iter().find(lately).map(|(_, first)| *first);
+        first.is_some_and(|first| number.wrapping_sub(first) <= self.last.wrapping_sub(first))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use evergate_model::RouterId;
@@ -167,5 +210,23 @@ mod tests {
         assert_eq!(Question::parse(&bytes, host(9), &key("k")), Err(Discard::Sender));
         let handover = Question { kind: Kind::Handover, ..question(1) }.emit(&key("k"));
         assert_eq!(Question::parse(&handover, host(1), &key("k")), Err(Discard::Content));
+    }
+
+    #[test]
+    fn a_number_is_good_for_a_moment_however_many_are_drawn_in_it() {
+        let (mut numbers, start) = (Numbers::after(u64::MAX - 5_000), Instant::now());
+        let ms = Duration::from_millis;
+        assert!(!numbers.is_drawn(u64::MAX - 5_000, IS_OVER, start), "none of them is ours yet");
+        let drawn: Vec<u64> = (0..20_000).map(|n| numbers.draw(start + ms(n / 10))).collect();
+        let now = start + ms(1999);
+        assert!(drawn.iter().all(|number| numbers.is_drawn(*number, IS_OVER, now)), "before and behind zero");
+        assert!(!numbers.is_drawn(drawn[0].wrapping_sub(1), IS_OVER, now), "of an earlier life");
+        assert!(!numbers.is_drawn(numbers.last.wrapping_add(1), IS_OVER, now), "still to be drawn");
+        // By the moment, to ten milliseconds.
+        let within = |number: usize, age: u64| numbers.is_drawn(drawn[number], ms(age), now);
+        assert!(within(19_000, 100) && !within(18_800, 100) && !within(0, 100));
+        assert!(!numbers.is_drawn(drawn[0], IS_OVER, start + IS_OVER));
+        numbers.draw(start + 3 * IS_OVER);
+        assert_eq!(numbers.samples.len(), 1, "what is over is forgotten");
     }
 }

@@ -4,7 +4,7 @@
 //! and BFD. A copy's own part is in [`inquiry`](super::inquiry); what goes by way of the server, in
 //! [`letters`](super::letters).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::letters::Post;
 use super::liveness::LISTEN;
 use super::shared::Shared;
 use crate::claims::book::Learned;
-use crate::claims::question::{Kind, MAX_ENTRIES, Question};
+use crate::claims::question::{IS_OVER, Kind, MAX_ENTRIES, Numbers, Question};
 use crate::claims::wire::{ClaimKey, Entry};
 
 /// Hosts of a router's networks that are asked besides those of the other copies: enough that one of them is
@@ -30,16 +30,12 @@ const QUIET: Duration = Duration::from_secs(3);
 /// Bounds of how long it asks then. Shorter, and a host that is short of processor time is taken for cut
 /// off; longer, and a host that is cut off serves for too long beside its successor.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(300));
-/// How long an answer to a question is believed.
-const QUESTION_IS_OVER: Duration = Duration::from_secs(2);
 /// A timer that is so late says that this process did not run.
 const ABSENT: Duration = Duration::from_millis(200);
 /// For how long after that something may still be read that came before.
 const BACKLOG: Duration = Duration::from_millis(300);
 /// For how long it counts that this process ran late.
 const LATENESS_COUNTS: Duration = Duration::from_secs(5);
-/// Questions remembered at most.
-const QUESTIONS_KEPT: usize = 64;
 
 /// The host's part in agreements.
 #[derive(Debug)]
@@ -50,9 +46,7 @@ pub(super) struct Agreement {
     changed: bool,
     /// Questions to send: to whom, whose word is wanted, about what.
     pending: BTreeMap<(IpAddr, IpAddr), BTreeSet<RouterId>>,
-    /// Numbers of questions, and when they were asked.
-    asked: VecDeque<(u64, Instant)>,
-    number: u64,
+    numbers: Numbers,
     /// For which sign of life of a host it was already asked whether it lives.
     doubted: BTreeMap<IpAddr, Instant>,
     /// What goes by way of the server.
@@ -70,8 +64,7 @@ impl Agreement {
             concerned: BTreeMap::new(),
             changed: true,
             pending: BTreeMap::new(),
-            asked: VecDeque::new(),
-            number: seed,
+            numbers: Numbers::after(seed),
             doubted: BTreeMap::new(),
             post: Post::default(),
             lateness: None,
@@ -121,19 +114,9 @@ impl Agreement {
         }
     }
 
-    /// Draws the number of a question that is asked now.
-    fn next_number(&mut self, now: Instant) -> u64 {
-        self.number = self.number.wrapping_add(1);
-        self.asked.push_back((self.number, now));
-        if self.asked.len() > QUESTIONS_KEPT {
-            self.asked.pop_front();
-        }
-        self.number
-    }
-
+    /// Whether an answer is one to a question of this host, and not too late.
     pub(super) fn is_asked(&self, number: u64, now: Instant) -> bool {
-        let lately = |at: Instant| now.saturating_duration_since(at) < QUESTION_IS_OVER;
-        self.asked.iter().any(|&(asked, at)| asked == number && lately(at))
+        self.numbers.is_drawn(number, IS_OVER, now)
     }
 }
 
@@ -183,7 +166,7 @@ impl Shared {
         let letters = self.agreement.post.take_pending();
         let nothing = pending.is_empty() && letters.is_empty();
         let Some(own) = self.settings.vtep.filter(|_| !nothing) else { return };
-        let number = self.agreement.next_number(now);
+        let number = self.agreement.numbers.draw(now);
         for ((to, subject), routers) in pending {
             for question in self.questions(own, subject, number, routers) {
                 self.send_question(to, &question);

@@ -147,3 +147,18 @@ fn whoever_is_asked_by_letter_says_whether_it_has_company_as_soon_as_it_knows() 
     }
     assert_eq!(host.state(), "backup");
 }
+
+#[test]
+fn an_answer_counts_however_many_questions_were_asked_since() {
+    let mut host = bereaved(Some(Say::LonelyAnswer));
+    let (_, question) = host.letters().pop().unwrap();
+    // Others of its routers ask, each in a turn of its own, before the answer is back.
+    for n in 0..200 {
+        host.engine.shared.ask([THIRD], None, Some(RouterId::from_u128(100 + n)));
+        host.claim_from(THIRD, Kind::Repeat, 0);
+    }
+    let entries = vec![Entry { router: R, epoch: 1, vtep: Some(THEIRS) }];
+    host.letter_from(THEIRS, &Question { kind: Say::Answer, sender: THEIRS, entries, ..question });
+    host.advance(Duration::from_millis(350));
+    assert_eq!((host.state(), host.discards("answer_unasked")), ("backup".to_owned(), 0));
+}
