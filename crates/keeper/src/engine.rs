@@ -20,6 +20,7 @@ mod gateways;
 mod handover;
 mod health;
 mod inquiry;
+mod lateness;
 mod ledger;
 mod letters;
 mod liveness;
@@ -130,7 +131,6 @@ pub struct Engine {
     /// Routers that are active here.
     actives: BTreeSet<RouterId>,
     patrol: Patrol,
-    worst_lateness: Duration,
     stopped: bool,
     /// The other hosts were told that this one stops.
     silent: bool,
@@ -167,7 +167,6 @@ impl Engine {
             leaving: BTreeSet::new(),
             actives: BTreeSet::new(),
             patrol: Patrol::default(),
-            worst_lateness: Duration::ZERO,
             stopped: false,
             silent: false,
             #[cfg(test)]
@@ -560,9 +559,7 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Some((due, timer)) = self.poll_timeout().filter(|(due, _)| *due <= now) {
             let late = now - due;
-            self.shared.agreement.note_lateness(late, now);
-            if late > self.worst_lateness {
-                self.worst_lateness = late;
+            if self.shared.lateness.note(late, now) {
                 debug!(?timer, ?late, "a timer was later than ever before");
             }
         }
@@ -691,7 +688,7 @@ impl Engine {
         Status {
             routers: self.copies.values().map(|copy| copy.status(&self.shared)).collect(),
             discards,
-            worst_lateness_us: self.worst_lateness.as_micros() as u64,
+            worst_lateness_us: self.shared.lateness.worst_ever().as_micros() as u64,
             realtime: self.start.realtime,
             claims: claims
                 .map(|(router, known)| ClaimStatus { router, epoch: known.epoch, vtep: known.vtep })

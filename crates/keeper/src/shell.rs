@@ -213,6 +213,7 @@ impl Shell {
             self.write_to_control();
             let until = self.next_deadline();
             self.epoll.wait(Some(until), &mut ready).context("failed to wait for events")?;
+            self.engine.handle_wakeup(until, Instant::now());
             self.handle_ready(&ready)?;
             for _ in 0..CATCH_UP_TURNS {
                 let unread = std::mem::take(&mut self.unread);

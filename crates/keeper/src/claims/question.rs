@@ -8,7 +8,7 @@
 //!  8  sender's tunnel address, 128 bits (IPv4 is written as ::ffff:a.b.c.d)
 //! 24  tunnel address of the host that asks
 //! 40  tunnel address of the host whose word is wanted
-//! 56  number of the question, 64 bits: an answer repeats it
+//! 56  number of the question, 64 bits: an answer repeats it, and so does a handover that was asked about
 //! 64  entries, as in a claim
 //!  …  HMAC-SHA256 of everything before it, 32 bytes
 //! ```
@@ -42,7 +42,8 @@ pub enum Kind {
     Question,
     /// What the host whose word was wanted, or the one that was asked for it, has to say.
     Answer,
-    /// The active copies' host asks the receiver to take over.
+    /// The active copies' host asks the receiver to take over. It is to ask back; with the number of that question,
+    /// this says that it is still wanted.
     Handover,
     /// An answer, by way of the server alone, of a host that hears no other than the one that asks, as far as it
     /// knows at the moment.

@@ -30,12 +30,6 @@ const QUIET: Duration = Duration::from_secs(3);
 /// Bounds of how long it asks then. Shorter, and a host that is short of processor time is taken for cut
 /// off; longer, and a host that is cut off serves for too long beside its successor.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(300));
-/// A timer that is so late says that this process did not run.
-const ABSENT: Duration = Duration::from_millis(200);
-/// For how long after that something may still be read that came before.
-const BACKLOG: Duration = Duration::from_millis(300);
-/// For how long it counts that this process ran late.
-const LATENESS_COUNTS: Duration = Duration::from_secs(5);
 
 /// The host's part in agreements.
 #[derive(Debug)]
@@ -51,10 +45,6 @@ pub(super) struct Agreement {
     doubted: BTreeMap<IpAddr, Instant>,
     /// What goes by way of the server.
     pub(super) post: Post,
-    /// How late this process ran lately, at worst, and when.
-    lateness: Option<(Duration, Instant)>,
-    /// When this process ran again after it was absent.
-    woke: Option<Instant>,
 }
 
 impl Agreement {
@@ -67,30 +57,7 @@ impl Agreement {
             numbers: Numbers::after(seed),
             doubted: BTreeMap::new(),
             post: Post::default(),
-            lateness: None,
-            woke: None,
         }
-    }
-
-    /// A timer fired so late.
-    pub(super) fn note_lateness(&mut self, late: Duration, now: Instant) {
-        let worst = self.lateness_at(now);
-        if late > LISTEN && late >= worst {
-            self.lateness = Some((late, now));
-        }
-        if late > ABSENT {
-            self.woke = Some(now);
-        }
-    }
-
-    /// Whether what is read now may have come while this process did not run, which was until a moment ago.
-    fn has_backlog(&self, now: Instant) -> bool {
-        self.woke.is_some_and(|woke| now.saturating_duration_since(woke) < BACKLOG)
-    }
-
-    fn lateness_at(&self, now: Instant) -> Duration {
-        let lately = self.lateness.filter(|(_, at)| now.saturating_duration_since(*at) < LATENESS_COUNTS);
-        lately.map_or(Duration::ZERO, |(late, _)| late)
     }
 
     /// The settings have changed.
@@ -118,6 +85,16 @@ impl Agreement {
     pub(super) fn is_asked(&self, number: u64, now: Instant) -> bool {
         self.numbers.is_drawn(number, IS_OVER, now)
     }
+
+    /// Whether a question of this number was asked within so short a time.
+    pub(super) fn is_just_asked(&self, number: u64, within: Duration, now: Instant) -> bool {
+        self.numbers.is_drawn(number, within, now)
+    }
+
+    /// Asks a host directly for its word about a router, and nobody else.
+    pub(super) fn ask_alone(&mut self, host: IpAddr, router: RouterId) {
+        self.pending.entry((host, host)).or_default().insert(router);
+    }
 }
 
 impl Shared {
@@ -127,7 +104,7 @@ impl Shared {
         let interval = Duration::from_millis(bfd.interval_ms.into());
         let listen = if self.liveness.is_on() { interval.min(LISTEN) } else { LISTEN };
         let patience = self.quiet_and_patience().1;
-        let listen = listen.max(self.agreement.lateness_at(now).min(patience));
+        let listen = listen.max(self.lateness.worst_lately(now).min(patience));
         Rules { listen, patience, serve_alone: self.settings.serve_alone }
     }
 
@@ -211,9 +188,9 @@ impl Engine {
             Ok(question) => {
                 self.hear_host(question.sender, now);
                 match question.kind {
-                    Kind::Question => self.answer(question),
+                    Kind::Question => self.answer(question, now),
                     Kind::Answer => self.take_answer(question, now),
-                    Kind::Handover => self.take_over(&question, now),
+                    Kind::Handover => self.handle_handover(&question, now),
                     // It has another way here.
                     Kind::LonelyAnswer => self.shared.discards.bump("answer_astray"),
                 }
@@ -223,8 +200,9 @@ impl Engine {
     }
 
     /// Says what is known here, and passes the question on to whose word is wanted.
-    fn answer(&mut self, mut question: Question) {
+    fn answer(&mut self, mut question: Question, now: Instant) {
         let Some(own) = self.shared.settings.vtep else { return };
+        self.confirm_handovers(&question, now);
         let entries = self.words_on(&question, own);
         let answer = Question { kind: Kind::Answer, sender: own, subject: own, entries, ..question.clone() };
         self.shared.send_question(question.sender, &answer);
@@ -287,24 +265,6 @@ impl Engine {
             words.push((entry.router, Answer { speaker, active }));
         }
         words
-    }
-
-    /// A host that has the active copies of these routers wants this one to take over.
-    fn take_over(&mut self, question: &Question, now: Instant) {
-        // What waited while this process did not run may not be wanted any more. If it is, it comes again. Timers
-        // may have their turn before all that waited is read.
-        let absent = self.poll_timeout().is_some_and(|(due, _)| due + ABSENT < now);
-        if absent || self.shared.agreement.has_backlog(now) {
-            return self.shared.discards.bump("handover_stale");
-        }
-        for entry in &question.entries {
-            let epoch = self.shared.book.known(entry.router).epoch;
-            // A recorded request is of an epoch that is over.
-            if entry.epoch >= epoch && entry.vtep == Some(question.sender) {
-                self.learn(entry.router, entry.epoch, entry.vtep, now);
-                self.with(entry.router, |copy, shared| copy.take_over(shared, now));
-            }
-        }
     }
 
     /// Any authentic word of a host says that there is a way to it.

@@ -1,7 +1,9 @@
 //! A planned move: the next copy is ready before this one stops.
 //!
-//! The active asks another copy's host to take over. That one becomes active with the next epoch, and claims the
-//! router when its kernel holds the addresses; only that claim makes this copy step down. All copies share one
+//! The active asks another copy's host to take over. That one asks back whether it is still to, since a request may
+//! have waited on the way, or been recorded, and have failed or been withdrawn meanwhile; then it becomes active with
+//! the next epoch, and claims the router when its kernel holds the addresses. Only that claim makes this copy step
+//! down. All copies share one
 //! MAC address per port, so for a moment both may hold them. After the claim this copy goes on forwarding for
 //! [`LINGER`]: other hosts hear of the claim at about the same time, and what they sent here until then is on
 //! its way.
@@ -31,6 +33,9 @@ use crate::claims::wire::Entry;
 const LINGER: Duration = Duration::from_millis(300);
 /// A request may be lost.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How long what a host has just confirmed is still true: less than it is patient ([`PATIENCE`]), and more than two busy
+/// hosts need for a question and its answer.
+const CONFIRMED: Duration = Duration::from_millis(300);
 /// How long one host is given before the next is asked. Its kernel may be busy.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait for a copy that holds all connections. A drain or a stop waits for it.
@@ -166,7 +171,7 @@ impl RouterCopy {
         self.leaving
     }
 
-    /// It is not to leave any more. Where another copy was asked already, it may take over all the same.
+    /// It is not to leave any more. Another copy may take over all the same that was told so a moment ago.
     pub(super) fn stay_after_all(&mut self) {
         (self.leaving, self.handover) = (false, None);
     }
@@ -213,7 +218,8 @@ impl RouterCopy {
                             self.spec.router
                         ));
                     }
-                    self.ask_to_take_over(host, shared);
+                    // Nobody has asked whether it is so, but will.
+                    shared.send_handover(host, 0, vec![self.handover_entry(shared)]);
                 }
                 // Whoever is complete is not asked before it is known to live.
                 None if handover.living.is_empty() => {}
@@ -233,12 +239,14 @@ impl RouterCopy {
         }
     }
 
-    fn ask_to_take_over(&self, host: IpAddr, shared: &mut Shared) {
-        let Some(own) = shared.settings.vtep else { return };
-        let entry = Entry { router: self.id(), epoch: self.epoch, vtep: Some(own) };
-        let kind = Kind::Handover;
-        let question = Question { kind, sender: own, origin: own, subject: host, number: 0, entries: vec![entry] };
-        shared.send_question(host, &question);
+    fn handover_entry(&self, shared: &Shared) -> Entry {
+        Entry { router: self.id(), epoch: self.epoch, vtep: shared.settings.vtep }
+    }
+
+    /// Whether a host is to take over, if it asks.
+    fn is_offered(&self, host: IpAddr, now: Instant) -> bool {
+        let asked = self.handover.as_ref().and_then(|handover| handover.asked);
+        self.is_active() && asked.is_some_and(|(asked, until)| asked == host && now < until)
     }
 
     /// The role is gone; tells whether the kernel is to be left as it is for a moment.
@@ -277,7 +285,50 @@ fn is_heard_lately(host: IpAddr, shared: &Shared, now: Instant) -> bool {
     heard.is_some_and(|at| now.saturating_duration_since(at) < LATELY)
 }
 
+impl Shared {
+    /// Asks a host to take routers over; `number`: of its question whether it is to.
+    fn send_handover(&mut self, to: IpAddr, number: u64, entries: Vec<Entry>) {
+        let Some(own) = self.settings.vtep else { return };
+        self.send_question(
+            to,
+            &Question { kind: Kind::Handover, sender: own, origin: own, subject: to, number, entries },
+        );
+    }
+}
+
 impl Engine {
+    /// A host that has the active copies of these routers wants this one to take over.
+    pub(super) fn handle_handover(&mut self, handover: &Question, now: Instant) {
+        let confirmed = self.shared.agreement.is_just_asked(handover.number, CONFIRMED, now);
+        for entry in &handover.entries {
+            let epoch = self.shared.book.known(entry.router).epoch;
+            let has_copy = self.copies.contains_key(&entry.router);
+            // A recorded request may be of an epoch that is over.
+            if !has_copy || entry.epoch < epoch || entry.vtep != Some(handover.sender) {
+                continue;
+            }
+            if confirmed {
+                self.learn(entry.router, entry.epoch, entry.vtep, now);
+                self.with(entry.router, |copy, shared| copy.take_over(shared, now));
+            } else {
+                self.shared.agreement.ask_alone(handover.sender, entry.router);
+            }
+        }
+    }
+
+    /// A host asks about routers: it is told which of them it is to take over, if any.
+    pub(super) fn confirm_handovers(&mut self, question: &Question, now: Instant) {
+        let to = question.origin;
+        let offered = |entry: &Entry| {
+            let copy = self.copies.get(&entry.router).filter(|copy| copy.is_offered(to, now))?;
+            Some(copy.handover_entry(&self.shared))
+        };
+        let entries: Vec<Entry> = question.entries.iter().filter_map(offered).collect();
+        if question.sender == to && !entries.is_empty() {
+            self.shared.send_handover(to, question.number, entries);
+        }
+    }
+
     /// Takes the answer to [`Effect::AskWhoIsComplete`]: the hosts that were told of all connections of each router.
     pub fn handle_complete(&mut self, complete: BTreeMap<RouterId, BTreeSet<IpAddr>>, now: Instant) {
         for (router, hosts) in complete {

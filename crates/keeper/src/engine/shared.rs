@@ -11,6 +11,7 @@ use tracing::warn;
 use super::agreement::Agreement;
 use super::discards::Discards;
 use super::effect::Effect;
+use super::lateness::Lateness;
 use super::ledger::Wanted;
 use super::liveness::Liveness;
 use super::paths::Paths;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     /// Whether each link of the host's own namespace can carry something, by index.
     pub(super) host_links: BTreeMap<u32, bool>,
     pub(super) agreement: Agreement,
+    pub(super) lateness: Lateness,
     pub(super) effects: VecDeque<Effect>,
     /// Copies that are to hear which hosts hold all their connections.
     pub(super) incomplete: BTreeSet<RouterId>,
@@ -65,6 +67,7 @@ impl Shared {
             liveness: Liveness::new(seed),
             host_links: BTreeMap::new(),
             agreement: Agreement::new(seed),
+            lateness: Lateness::default(),
             effects: VecDeque::new(),
             incomplete: BTreeSet::new(),
             generation: 0,

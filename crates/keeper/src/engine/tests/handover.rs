@@ -4,47 +4,88 @@ use super::agreement::{Say, active, shared};
 use super::liveness::Peer;
 use super::*;
 
-#[test]
-fn a_handover_is_taken_at_once_and_a_recorded_one_is_not() {
-    let mut host = shared(200);
-    host.claim_from(THEIRS, Kind::Claim, 3);
-    host.hear(advertisement(200, 50));
-    let entry = |epoch| Entry { router: R, epoch, vtep: Some(THEIRS) };
-    let handover = |epoch| Question {
-        kind: Say::Handover,
-        sender: THEIRS,
-        origin: THEIRS,
-        subject: OURS,
-        number: 1,
-        entries: vec![entry(epoch)],
-    };
-    host.receive(&handover(2));
-    assert_eq!(host.state(), "backup");
-    host.receive(&handover(3));
-    assert_eq!(host.state(), "active");
-    assert!(host.log.contains(&"transition active 4".to_owned()), "{:?}", host.log);
-    assert!(host.engine.status().routers[0].problem.is_empty() && COPY.is_link_local());
+/// What a host says that wants this one to take over, in answer to a question of this number, if it was asked.
+fn wanted_by(host: IpAddr, epoch: u64, number: u64) -> Question {
+    let entries = vec![Entry { router: R, epoch, vtep: Some(host) }];
+    Question { kind: Say::Handover, sender: host, origin: host, subject: OURS, number, entries }
+}
+
+impl Host {
+    /// The number of the question whether this host is to take over, if it has asked another.
+    fn asks_back(&mut self, other: IpAddr) -> Option<u64> {
+        let asked = std::mem::take(&mut self.asked);
+        let about = |(to, q): &&(IpAddr, Question)| *to == other && q.kind == Say::Question && q.entries.len() == 1;
+        asked.iter().find(about).map(|(_, question)| question.number)
+    }
+
+    /// Another host hands over, and confirms it when it is asked.
+    fn handed_over_by(&mut self, other: IpAddr, epoch: u64) {
+        self.asked.clear();
+        self.receive(&wanted_by(other, epoch, 0));
+        let number = self.asks_back(other).expect("it asks whether it is still to");
+        self.receive(&wanted_by(other, epoch, number));
+    }
 }
 
 #[test]
-fn a_handover_that_waited_while_nobody_ran_is_not_taken_and_one_that_comes_again_is() {
-    let mut host = Host::beside(THEIRS, 300);
-    let mut peer = Peer::new(THEIRS, 300);
-    host.run_beside(&mut peer, Duration::from_secs(3));
+fn a_handover_is_taken_when_it_is_confirmed_and_one_that_is_over_or_was_recorded_is_not() {
+    let mut host = shared(200);
     host.claim_from(THEIRS, Kind::Claim, 3);
     host.hear(advertisement(200, 50));
-    let entries = vec![Entry { router: R, epoch: 3, vtep: Some(THEIRS) }];
-    let wanted = Question { kind: Say::Handover, sender: THEIRS, origin: THEIRS, subject: OURS, number: 1, entries };
-    host.now += Duration::from_millis(700);
-    host.receive(&wanted);
-    assert_eq!((host.state(), host.discards("handover_stale")), ("backup".to_owned(), 1));
-    // Another one waited, and is read when the timers have had their turn.
-    host.run_beside(&mut peer, Duration::from_millis(50));
-    host.receive(&wanted);
-    assert_eq!((host.state(), host.discards("handover_stale")), ("backup".to_owned(), 2));
-    host.run_beside(&mut peer, Duration::from_millis(300));
-    host.receive(&wanted);
+    host.asked.clear();
+    host.receive(&wanted_by(THEIRS, 2, 0));
+    host.receive(&wanted_by(THIRD, 3, 0));
+    assert_eq!(host.asks_back(THEIRS), None, "of an epoch that is over, or of a host that is not active");
+    host.receive(&wanted_by(THEIRS, 3, 0));
+    let number = host.asks_back(THEIRS).expect("it asks whether it is still to");
+    assert_eq!(host.state(), "backup");
+    // It was not, and is not any more: what it said then comes again, and so does what it said when it was asked before.
+    host.advance(Duration::from_millis(400));
+    for recorded in [0, number, number.wrapping_add(1000)] {
+        host.receive(&wanted_by(THEIRS, 3, recorded));
+        assert_eq!(host.state(), "backup");
+    }
+    let number = host.asks_back(THEIRS).expect("each time");
+    host.receive(&wanted_by(THEIRS, 3, number));
     assert_eq!(host.state(), "active");
+    assert!(host.log.contains(&"transition active 4".to_owned()), "{:?}", host.log);
+    assert!(host.engine.status().routers[0].problem.is_empty());
+}
+
+#[test]
+fn a_handover_is_confirmed_to_whom_it_is_offered_while_it_is() {
+    let mut host = active(200);
+    host.say_known(THEIRS, 1, Some(OURS));
+    let entries = vec![Entry { router: R, epoch: 1, vtep: None }];
+    let about = |from| Question {
+        kind: Say::Question,
+        sender: from,
+        origin: from,
+        subject: OURS,
+        number: 77,
+        entries: entries.clone(),
+    };
+    let asked_by = |host: &mut Host, from: IpAddr| {
+        host.asked.clear();
+        host.receive(&about(from));
+        let said = std::mem::take(&mut host.asked);
+        let confirmed = |(to, q): &&(IpAddr, Question)| q.kind == Say::Handover && (*to, q.number) == (from, 77);
+        said.iter().filter(confirmed).map(|(_, question)| question.entries[0].epoch).next()
+    };
+    assert_eq!(asked_by(&mut host, THEIRS), None);
+    host.say(ToKeeper::RemoveRouter { router: R, how: Removal::Leaves });
+    assert_eq!(asked_by(&mut host, THEIRS), Some(1));
+    assert_eq!(asked_by(&mut host, THIRD), None, "it has no copy");
+    // It is wanted here again.
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    assert_eq!((asked_by(&mut host, THEIRS), host.state()), (None, "active".to_owned()));
+    // The other one did not take it in time.
+    host.spec.wish = Some(WishSpec { host: THEIRS, at_once: true });
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    host.advance(Duration::from_millis(1));
+    assert_eq!(asked_by(&mut host, THEIRS), Some(1));
+    host.advance(Duration::from_millis(1100));
+    assert_eq!((asked_by(&mut host, THEIRS), host.state()), (None, "active".to_owned()));
 }
 
 /// What was asked of another host's copy, as (receiver, epoch).
@@ -290,10 +331,7 @@ fn a_router_returns_to_where_it_belongs_after_a_while_and_later_each_time_that_i
         host.claim_from(THIRD, Kind::Claim, round * 2);
         assert_eq!(host.state(), "backup");
         host.advance(Duration::from_millis(500));
-        let entries = vec![Entry { router: R, epoch: round * 2, vtep: Some(THIRD) }];
-        let give_back =
-            Question { kind: Say::Handover, sender: THIRD, origin: THIRD, subject: OURS, number: 1, entries };
-        host.receive(&give_back);
+        host.handed_over_by(THIRD, round * 2);
         assert_eq!(host.state(), "active");
     }
     assert!(waits[0] >= 10 && waits[1] >= 20, "{waits:?}");

@@ -212,3 +212,18 @@ fn a_late_timer_is_noticed() {
     host.engine.handle_timeout(due + Duration::from_millis(7));
     assert_eq!(host.engine.status().worst_lateness_us, 7000);
 }
+
+#[test]
+fn a_sleep_that_lasted_too_long_is_noticed_although_no_timer_was_due() {
+    let mut host = Host::new();
+    assert_eq!(host.engine.poll_timeout(), None);
+    let due = host.now;
+    host.now += Duration::from_millis(700);
+    host.engine.handle_wakeup(due, host.now);
+    assert_eq!(host.engine.status().worst_lateness_us, 700_000);
+    // Whoever is asked is given as long, as far as there is time.
+    let rules = host.engine.shared.rules(host.now);
+    assert_eq!(rules.listen, rules.patience);
+    host.engine.handle_wakeup(host.now + Duration::from_secs(1), host.now);
+    assert_eq!(host.engine.status().worst_lateness_us, 700_000, "whoever is woken early was not late");
+}
