@@ -107,7 +107,7 @@ fn once(bench: &Bench, router: &str, event: &Event) -> Result<(Option<f64>, Stri
         Event::Fault(_, fault) => {
             let killed = match fault {
                 Fault::Process(daemon, _) => pids(bench, active, *daemon),
-                _ => Vec::new(),
+                Fault::Power | Fault::Cut(_) | Fault::Between(_) | Fault::Ha(_) | Fault::Loss(..) => Vec::new(),
             };
             bench.lab.fail(active, fault.clone())?;
             if let Fault::Process(daemon, _) = fault {
