@@ -117,6 +117,8 @@ struct Shell {
     stopping_since: Option<Instant>,
     /// Another keeper is to take this one's place.
     restarting: bool,
+    /// The other hosts were asked for patience with that.
+    excused: bool,
     claims: Option<UdpSocket>,
     claims_at: Option<SocketAddr>,
     rebind_at: Option<Instant>,
@@ -185,6 +187,7 @@ impl Shell {
             next_token: FIRST_ROUTER,
             stopping_since: None,
             restarting: false,
+            excused: false,
             claims: None,
             claims_at: None,
             rebind_at: None,
@@ -291,7 +294,7 @@ impl Shell {
         while let Ok(Some(signal)) = self.signals.read() {
             // What has begun to be handed over is.
             if signal == Signal::Hup && self.stopping_since.is_none() {
-                self.engine.handle_restart(Instant::now());
+                self.excused = self.engine.handle_restart(Instant::now());
                 self.restarting = true;
                 return;
             }
@@ -613,8 +616,11 @@ impl Shell {
     /// Everything stays as it is in the kernel: the supervisor starts another keeper at once.
     fn leave_to_successor(&mut self) -> anyhow::Result<()> {
         self.write_to_control();
-        // Without it the next keeper assumes that the others waited for no longer than they do for any.
-        let _ = self.sign.write_all(EXCUSED).and_then(|()| self.sign.set_modified(SystemTime::now()));
+        if self.excused {
+            // Without it the next keeper assumes that the others waited for no longer than they do for any.
+            let _ = self.sign.write_all(EXCUSED);
+        }
+        let _ = self.sign.set_modified(SystemTime::now());
         info!("keeper makes room for the next one");
         Ok(())
     }

@@ -299,11 +299,13 @@ impl Engine {
     /// Leaves everything as it is, for a keeper that is started in this one's place at once: the other hosts are
     /// told that silence is no failure, and the next keeper resumes from what it finds in the kernel.
     ///
-    /// Where no BFD is spoken nobody is told, nor need be: VRRP alone waits for seconds.
-    pub fn handle_restart(&mut self, now: Instant) {
-        info!("restarting: what is active here goes on, and the other hosts are asked for patience");
+    /// Tells whether they were: where no BFD is spoken, nobody is, and the others wait for as long as VRRP does.
+    pub fn handle_restart(&mut self, now: Instant) -> bool {
+        let excused = self.shared.liveness.is_on();
+        info!(excused, "restarting: what is active here goes on, and the other hosts are patient if they were asked to be");
         self.shared.liveness.handle_stop(now);
         self.attend_liveness(now);
+        excused
     }
 
     /// Tells every router whose active copy may be on a host that the host is gone.

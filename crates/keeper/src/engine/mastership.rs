@@ -38,13 +38,14 @@ pub(super) struct Asking {
 impl RouterCopy {
     /// Tells whether the copy has to wait before it resumes, and asks the other copies' hosts.
     ///
-    /// Where BFD is spoken, another copy may have taken over within tenths of a second, so that having been
-    /// away for less than the others' VRRP patience proves nothing. The question is the claim with the
+    /// Having been away for less than the others' VRRP patience proves little: where BFD is spoken, another copy may
+    /// have taken over within tenths of a second; where it is not, the last advertisement was older than the end of the
+    /// keeper that sent it. The question is the claim with the
     /// epoch that is known here, which tells them nothing new; the answer is what they know. Whoever took
     /// over has said so to all of them, and to this host as well: what it says while this one waits
     /// counts, too.
     pub(super) fn must_ask(&mut self, shared: &mut Shared, now: Instant) -> bool {
-        if !shared.liveness.is_on() {
+        if !shared.can_ask() {
             return false;
         }
         let hosts = self.spec.peer_hosts.values().copied().filter(|host| Some(*host) != shared.settings.vtep);

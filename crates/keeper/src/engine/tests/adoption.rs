@@ -80,10 +80,11 @@ fn an_heir_starts_as_active_unless_somebody_was_since() {
 #[test]
 fn a_restarted_keeper_asks_before_it_resumes() {
     // Nobody knows better; nobody answers; somebody took over and says so; somebody advertises.
-    for (answer, expected) in [("same", "active"), ("none", "active"), ("newer", "backup"), ("advertisement", "backup")]
-    {
+    let answers = [("same", "active"), ("none", "active"), ("newer", "backup"), ("advertisement", "backup")];
+    let cases = answers.into_iter().flat_map(|(answer, expected)| [0, 300].map(|bfd_ms| (bfd_ms, answer, expected)));
+    for (bfd_ms, answer, expected) in cases {
         let mut host = Host::new();
-        host.say(ToKeeper::Settings { settings: bfd_settings(300) });
+        host.say(ToKeeper::Settings { settings: bfd_settings(bfd_ms) });
         host.has_virtual_address = true;
         host.kernel = ["tap", "vip", "lan", "default"].map(str::to_owned).to_vec();
         host.spec.epoch = 7;
@@ -100,5 +101,26 @@ fn a_restarted_keeper_asks_before_it_resumes() {
         }
         assert_eq!(host.state(), expected, "{answer}");
         assert_eq!(host.kernel.is_empty(), expected == "backup", "{answer}");
+    }
+}
+
+#[test]
+fn only_who_was_asked_for_patience_waits_for_a_restart_longer_than_for_anybody() {
+    for (bfd_ms, excused, state) in [(300, true, "active"), (0, false, "backup")] {
+        let mut host = Host::new();
+        host.say(ToKeeper::Settings { settings: bfd_settings(bfd_ms) });
+        let was_excused = host.engine.handle_restart(host.now);
+        assert_eq!(was_excused, excused, "BFD every {bfd_ms} ms");
+
+        // At this interval the others wait for 0.4 s, and it was away for 0.6.
+        let start = Start { away: Some(Duration::from_millis(600)), was_excused, ..Start::default() };
+        let mut host = Host::new();
+        host.engine = Engine::new(start, host.now);
+        host.has_virtual_address = true;
+        (host.spec.vrrp_version, host.spec.advertise_interval_cs) = (3, 10);
+        host.connect();
+        host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+        host.say(ToKeeper::EndOfState);
+        assert_eq!(host.state(), state, "BFD every {bfd_ms} ms");
     }
 }
