@@ -29,14 +29,27 @@ pub const CONTROL_LOCK_NAME: &str = "control.lock";
 /// A process that lived for this long and then died is started again as if it had never died before.
 const GOOD_LIFE: Duration = Duration::from_secs(10);
 
-/// How long a process that was told to stop may take; then it is killed.
+/// How long control may take when it was told to stop; then it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How much longer than it takes itself the keeper is given.
+const KEEPER_GRACE: Duration = Duration::from_secs(3);
 
 /// The supervised processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Keeper,
     Control,
+}
+
+impl Role {
+    /// How long it may take when it was told to stop. A keeper that is killed leaves its routers' addresses behind.
+    fn stop_patience(self) -> Duration {
+        match self {
+            Self::Keeper => protocol::STOP_PATIENCE + KEEPER_GRACE,
+            Self::Control => STOP_PATIENCE,
+        }
+    }
 }
 
 impl fmt::Display for Role {
@@ -285,7 +298,7 @@ impl Supervisor {
     }
 
     fn wait_for_end(&mut self, role: Role, events: &Receiver<Event>) -> bool {
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + role.stop_patience();
         while self.ward(role).running.is_some() {
             match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Event::Ended(who, pid, how)) => {

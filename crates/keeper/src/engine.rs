@@ -182,6 +182,8 @@ impl Engine {
             ToKeeper::Shutdown => self.handle_stop(now),
             _ if !self.understood => {}
             ToKeeper::Settings { settings } => self.handle_settings(settings, now),
+            // It is to be in no election any more.
+            ToKeeper::Router(_) if self.stopped => {}
             ToKeeper::Router(spec) => self.handle_router(*spec, now),
             ToKeeper::Vrids { network, vrids } => self.handle_vrids(network, vrids),
             ToKeeper::RemoveRouter { router, how } => self.remove_router(router, how, now),
@@ -619,7 +621,8 @@ impl Engine {
         self.shared.effects.pop_front()
     }
 
-    /// Resigns everything and runs all removals; [`is_stopped`](Self::is_stopped) once they are done.
+    /// Hands everything over, or resigns it where nobody takes it in time, and undoes what is in the kernel;
+    /// [`is_stopped`](Self::is_stopped) once that is done.
     pub fn handle_stop(&mut self, now: Instant) {
         if !self.stopped {
             info!("stopping: every active router is handed over");

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 pub use evergate_ctsync::LAG_BOUNDS_MS;
 use evergate_model::host::AddressMode;
@@ -26,6 +27,10 @@ pub const SOCKET_NAME: &str = "keeper.sock";
 /// Name of the file below `run_path` that a living keeper holds an exclusive `flock` on, and writes its
 /// process id to: how the supervisor finds one that is already running.
 pub const LOCK_NAME: &str = "keeper.lock";
+
+/// Within this time after it was told to, a keeper has stopped, whatever other hosts and the kernel do: up to nine
+/// seconds go by while routers are handed over, and the rest is the kernel's. Whoever stops it gives it a little longer.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(12);
 
 /// Longest line that either side accepts, in bytes: far more than a router with thousands of addresses.
 pub const MAX_LINE: usize = 16 << 20;

@@ -17,7 +17,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -29,7 +29,7 @@ use tracing::{info, warn};
 use crate::claims::wire::MAX_DATAGRAM;
 use crate::engine::effect::Effect;
 use crate::engine::{Engine, Start};
-use crate::protocol::{FromKeeper, LOCK_NAME, ToKeeper};
+use crate::protocol::{FromKeeper, LOCK_NAME, STOP_PATIENCE, ToKeeper};
 use crate::radv::Advertising;
 use crate::replication::Replication;
 use bfd::BfdPort;
@@ -59,8 +59,6 @@ const CATCH_UP: Duration = Duration::from_millis(20);
 const CATCH_UP_TURNS: usize = 16;
 /// How often the sign of life is renewed: well below the shortest time in which others take over (3 s).
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
-/// How long to wait for the kernel when everything was handed over.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long not to accept connections when that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// When to try again to bind the claim socket: its address may not be configured yet.
@@ -625,13 +623,16 @@ impl Shell {
         Ok(())
     }
 
-    /// Everything was handed over.
+    /// Everything was handed over, or resigned, and undone; or the kernel takes too long for that.
     fn leave(&mut self) -> anyhow::Result<()> {
         self.write_to_control();
-        // After a clean stop there is nothing in the kernel to adopt.
-        let _ = fs::remove_file(self.options.run_path.join(SIGN_NAME));
-        let _ = fs::remove_file(self.options.run_path.join(crate::protocol::SOCKET_NAME));
-        info!("keeper stopped");
+        let undone = self.engine.is_stopped();
+        clear(&self.options.run_path, undone);
+        if undone {
+            info!("keeper stopped");
+        } else {
+            warn!("keeper stopped, but the kernel has not undone everything: addresses of routers may be left here");
+        }
         Ok(())
     }
 }
@@ -677,8 +678,18 @@ fn find_paths() -> Option<rt::FoundPaths> {
     }
 }
 
+/// Removes what a keeper that has stopped leaves below the run path: the sign of life, too, if everything was undone,
+/// so that there is nothing in the kernel to adopt. Otherwise the next keeper finds addresses of routers that are
+/// elsewhere by then, and is to know how old they are.
+fn clear(run_path: &Path, undone: bool) {
+    if undone {
+        let _ = fs::remove_file(run_path.join(SIGN_NAME));
+    }
+    let _ = fs::remove_file(run_path.join(crate::protocol::SOCKET_NAME));
+}
+
 /// Opens the sign of life; tells how old it was, if there was one, and whether it says [`EXCUSED`].
-fn open_sign(run_path: &std::path::Path) -> io::Result<(File, Option<Duration>, bool)> {
+fn open_sign(run_path: &Path) -> io::Result<(File, Option<Duration>, bool)> {
     let path = run_path.join(SIGN_NAME);
     let age = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
     let age = age.and_then(|modified| SystemTime::now().duration_since(modified).ok());
@@ -706,5 +717,23 @@ fn stamped(message: FromKeeper) -> FromKeeper {
         | FromKeeper::Removed { .. }
         | FromKeeper::Status(_)
         | FromKeeper::Warning { .. }) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_after_a_stop_that_left_something_does_the_next_keeper_hear_how_long_ago_that_was() {
+        let run_path = std::env::temp_dir().join(format!("eg-test-{}-sign", std::process::id()));
+        fs::create_dir_all(&run_path).unwrap();
+        let age = |run_path: &Path| open_sign(run_path).unwrap().1;
+        assert!(age(&run_path).is_none(), "there was none before");
+        clear(&run_path, false);
+        assert!(age(&run_path).is_some());
+        clear(&run_path, true);
+        assert!(age(&run_path).is_none());
+        fs::remove_dir_all(&run_path).unwrap();
     }
 }

@@ -12,7 +12,8 @@
 //! them. A standby that joined lately may not have been yet: it is waited for, for [`COMPLETION`]. Nor is one that was
 //! just started sure to live: BFD needs a second. Where no other host is, one that was heard lately is waited for, for
 //! [`COMING`]: in a rolling restart the next host is stopped while the one before is not quite back. Waiting costs
-//! nobody anything, since this copy goes on meanwhile.
+//! nobody anything, since this copy goes on meanwhile; but whoever stops or removes it does not wait for ever
+//! ([`WHOLE`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,6 +27,8 @@ use super::effect::Effect;
 use super::shared::Shared;
 use crate::claims::question::{Kind, Question};
 use crate::claims::wire::Entry;
+#[cfg(doc)]
+use crate::protocol::STOP_PATIENCE;
 
 /// How long a copy goes on after another one has claimed the router: four sendings of that claim (the last 140 ms
 /// after the first), and as long again, because a busy host's kernel follows later than its keeper hears. With
@@ -42,8 +45,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const COMPLETION: Duration = Duration::from_secs(4);
 /// How long to wait for one where no other host is known to live, but some were heard lately: a host needs a few
 /// seconds from its start until it holds all connections. Then those are asked, since it may be BFD alone that does not
-/// pass. Less than what a stopping process is given, and what control gives a router's removal.
+/// pass.
 const COMING: Duration = Duration::from_secs(6);
+/// How long all of this takes at most, however many hosts do not take the role. With [`LINGER`] and seconds for the
+/// kernel, which then undoes everything, it is less than a stopping process has ([`STOP_PATIENCE`]), and less than what
+/// control gives a router's removal (10 s).
+const WHOLE: Duration = Duration::from_secs(8);
 /// A host that was heard this lately is worth asking where BFD does not say, and worth waiting for where it does.
 const LATELY: Duration = Duration::from_secs(12);
 
@@ -58,6 +65,8 @@ pub(super) struct Handover {
     complete: BTreeSet<IpAddr>,
     /// Until when only those are asked.
     patient_until: Instant,
+    /// Until when anybody is.
+    until: Instant,
     /// Who is being asked, and until when.
     asked: Option<(IpAddr, Instant)>,
     again: Instant,
@@ -73,6 +82,10 @@ impl Handover {
     /// Gives up a host that did not take the router over in time. While there is time, it comes last: it may have
     /// been started so lately that its copy takes no part yet.
     fn end_patience(&mut self, now: Instant) {
+        if self.until <= now {
+            self.asked = None;
+            self.candidates.clear();
+        }
         if let Some((host, _)) = self.asked.take_if(|(_, until)| *until <= now) {
             self.candidates.retain(|candidate| *candidate != host);
             if now < self.patient_until && !self.wished {
@@ -107,7 +120,8 @@ impl Handover {
     }
 
     fn deadline(&self) -> Instant {
-        self.asked.map_or(self.again, |(_, until)| self.again.min(until))
+        let asked = self.asked.map_or(self.again, |(_, until)| self.again.min(until));
+        asked.min(self.until)
     }
 }
 
@@ -146,6 +160,7 @@ impl RouterCopy {
             living: BTreeSet::new(),
             complete,
             patient_until: now + patience,
+            until: now + WHOLE,
             asked: None,
             again: now,
             wished,

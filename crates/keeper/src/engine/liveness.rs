@@ -302,7 +302,10 @@ impl Engine {
     /// Tells whether they were: where no BFD is spoken, nobody is, and the others wait for as long as VRRP does.
     pub fn handle_restart(&mut self, now: Instant) -> bool {
         let excused = self.shared.liveness.is_on();
-        info!(excused, "restarting: what is active here goes on, and the other hosts are patient if they were asked to be");
+        info!(
+            excused,
+            "restarting: what is active here goes on, and the other hosts are patient if they were asked to be"
+        );
         self.shared.liveness.handle_stop(now);
         self.attend_liveness(now);
         excused

@@ -249,6 +249,36 @@ fn a_handover_waits_for_a_host_that_was_just_started_and_for_its_copy() {
 }
 
 #[test]
+fn a_stop_ends_in_time_whoever_was_asked_and_whatever_control_still_says() {
+    let mut host = active_and_replicating();
+    let others: Vec<IpAddr> = (2..12).map(|n| IpAddr::from([192, 0, 2, n])).collect();
+    for (n, other) in (100..).zip(&others) {
+        host.spec.peer_hosts.insert(Ipv4Addr::new(169, 254, 192, n), *other);
+    }
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+    let all_live = |host: &mut Host| others.iter().for_each(|other| host.say_known(*other, 1, Some(OURS)));
+    all_live(&mut host);
+    let asked = host.now;
+    host.engine.handle_stop(host.now);
+    host.settle();
+    let mut hosts_asked = BTreeSet::new();
+    while !host.engine.is_stopped() {
+        host.advance(Duration::from_millis(100));
+        all_live(&mut host);
+        hosts_asked.extend(handovers(&mut host).into_iter().map(|(to, _)| to));
+        // Control repairs it meanwhile, as it does whenever it likes.
+        host.say(ToKeeper::Router(Box::new(host.spec.clone())));
+        assert!(host.now < asked + STOP_PATIENCE, "{:?}", host.log);
+    }
+    assert!(hosts_asked.len() >= 3, "{hosts_asked:?}");
+    assert!(host.kernel.is_empty() && host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
+    let left = STOP_PATIENCE - (host.now - asked);
+    assert!(left > Duration::from_secs(3), "the kernel may need seconds, and has {left:?}");
+    host.advance(Duration::from_secs(20));
+    assert!(host.engine.is_stopped());
+}
+
+#[test]
 fn a_handover_waits_for_a_copy_that_holds_all_connections() {
     let mut host = active_and_replicating();
     host.engine.handle_stop(host.now);
