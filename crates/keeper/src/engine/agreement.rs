@@ -251,7 +251,7 @@ impl Engine {
     }
 
     /// Learns what an answer says, and tells what that means for each router.
-    pub(super) fn take_words(&mut self, answer: &Question, now: Instant) -> Vec<(RouterId, Answer)> {
+    fn take_words(&mut self, answer: &Question, now: Instant) -> Vec<(RouterId, Answer)> {
         let speaker = answer.subject;
         let mut words = Vec::new();
         for entry in &answer.entries {

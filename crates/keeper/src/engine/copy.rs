@@ -57,6 +57,8 @@ pub(super) struct RouterCopy {
     pub(super) epoch: u64,
     /// When that was.
     pub(super) active_since: Instant,
+    /// An epoch that was heard of by way of the server: the next one here is above it.
+    pub(super) surpass: u64,
     /// Another copy is asked to take over.
     pub(super) handover: Option<Handover>,
     pub(super) wishing: Wishing,
@@ -124,6 +126,7 @@ impl RouterCopy {
             strangers: BTreeMap::new(),
             epoch: 0,
             active_since: now,
+            surpass: 0,
             handover: None,
             wishing: Wishing::default(),
             lingering: None,

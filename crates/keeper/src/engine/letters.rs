@@ -3,7 +3,9 @@
 //! The server carries sealed letters between hosts, and says nothing itself: an answer is as fresh as the question's
 //! number, and as authentic as any. A question whose subject is known goes there at the same time as to the other
 //! hosts, so the server delays nothing; and what comes back can only keep a copy from taking over
-//! ([`Inquiry::handle_answer_by_server`](evergate_vrrp::agreement::Inquiry::handle_answer_by_server)).
+//! ([`Inquiry::handle_answer_by_server`](evergate_vrrp::agreement::Inquiry::handle_answer_by_server)). It moves nothing:
+//! whoever is reached by way of the server alone may be cut off from everybody, so on its word no active steps down and
+//! no forwarding entry leads to it. Of its claim only the epoch is kept, so that a takeover is newer than it.
 //!
 //! By way of the server a host is reached even if all hosts' own network is cut off from it. Being heard there is no
 //! company, therefore; and whoever is asked says whether it hears anybody but the asker. If it does not know at that
@@ -171,7 +173,7 @@ impl Engine {
         }
         // Only hosts that routers are shared with are asked in this way, so there are not more of them.
         self.shared.agreement.post.signs.insert(speaker, (now, hears_others));
-        let words = self.take_words(answer, now);
+        let words = self.take_words_by_letter(answer);
         if words.is_empty() {
             let routers: Vec<RouterId> =
                 self.copies.values().filter(|copy| copy.inquiry.is_some()).map(RouterCopy::id).collect();
@@ -182,5 +184,19 @@ impl Engine {
         for (router, answer) in words {
             self.with(router, |copy, shared| copy.handle_answer_by_server(answer, hears_others, shared, now));
         }
+    }
+
+    /// Tells what a letter's answer means for each router.
+    fn take_words_by_letter(&mut self, answer: &Question) -> Vec<(RouterId, Answer)> {
+        let speaker = answer.subject;
+        let mut words = Vec::new();
+        for entry in &answer.entries {
+            let Some(copy) = self.copies.get_mut(&entry.router) else { continue };
+            copy.surpass = copy.surpass.max(entry.epoch);
+            let known = self.shared.book.known(entry.router);
+            let active = entry.vtep == Some(speaker) && entry.epoch >= known.epoch;
+            words.push((entry.router, Answer { speaker, active }));
+        }
+        words
     }
 }

@@ -105,7 +105,7 @@ impl RouterCopy {
         // An adopted router never left this host, so its epoch has not ended.
         let resumes = reason == Reason::Adopted && still_ours;
         (self.active_since, self.kept, self.prevailed) = (now, None, None);
-        self.epoch = if resumes { known.epoch } else { known.epoch.saturating_add(1) };
+        self.epoch = if resumes { known.epoch } else { self.next_epoch(shared) };
         shared.book.learn(self.id(), self.epoch, shared.settings.vtep);
         if reason == Reason::PeerDown {
             // Frames that still go to the dead host are lost anyway, and all of its routers move now: said at
@@ -174,9 +174,14 @@ impl RouterCopy {
         self.prevailed = self.host_of(over).map(|host| (host, now));
     }
 
+    /// An epoch above all that are known.
+    fn next_epoch(&self, shared: &Shared) -> u64 {
+        shared.book.known(self.id()).epoch.max(self.surpass).saturating_add(1)
+    }
+
     /// Claims with an epoch above all that are known.
     pub(super) fn claim_anew(&mut self, shared: &mut Shared, now: Instant) {
-        self.epoch = shared.book.known(self.id()).epoch.saturating_add(1);
+        self.epoch = self.next_epoch(shared);
         shared.book.learn(self.id(), self.epoch, shared.settings.vtep);
         self.claim(shared, now);
         self.announce_all(shared);

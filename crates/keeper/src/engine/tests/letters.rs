@@ -162,3 +162,35 @@ fn an_answer_counts_however_many_questions_were_asked_since() {
     host.advance(Duration::from_millis(350));
     assert_eq!((host.state(), host.discards("answer_unasked")), ("backup".to_owned(), 0));
 }
+
+#[test]
+fn an_answer_by_way_of_the_server_moves_nothing_and_its_epoch_is_surpassed() {
+    // The one that was asked has become active anew, and its letter comes when this one has taken over.
+    let mut host = bereaved(None);
+    let (_, question) = host.letters().pop().unwrap();
+    let entries = vec![Entry { router: R, epoch: 7, vtep: Some(THEIRS) }];
+    let answer = Question { kind: Say::Answer, sender: THEIRS, entries, ..question };
+    host.advance(Duration::from_millis(20));
+    assert_eq!(host.state(), "active");
+    host.log.clear();
+    host.letter_from(THEIRS, &answer);
+    assert_eq!((host.state(), host.log.len()), ("active".to_owned(), 0), "{:?}", host.log);
+    // What it says itself, by the hosts' network, counts as ever; and so does what this one claims then.
+    host.claim_from(THEIRS, Kind::Claim, 7);
+    assert_eq!(host.state(), "backup");
+
+    // It comes in time, keeps this one from taking over, and that is all.
+    let mut host = bereaved(Some(Say::LonelyAnswer));
+    host.say(ToKeeper::Follow(follow(0, None)));
+    let (_, question) = host.letters().pop().unwrap();
+    host.log.clear();
+    host.letter_from(THEIRS, &Question { number: question.number, ..answer });
+    host.advance(Duration::from_millis(350));
+    assert_eq!(host.state(), "backup");
+    let moved = |line: &String| line.starts_with("follow") || line.starts_with("claimed");
+    assert!(!host.log.iter().any(moved), "{:?}", host.log);
+    // At last it answers no more.
+    host.advance(Duration::from_secs(2));
+    assert_eq!(host.state(), "active");
+    assert!(host.log.contains(&"transition active 8".to_owned()), "newer than what was heard: {:?}", host.log);
+}
