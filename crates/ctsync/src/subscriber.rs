@@ -106,7 +106,7 @@ pub(crate) struct Subscriber {
     /// When to compare; `None`: as soon as possible.
     check_at: Option<Instant>,
     /// How long what was confirmed last had taken.
-    lag: Duration,
+    last_took: Duration,
 }
 
 impl Subscriber {
@@ -123,7 +123,7 @@ impl Subscriber {
             count: 0,
             digest: 0,
             check_at: None,
-            lag: Duration::ZERO,
+            last_took: Duration::ZERO,
         }
     }
 
@@ -310,7 +310,7 @@ impl Subscriber {
             Item::Begin => self.phase = Phase::Bulk(None),
             Item::Check if self.phase == Phase::Settling => self.phase = Phase::Live,
             Item::Check => {}
-            Item::Flow(_) | Item::Delete(_) => self.lag = now.saturating_duration_since(since),
+            Item::Flow(_) | Item::Delete(_) => self.last_took = now.saturating_duration_since(since),
         }
     }
 
@@ -339,19 +339,19 @@ impl Subscriber {
     }
 
     pub(crate) fn is_complete(&self, now: Instant) -> bool {
-        self.is_live() && self.behind(now) < FRESH
+        self.is_live() && self.behind(now).is_none_or(|behind| behind < FRESH)
     }
 
-    /// How long the oldest change has been waiting that was not confirmed.
-    fn behind(&self, now: Instant) -> Duration {
+    /// How long the oldest change has been waiting that was not confirmed; `None`: there is none.
+    pub(crate) fn behind(&self, now: Instant) -> Option<Duration> {
         let queues = [&self.again, &self.deletes, &self.queues[0], &self.queues[1]];
         let waiting = queues.into_iter().filter_map(|queue| queue.front()).map(|waiting| waiting.since);
         let oldest = waiting.chain(self.in_flight.keys().next().copied()).min();
-        oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+        oldest.map(|since| now.saturating_duration_since(since))
     }
 
-    /// How long that has been waiting, or what was confirmed last had taken.
-    pub(crate) fn lag(&self, now: Instant) -> Duration {
-        self.behind(now).max(self.lag)
+    /// How long what was confirmed last had taken.
+    pub(crate) fn last_took(&self) -> Duration {
+        self.last_took
     }
 }

@@ -318,10 +318,12 @@ impl Table {
         self.subscribers.iter().filter(|(_, one)| one.is_complete(now)).map(|(peer, _)| *peer).collect()
     }
 
-    /// How far the slowest standby is behind, and whether all have everything; `None` if there is none.
+    /// How far the slowest standby is behind, or was at last where none is, and whether all have everything; `None` if
+    /// there is none.
     pub(crate) fn lag(&self, now: Instant) -> Option<(Duration, bool)> {
-        let longest = self.subscribers.values().map(|one| one.lag(now)).max()?;
-        Some((longest, self.subscribers.values().all(Subscriber::is_live)))
+        let behind = self.subscribers.values().filter_map(|one| one.behind(now)).max();
+        let last = self.subscribers.values().map(Subscriber::last_took).max()?;
+        Some((behind.unwrap_or(last), self.subscribers.values().all(Subscriber::is_live)))
     }
 }
 

@@ -351,6 +351,37 @@ fn a_standby_is_complete_and_compares_also_while_connections_come_and_go_without
 }
 
 #[test]
+fn lag_is_how_long_the_oldest_change_waits_and_without_one_how_long_the_last_took() {
+    let mut net = Net::new(3, [0; 3], 1);
+    net.role(0, router(1), Role::Active { epoch: 1 });
+    net.role(1, router(1), Role::Standby);
+    net.role(2, router(1), Role::Standby);
+    for _ in 0..20 {
+        net.step();
+    }
+    let lag = |net: &mut Net| {
+        let now = net.now;
+        net.hosts[0].engine.stats(now)[&router(1)].lag
+    };
+    net.put(0, router(1), flow(1, 1));
+    net.faults = [255, 0, 0];
+    for waited in 0..100 {
+        assert_eq!(lag(&mut net), waited * MS);
+        net.step();
+    }
+    net.faults = [0; 3];
+    for _ in 0..200 {
+        net.step();
+    }
+    let took = lag(&mut net);
+    assert!(took >= 100 * MS && took < 300 * MS, "{took:?}");
+    net.put(0, router(1), flow(2, 1));
+    assert_eq!(lag(&mut net), Duration::ZERO, "what waits now has just come");
+    net.now += 3 * MS;
+    assert_eq!(lag(&mut net), 3 * MS);
+}
+
+#[test]
 fn a_standby_that_does_not_answer_costs_no_more_memory_than_the_table() {
     let mut net = Net::new(2, [0; 3], 1);
     net.role(0, router(1), Role::Active { epoch: 1 });
