@@ -13,3 +13,6 @@ pub mod book;
 pub mod outbox;
 pub mod question;
 pub mod wire;
+
+/// What is added where a datagram was refused for its version.
+pub(crate) const OTHER_VERSION: &str = " (it speaks another version: is that host of another release?)";

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evergate_model::RouterId;
 
+use crate::claims::OTHER_VERSION;
+
 /// Senders that are remembered as already told of. A flood of forged senders fills the table once and
 /// is silent then; its counter goes on.
 const MAX_TOLD: usize = 256;
@@ -33,11 +35,7 @@ impl Discards {
         }
         let whose = router.map_or(String::new(), |router| format!(" for router {router}"));
         let end = if self.told.len() > MAX_TOLD { "; further ones are only counted" } else { "" };
-        let words = if reason == "claim_version" {
-            " (it speaks another version: is that host of another release?)"
-        } else {
-            ""
-        };
+        let words = if reason == "claim_version" { OTHER_VERSION } else { "" };
         Some(format!("refused a packet from {sender}{whose}: {reason}{words}{end}"))
     }
 

@@ -183,8 +183,7 @@ impl Liveness {
 
     /// Whether the session with a host is up.
     pub(super) fn is_up(&self, host: IpAddr) -> bool {
-        let session = self.sessions.as_ref().and_then(|sessions| sessions.session(host));
-        session.is_some_and(|session| session.state() == State::Up)
+        self.hears(host) == Some(true)
     }
 
     /// The hosts that packets are expected of: when each was last heard, and the silence after which it is

@@ -26,6 +26,7 @@ use super::Snapshot;
 use super::inject;
 use super::peer::{Peer, Us};
 use super::seal::{ClusterKey, Discard, Life, MAX_DATAGRAM};
+use crate::claims::OTHER_VERSION;
 use crate::protocol::ReplicationStatus;
 
 /// What waits to be received: a burst of a whole window of several peers.
@@ -204,11 +205,8 @@ impl Worker {
     }
 
     fn remove(&mut self, router: RouterId) {
-        if let Some(local) = self.routers.remove(&router)
-            && let Some((_, token)) = local.access.and_then(|access| access.watch)
-        {
-            self.tokens.remove(&token);
-        }
+        self.unwatch(router);
+        self.routers.remove(&router);
         self.engine.remove_router(router);
     }
 
@@ -271,9 +269,16 @@ impl Worker {
 
     fn close(&mut self, router: RouterId) {
         self.engine.remove_router(router);
-        if let Some(local) = self.routers.get_mut(&router)
-            && let Some((_, token)) = local.access.take().and_then(|access| access.watch)
-        {
+        self.unwatch(router);
+        if let Some(local) = self.routers.get_mut(&router) {
+            local.access = None;
+        }
+    }
+
+    /// Listens to a router's kernel no longer.
+    fn unwatch(&mut self, router: RouterId) {
+        let access = self.routers.get_mut(&router).and_then(|local| local.access.as_mut());
+        if let Some((_, token)) = access.and_then(|access| access.watch.take()) {
             self.tokens.remove(&token);
         }
     }
@@ -282,6 +287,9 @@ impl Worker {
     fn apply_router(&mut self, router: RouterId) {
         if self.setup.is_none() {
             return;
+        }
+        if self.routers.get(&router).is_some_and(|local| local.role == Role::Standby) {
+            self.unwatch(router);
         }
         let Some(local) = self.routers.get_mut(&router) else { return };
         let result = open(local, &self.netns_path, &self.epoll, &mut self.next_token);
@@ -353,12 +361,7 @@ impl Worker {
                 let count = self.discards.entry(discard).or_default();
                 *count += 1;
                 if *count == 1 {
-                    let other_release = discard == Discard::Version;
-                    let words = if other_release {
-                        " (it speaks another version: is that host of another release?)"
-                    } else {
-                        ""
-                    };
+                    let words = if discard == Discard::Version { OTHER_VERSION } else { "" };
                     warn!(%from, "a datagram between hosts was refused: {discard}{words}");
                 }
             }
@@ -496,11 +499,7 @@ fn open(
         }
     };
     match local.role {
-        Role::Standby => {
-            // Its token stays known, and leads nowhere.
-            access.watch = None;
-            Ok(None)
-        }
+        Role::Standby => Ok(None),
         Role::Active { .. } if access.watch.is_some() => Ok(None),
         Role::Active { .. } => {
             let watch = FlowWatch::open(&access.netns).map_err(|error| error.full())?;
@@ -510,5 +509,33 @@ fn open(
             access.watch = Some((watch, token));
             Ok(Some(token))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root, to listen to the namespace that it runs in.
+    #[test]
+    fn a_router_that_changes_its_role_again_and_again_leaves_nothing_of_it() {
+        let router = RouterId::from_u128(1);
+        let mut worker = Worker::new(PathBuf::from("/proc/self/ns"), Arc::default()).unwrap();
+        let key = ClusterKey::new(b"cluster".to_vec()).unwrap();
+        worker.take(Command::Settings(Some(Setup { key, address: IpAddr::from([127, 0, 0, 1]), port: 0 })));
+        worker.take(Command::Router { router, netns: "net".to_owned(), peers: BTreeSet::new() });
+        let watches = |worker: &Worker| {
+            let watch = worker.routers[&router].access.as_ref().and_then(|access| access.watch.as_ref());
+            (watch.is_some(), worker.tokens.len())
+        };
+        for epoch in 1..4 {
+            worker.take(Command::Role { router, role: Role::Active { epoch } });
+            assert_eq!(watches(&worker), (true, 1), "tests of this crate must run as root");
+            worker.take(Command::Role { router, role: Role::Standby });
+            assert_eq!(watches(&worker), (false, 0));
+        }
+        worker.take(Command::Role { router, role: Role::Active { epoch: 4 } });
+        worker.take(Command::Settings(None));
+        assert_eq!(watches(&worker), (false, 0));
     }
 }
