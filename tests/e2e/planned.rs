@@ -8,7 +8,7 @@ use evergate_lab::{Node, wait_for};
 use evergate_model::RouterId;
 use serde_json::json;
 
-use crate::connections::End;
+use crate::connections::{End, tracked};
 use crate::conversion::is_interrupted;
 use crate::support::{Cloud, PATIENCE};
 
@@ -199,10 +199,14 @@ fn a_drained_host_loses_its_routers_and_no_packet_or_connection_until_it_is_undr
         Ok((!cloud.lab.hosts_of(router).contains(&active)).then_some(()))
     })
     .unwrap();
-    traffic.finish_unharmed(&cloud);
     let next = cloud.lab.wait_active(router).unwrap();
     verb(&cloud, "undrain");
     wait_all_copies(&cloud, router);
+    wait_for("the copy that came back is told of all connections", PATIENCE, || {
+        Ok((tracked(&cloud, active, router)? >= 200).then_some(()))
+    })
+    .unwrap();
+    traffic.finish_unharmed(&cloud);
     assert_eq!(cloud.lab.active_hosts(router).unwrap(), [next]);
 
     // It is moved back by hand; and taken to be its place, to which it returns.

@@ -60,6 +60,12 @@ impl Peer {
         Self { us, address, counter: 0, known: None, retired: VecDeque::new(), greet_at: now, answered_at: None }
     }
 
+    /// Whether the present life of `other` is known.
+    #[cfg(test)]
+    pub(super) fn knows(&self, other: &Self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.life == other.us.life)
+    }
+
     /// When to greet; never, once the peer is known.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.known.is_none().then_some(self.greet_at)

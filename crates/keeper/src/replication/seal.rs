@@ -31,9 +31,19 @@ const PURPOSE: &[u8] = b"evergate connection replication 1";
 /// Largest datagram.
 pub(super) const MAX_DATAGRAM: usize = HEADER + evergate_ctsync::message::MAX_LEN + 16;
 
-/// One life of a replication process.
+/// One acquaintance of a replication process with a peer.
+///
+/// It ends with the process, and with the last router that both have: whoever meets the peer again counts datagrams from the
+/// beginning, which under the keys of the life before would be repetitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Life(pub(super) u128);
+
+impl Life {
+    /// Another life of the same process.
+    pub(super) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
 
 /// What a datagram is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

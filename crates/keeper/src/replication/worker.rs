@@ -89,6 +89,7 @@ struct Access {
 /// The thread's state.
 pub(super) struct Worker {
     netns_path: PathBuf,
+    /// The life that the next peer is met with.
     life: Life,
     engine: Engine,
     setup: Option<Setup>,
@@ -261,9 +262,12 @@ impl Worker {
             self.peers.remove(&peer);
             self.engine.handle_peer_removed(peer);
         }
-        let us = Us { key: setup.key.clone(), address: setup.address, life: self.life };
         for peer in wanted.into_iter().filter(|peer| *peer != setup.address) {
-            self.peers.entry(peer).or_insert_with(|| Peer::new(us.clone(), peer, Instant::now()));
+            self.peers.entry(peer).or_insert_with(|| {
+                let us = Us { key: setup.key.clone(), address: setup.address, life: self.life };
+                self.life = self.life.next();
+                Peer::new(us, peer, Instant::now())
+            });
         }
     }
 
@@ -537,5 +541,73 @@ mod tests {
         worker.take(Command::Role { router, role: Role::Active { epoch: 4 } });
         worker.take(Command::Settings(None));
         assert_eq!(watches(&worker), (false, 0));
+    }
+
+    /// Two hosts' threads, made to go by hand.
+    fn two(port: u16) -> [(IpAddr, Worker); 2] {
+        [1, 2].map(|last| {
+            let address = IpAddr::from([127, 0, 0, last]);
+            let mut worker = Worker::new(PathBuf::from("/nonexistent"), Arc::default()).unwrap();
+            let key = ClusterKey::new(b"cluster".to_vec()).unwrap();
+            worker.take(Command::Settings(Some(Setup { key, address, port })));
+            worker.take(router(address));
+            (address, worker)
+        })
+    }
+
+    fn router(us: IpAddr) -> Command {
+        let peers = [1, 2].map(|last| IpAddr::from([127, 0, 0, last])).into_iter().filter(|peer| *peer != us).collect();
+        Command::Router { router: RouterId::from_u128(1), netns: "qrouter-1".to_owned(), peers }
+    }
+
+    /// Lets both go until each has proof of the other's present life.
+    fn meet(hosts: &mut [(IpAddr, Worker); 2]) {
+        let start = Instant::now();
+        loop {
+            for (_, worker) in hosts.iter_mut() {
+                worker.receive();
+                worker.handle_timers(Instant::now());
+            }
+            let [(_, a), (_, b)] = &*hosts;
+            let met = |one: &Worker, other: &Worker| {
+                let (one, other) = (one.peers.values().next(), other.peers.values().next());
+                one.zip(other).is_some_and(|(one, other)| one.knows(other))
+            };
+            if met(a, b) && met(b, a) {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "discarded: {:?}, {:?}", a.discards, b.discards);
+        }
+    }
+
+    /// The first host says something that only the second one's engine refuses.
+    fn say([(_, from), (to, at)]: &mut [(IpAddr, Worker); 2]) {
+        let datagram = from.peers.get_mut(to).unwrap().seal(b"no message").unwrap();
+        from.send(*to, &datagram);
+        let heard = |at: &Worker| at.discards.values().sum::<u64>();
+        let (before, start) = (heard(at), Instant::now());
+        while heard(at) == before {
+            at.receive();
+            assert!(start.elapsed() < Duration::from_secs(20), "nothing arrives");
+        }
+    }
+
+    #[test]
+    fn hosts_that_part_with_their_last_common_router_meet_again_with_the_next() {
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut hosts = two(free);
+        meet(&mut hosts);
+        for said in 1..=3 {
+            for _ in 0..100 {
+                say(&mut hosts);
+            }
+            assert_eq!(hosts[1].1.discards.get(&Discard::Content), Some(&(100 * said)));
+            assert_eq!(hosts[1].1.discards.get(&Discard::Replay), None);
+            let (address, worker) = &mut hosts[0];
+            worker.take(Command::Remove { router: RouterId::from_u128(1) });
+            assert!(worker.peers.is_empty());
+            worker.take(router(*address));
+            meet(&mut hosts);
+        }
     }
 }
