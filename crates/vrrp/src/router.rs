@@ -586,7 +586,7 @@ impl VirtualRouter {
         ]);
         self.phase = Phase::Active(Advertising {
             sent: now,
-            adver: now + self.config.advertise_interval(),
+            adver: now + timing::first_interval(&self.config),
             announced: now,
             announce: Announcing::after_first_round(&self.config.announcements, now),
             contest: None,

@@ -35,6 +35,24 @@ fn startup_of_the_address_owner_advertises_announces_and_is_active() {
 }
 
 #[test]
+fn routers_that_are_active_from_one_moment_on_advertise_at_moments_of_their_own() {
+    let second = |vrid| {
+        let mut bench = Bench::new(Config { priority: 255, vrid: Vrid::new(vrid).unwrap(), ..v3() });
+        bench.router.handle_startup(bench.now);
+        bench.drain();
+        let first = bench.timers().iter().find(|(timer, _)| *timer == Timer::Adver).unwrap().1;
+        assert!(Duration::ZERO < first && first <= 2 * SECOND, "{first:?}");
+        bench.wait(first);
+        assert!(bench.drain().contains(&transmit(&bench)));
+        assert!(bench.timers().contains(&(Timer::Adver, 2 * SECOND)));
+        first
+    };
+    let mut moments = (1..=240).map(second).collect::<Vec<_>>();
+    moments.sort_unstable();
+    assert!(moments.chunk_by(|one, other| one == other).all(|together| together.len() == 15));
+}
+
+#[test]
 fn the_second_startup_does_nothing() {
     let mut bench = Bench::backup(v2());
     bench.wait(SECOND);

@@ -27,6 +27,20 @@ pub(super) const LATE_DIVISOR: u32 = 4;
 /// them, are the most that full steps leave room for.
 const RANK_STEP: u32 = 16;
 
+/// Moments of an interval between which the routers of one host share themselves out.
+const SLOTS: u32 = 16;
+
+/// How long after its first advertisement an active sends its second.
+///
+/// Deviation: RFC 9568 §6.4.2 has a whole interval. Routers that a host takes over at one moment would advertise in step ever
+/// after: a thousand frames at once every interval, for which queues on the way are too short. So the first interval is
+/// cut short by a share that the VRID decides, which no backup minds: an advertisement may come early (§6.4.2 resets the
+/// timer then).
+pub(super) fn first_interval(config: &Config) -> Duration {
+    let slot = u32::from(config.vrid.get()) % SLOTS;
+    config.advertise_interval() * (slot + 1) / SLOTS
+}
+
 /// What a backup waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
