@@ -2,7 +2,7 @@
 //! NAT, and how many of a thousand connections are broken; at the default settings and at the fastest,
 //! beside a keepalived and conntrackd pair that loses its master's power in the same run.
 //!
-//! Run it with `make bench`.
+//! Run it with `make bench`; `EVERGATE_BENCH_FAULTS=drain` takes only what has that in its name.
 
 #[allow(dead_code, reason = "each measurement uses a part")]
 #[path = "../support/mod.rs"]
@@ -45,7 +45,8 @@ fn main() -> Result<()> {
         let waiting = bench.first_answer()?;
         let router = bench.create_router()?;
         waiting.wait()?;
-        for event in events() {
+        let only = std::env::var("EVERGATE_BENCH_FAULTS").unwrap_or_default();
+        for event in events().into_iter().filter(|event| event.name().contains(&only)) {
             one_kind(&bench, &router, settings, &event)?;
         }
     }
@@ -57,6 +58,15 @@ fn main() -> Result<()> {
     let words: Vec<&str> = damage.iter().map(|damage| damage.connections.as_str()).collect();
     println!("  keepalived + conntrackd, 1 s  host power-off     gap {}   {}", figures(&gaps), words.join("; "));
     Ok(())
+}
+
+impl Event {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Fault(name, _) => name,
+            Self::Drain => "drain",
+        }
+    }
 }
 
 fn events() -> Vec<Event> {
@@ -77,11 +87,7 @@ fn one_kind(bench: &Bench, router: &str, settings: &str, event: &Event) -> Resul
         gaps.push(gap);
         words.push(connections);
     }
-    let name = match event {
-        Event::Fault(name, _) => name,
-        Event::Drain => "drain",
-    };
-    println!("  {settings:14} {name:18} gap {}   {}", figures(&gaps), words.join("; "));
+    println!("  {settings:14} {:18} gap {}   {}", event.name(), figures(&gaps), words.join("; "));
     Ok(())
 }
 
