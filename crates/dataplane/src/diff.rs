@@ -11,6 +11,7 @@
 mod ownership;
 mod removal;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effects;
@@ -218,13 +219,27 @@ impl<'a> Planner<'a> {
 
     fn replace_nft(&mut self, which: impl Fn(&NftTable) -> bool) {
         for (netns, state) in self.wanted() {
-            for table in state.nft.values().filter(|table| which(table)) {
+            for table in self.tables(netns, state).into_iter().filter(|table| which(table)) {
                 let present = self.now.netns.get(netns).and_then(|ns| ns.nft.get(&table.family));
                 if !present.is_some_and(|present| table.matches(present)) {
-                    self.emit(Op::ReplaceNft { netns: netns.clone(), table: table.clone() });
+                    self.emit(Op::ReplaceNft { netns: netns.clone(), table: table.into_owned() });
                 }
             }
         }
+    }
+
+    /// The tables that a namespace must have: rules for frames leave alone those of devices that are not ours.
+    fn tables<'s>(&self, netns: &Netns, state: &'s NetnsState) -> Vec<Cow<'s, NftTable>> {
+        let blocked = |link: &str| self.blocked.has_link(netns, link);
+        let any_blocked = self.blocked.has_links_of(netns);
+        let ours = |table: &'s NftTable| {
+            if !(any_blocked && table.family.is_of_frames()) {
+                return Some(Cow::Borrowed(table));
+            }
+            let rest = table.without_devices(blocked);
+            (!rest.chains.is_empty()).then_some(Cow::Owned(rest))
+        };
+        state.nft.values().filter_map(ours).collect()
     }
 
     fn add_addresses(&mut self) {

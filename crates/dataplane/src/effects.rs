@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use evergate_model::Mac;
 use ipnet::IpNet;
 
-use crate::nft::{NftFamily, NftStatement};
+use crate::nft::{NftFamily, NftRule};
 use crate::op::{LinkChange, Op};
 use crate::state::{
     Address, BridgePort, FdbEntry, FdbTable, KernelState, Link, LinkKind, NeighbourKey, Netns, NetnsState, Route,
@@ -85,15 +85,9 @@ pub fn apply(state: &mut KernelState, op: &Op) -> Result<(), Impossible> {
         }
         Op::ReplaceNft { netns, table } => {
             let ns = place(state, netns)?;
-            for statement in table.chains.values().flat_map(|c| &c.rules).flat_map(|r| &r.statements) {
-                if let NftStatement::DnatByMap { map }
-                | NftStatement::DnatByServiceMap { map }
-                | NftStatement::SnatByMap { map }
-                | NftStatement::StationByVrid { map } = statement
-                    && !table.maps.contains_key(map)
-                {
-                    return Err(Impossible::Missing(format!("nftables map {map}")));
-                }
+            let mut maps = table.chains.values().flat_map(|chain| &chain.rules).flat_map(NftRule::maps);
+            if let Some(map) = maps.find(|map| !table.maps.contains_key(*map)) {
+                return Err(Impossible::Missing(format!("nftables map {map}")));
             }
             if table.family == NftFamily::Netdev
                 && let Some(device) = table.chains.keys().find(|device| !ns.links.contains_key(*device))

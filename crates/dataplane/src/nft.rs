@@ -3,7 +3,7 @@
 //! The kernel keeps no copy of a rule's text, so each rule carries a comment (nftables user data) made
 //! from its printed form: an observed rule is compared by that. See [`NftRule::tag`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -297,6 +297,23 @@ impl NftTable {
             && self.chains.iter().all(|(name, chain)| observed.chains.get(name).is_some_and(|o| chain.matches(o)))
     }
 
+    /// This table of rules for frames, without what it does to those of some devices.
+    pub(crate) fn without_devices(&self, is_one: impl Fn(&str) -> bool) -> Self {
+        debug_assert!(self.family.is_of_frames(), "a chain of another family has no device");
+        let mut table = self.clone();
+        if self.family == NftFamily::Netdev {
+            table.chains.retain(|device, _| !is_one(device));
+        }
+        for chain in table.chains.values_mut() {
+            chain.rules.retain(|rule| !rule.devices().any(&is_one));
+        }
+        table.chains.retain(|_, chain| !chain.rules.is_empty());
+        let rules = table.chains.values().flat_map(|chain| &chain.rules);
+        let used: BTreeSet<&str> = rules.flat_map(NftRule::maps).collect();
+        table.maps.retain(|name, _| used.contains(name.as_str()));
+        table
+    }
+
     /// Shows this table as it is read back from a kernel: every rule reduced to its tag.
     pub fn as_observed(&self) -> Self {
         let mut table = self.clone();
@@ -326,6 +343,16 @@ impl NftRule {
             return tag.clone();
         }
         format!("{} {:016x}", self.purpose(), fnv1a(self.text().as_bytes()))
+    }
+
+    /// Names the devices whose frames or packets alone the rule is about.
+    fn devices(&self) -> impl Iterator<Item = &str> {
+        self.statements.iter().filter_map(NftStatement::device)
+    }
+
+    /// Names the maps that the rule looks things up in.
+    pub(crate) fn maps(&self) -> impl Iterator<Item = &str> {
+        self.statements.iter().filter_map(NftStatement::map)
     }
 
     /// Says in a few words what the rule is for, from what decides the packet's fate.
@@ -367,6 +394,28 @@ impl NftRule {
     fn text(&self) -> String {
         let statements: Vec<String> = self.statements.iter().map(ToString::to_string).collect();
         statements.join(" ")
+    }
+}
+
+impl NftStatement {
+    fn device(&self) -> Option<&str> {
+        if let Self::InLink { name, negated: false } | Self::OutLink { name, negated: false } = self {
+            Some(name)
+        } else {
+            None
+        }
+    }
+
+    fn map(&self) -> Option<&str> {
+        if let Self::DnatByMap { map }
+        | Self::DnatByServiceMap { map }
+        | Self::SnatByMap { map }
+        | Self::StationByVrid { map } = self
+        {
+            Some(map)
+        } else {
+            None
+        }
     }
 }
 

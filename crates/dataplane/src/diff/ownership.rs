@@ -18,6 +18,11 @@ impl Blocked {
     pub(super) fn has_link(&self, netns: &Netns, link: &str) -> bool {
         self.netns.contains(netns) || self.links.contains(netns, link)
     }
+
+    /// Tells whether any link of a namespace is.
+    pub(super) fn has_links_of(&self, netns: &Netns) -> bool {
+        self.netns.contains(netns) || self.links.0.contains_key(netns)
+    }
 }
 
 /// Finds what is foreign and in the way.

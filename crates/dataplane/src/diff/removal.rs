@@ -158,7 +158,8 @@ impl Planner<'_> {
         let Some(ns) = self.now.netns.get(netns) else { return };
         // In the host's namespace only the tables of frames are looked for without being wanted.
         let is_ours = |family: &&NftFamily| *netns != Netns::Host || family.is_of_frames();
-        let surplus = ns.nft.keys().filter(is_ours).filter(|family| !wanted.nft.contains_key(family));
+        let wanted: BTreeSet<NftFamily> = self.tables(netns, wanted).iter().map(|table| table.family).collect();
+        let surplus = ns.nft.keys().filter(is_ours).filter(|family| !wanted.contains(family));
         let surplus: Vec<_> = surplus.copied().collect();
         for family in surplus {
             self.emit(Op::DeleteNft { netns: netns.clone(), family });

@@ -1,7 +1,12 @@
 //! Plans for hosts that are not as they should be.
 
+use std::collections::BTreeMap;
+
+use evergate_dataplane::compile::dispatch_table;
 use evergate_dataplane::fake::FakeKernel;
-use evergate_dataplane::nft::{NftFamily, TABLE_NAME};
+use evergate_dataplane::nft::{
+    NftChain, NftChainKind, NftFamily, NftHook, NftRule, NftStatement, NftTable, TABLE_NAME,
+};
 use evergate_dataplane::op::Op;
 use evergate_dataplane::state::{Address, FdbEntry, FdbTable, Link, LinkKind, Netns, Route, TABLE_MAIN};
 use evergate_dataplane::{Desired, HostSettings, KernelState, NetnsState, Plan, compile, diff};
@@ -83,6 +88,45 @@ fn advertisements_are_flooded_again_when_few_copies_are_left() {
     let ops = lines(&plan(&kernel, &desired));
     let of = |text: &str| ops.iter().position(|op| op.contains(text)).unwrap_or_else(|| panic!("{text}: {ops:?}"));
     assert!(of("ip link add name vxlan-102") < of("table netdev evergate"));
+}
+
+#[test]
+fn frames_of_a_device_that_is_not_ours_are_left_alone_and_those_of_others_led_on() {
+    let (mut kernel, mut desired) = converged(&cloud::with_copies(cloud::ha_host(), 8));
+    let copies = BTreeMap::from([(7, mac(3)), (8, mac(0x41))]);
+    let both = ["vxlan-101", "vxlan-102"].map(|device| (device.to_owned(), copies.clone()));
+    let rule = |device: &str| NftRule {
+        statements: vec![NftStatement::OutLink { name: device.to_owned(), negated: false }, NftStatement::Drop],
+    };
+    let chain = NftChain {
+        kind: NftChainKind::Filter,
+        hook: NftHook::Forward,
+        priority: 0,
+        drop_by_default: false,
+        rules: vec![rule("vxlan-101"), rule("vxlan-102")],
+    };
+    let chains = BTreeMap::from([("questions".to_owned(), chain)]);
+    let bridge = NftTable { family: NftFamily::Bridge, maps: BTreeMap::new(), chains };
+    let tables = &mut desired.netns.get_mut(&Netns::Host).unwrap().nft;
+    tables.extend([dispatch_table(&both.into()), bridge].map(|table| (table.family, table)));
+    cloud::converge(&mut kernel, &desired);
+    // Somebody has made it anew.
+    ns(&mut kernel, &Netns::Host).links.get_mut("vxlan-102").unwrap().alias = None;
+    let plan = diff(&desired, &kernel.observe(&desired)).0;
+    assert_eq!(plan.ops().count(), 2, "{plan}");
+    assert!(kernel.apply(&plan.into_ops()).iter().all(Result::is_ok));
+    let tables = &ns(&mut kernel, &Netns::Host).nft;
+    let names = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<_>>();
+    assert_eq!(names(tables[&NftFamily::Netdev].chains.keys().collect()), ["vxlan-101"]);
+    assert_eq!(names(tables[&NftFamily::Netdev].maps.keys().collect()), ["copies_vxlan_101"]);
+    let left = &tables[&NftFamily::Bridge].chains["questions"].rules;
+    assert_eq!(left.iter().map(NftRule::tag).collect::<Vec<_>>(), [rule("vxlan-101").tag()]);
+    assert!(diff(&desired, &kernel.observe(&desired)).0.is_empty());
+    // Where nothing is left, no table is.
+    ns(&mut kernel, &Netns::Host).links.get_mut("vxlan-101").unwrap().alias = None;
+    let plan = diff(&desired, &kernel.observe(&desired)).0;
+    assert!(kernel.apply(&plan.into_ops()).iter().all(Result::is_ok));
+    assert!(ns(&mut kernel, &Netns::Host).nft.is_empty());
 }
 
 #[test]

@@ -195,6 +195,22 @@ fn a_foreign_bridge_and_namespace_are_in_the_way() {
     );
 }
 
+#[test]
+fn a_foreign_tunnel_device_is_in_the_way_of_an_ha_network() {
+    let mut kernel = cloud::kernel(&[]);
+    kernel.add_foreign_link("vxlan-102");
+    let seven = cloud::with_copies(cloud::ha_host(), 7);
+    let desired = cloud::network_host(&seven).kernel;
+    let (plan, _) = diff(&desired, &kernel.observe(&desired));
+    assert!(kernel.apply(&plan.into_ops()).iter().all(Result::is_ok));
+    let desired = cloud::network_host(&cloud::with_copies(seven, 8)).kernel;
+    check(
+        "foreign-tunnel",
+        "The Linux bridge agent that this host had before has left the tunnel device of what is now the HA network. It          is left alone, and so are its frames: with the eighth copy there is no table that leads advertisements.",
+        diff(&desired, &kernel.observe(&desired)),
+    );
+}
+
 /// The plan from a host that has converged on one configuration to another.
 fn between(before: &HostConfig, after: &HostConfig) -> (Plan, Vec<Refusal>) {
     let state = |config| cloud::network_host(config).kernel;
