@@ -11,8 +11,8 @@
 //! - Without a configuration nothing is ever reconciled: a host that knows nothing removes nothing.
 //! - A router's namespace goes only after the keeper let go of it, or did not answer for
 //!   [`REMOVAL_PATIENCE`].
-//! - The keeper is told [`ToKeeper::EndOfState`] only when every copy could be described to it (or
-//!   after [`DESCRIBE_PATIENCE`]): what is not mentioned, it drops.
+//! - The keeper is told [`ToKeeper::EndOfState`] only when every copy could be described to it, and each that is to go
+//!   was asked for with what becomes of it (or after [`DESCRIBE_PATIENCE`]): what is not mentioned, it drops.
 //!
 //! Read [`crate::round`] first. What is said to the keeper is in [`keeper`], to the server in [`report`].
 
@@ -255,9 +255,7 @@ impl Core {
     fn take_new_config(&mut self) {
         let Some(config) = self.config.clone() else { return };
         let wanted = wanted_copies(&config);
-        for router in self.keeper.retain(&wanted) {
-            self.keeper.let_go(router, &config);
-        }
+        self.keeper.retain(&wanted);
         let before = self.rounds.confs.len();
         self.rounds.confs.retain(|router, _| wanted.contains(router));
         if self.rounds.confs.len() != before {
@@ -426,7 +424,7 @@ impl Core {
         self.keeper.forget_released(&outcome);
         if let Some(config) = self.config.clone() {
             for router in &outcome.withheld {
-                self.keeper.let_go(*router, &config);
+                self.keeper.let_go(*router);
             }
             let wanted = wanted_copies(&config);
             let current: BTreeMap<_, _> =
@@ -480,7 +478,7 @@ impl Core {
 
     /// Fires the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.now = now;
+        let before = std::mem::replace(&mut self.now, now);
         if self.rounds.held_until.is_some_and(|at| at <= now) {
             self.rounds.held_until = None;
         }
@@ -504,7 +502,7 @@ impl Core {
         if self.keeper.status_due(now) {
             self.outputs.push_back(Output::SendToKeeper(Box::new(ToKeeper::Status)));
         }
-        if self.keeper.describe_due(now) {
+        if self.keeper.describe_deadline(before).is_some_and(|at| at <= now) {
             self.talk_to_keeper();
         }
     }
@@ -520,7 +518,7 @@ impl Core {
         }
         deadlines.extend(self.keeper.removal_deadline().map(|at| (at, Timer::Removal)));
         deadlines.extend(self.keeper.status_deadline().map(|at| (at, Timer::Status)));
-        deadlines.extend(self.keeper.describe_deadline().map(|at| (at, Timer::Describe)));
+        deadlines.extend(self.keeper.describe_deadline(self.now).map(|at| (at, Timer::Describe)));
         deadlines.into_iter().min().unwrap_or((self.now + PERIOD, Timer::Period))
     }
 

@@ -5,12 +5,14 @@
 mod common;
 mod machine;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{HA_NETWORK, ROUTER, add_ha_router, add_port, base, ip, mac, port, port_id, remove_router, settings};
+use common::{
+    HA_NETWORK, ROUTER, add_ha_router, add_port, base, ip, mac, no_ha, port, port_id, remove_router, settings,
+};
 use evergate_dataplane::Netns;
 use evergate_hostd::core::{Core, FileJob, Output};
 use evergate_hostd::worker::Worker;
@@ -399,6 +401,33 @@ fn nothing_moves_while_a_control_is_replaced() {
     assert_eq!(host.ops, 0, "the plan is empty");
     assert!(host.transitions.iter().all(|(state, _)| *state == HaState::Active), "{:?}", host.transitions);
     assert_eq!(host.report.as_ref().unwrap().ha_states[&ROUTER].state, HaState::Active);
+}
+
+#[test]
+fn a_router_that_stops_being_ha_while_its_control_is_replaced_goes_on() {
+    let mut cluster = Cluster::new();
+    cluster.pass(Duration::from_secs(10));
+    cluster.server_learns();
+    let active = cluster.active();
+    let (now, settings) = (cluster.now, host_settings(active));
+    let cached = config_of(active, cluster.revision, cluster.active);
+    let host = cluster.host(active);
+    let machine = std::mem::take(host.worker.machine_mut());
+    host.worker = Worker::new(machine, &settings);
+    host.core = Core::new(settings, 2, Some(cached), now);
+    // The server says so while the first round, towards what was cached, is under way.
+    let round = std::iter::from_fn(|| host.core.poll_output());
+    let round =
+        round.filter_map(|output| if let Output::Reconcile(round) = output { Some(round) } else { None }).next();
+    host.core.handle_snapshot(no_ha(config_of(active, 100, None), Location::Local), now);
+    let outcome = host.worker.run(&round.unwrap()).map_err(|error| format!("{error:#}"));
+    host.core.handle_outcome(outcome, now);
+    cluster.connect_keeper(active);
+    let host = cluster.host(active);
+    let left: BTreeSet<String> = host.addresses().into_iter().filter(|a| !a.starts_with("169.254.")).collect();
+    assert_eq!(left, ["10.0.0.1/24", "203.0.113.10/24", "203.0.113.20/32"].map(str::to_owned).into());
+    assert!(host.engine.status().routers.is_empty());
+    assert_eq!(host.report.as_ref().unwrap().applied_revision, Some(100));
 }
 
 #[test]

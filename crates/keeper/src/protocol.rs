@@ -563,6 +563,9 @@ pub struct ClaimStatus {
 pub struct RouterStatus {
     /// Which router.
     pub router: RouterId,
+    /// Its namespace below `/run/netns`; empty from a keeper of a version that does not say.
+    #[serde(default)]
+    pub netns: String,
     /// RFC 9568's state: `initialize`, `backup`, `active`.
     pub vrrp_state: String,
     /// Neutron's state.

@@ -3,6 +3,10 @@
 //!
 //! Everything is told as state: after a reconnection all of it again, later what differs from what was
 //! told. The protocol is in [`evergate_keeper::protocol`].
+//!
+//! What a copy's removal means depends on where the copy is, and a control that has just started knows that only
+//! from the keeper's own words. So nothing is removed before the keeper has said what it has, and
+//! [`ToKeeper::EndOfState`] (whereupon it drops what was not mentioned) waits until each removal was asked for.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -53,12 +57,12 @@ pub enum Connection {
     },
     /// There is one.
     Up {
-        /// Since when.
+        /// Since when; since [`ToKeeper::Hello`], once it was said.
         since: Instant,
         /// Whether [`ToKeeper::Hello`] was said.
         greeted: bool,
-        /// Whether the keeper has said what its copies are, or did not in time: which of them are active
-        /// matters to what they are told.
+        /// Whether the keeper has said what its copies are: which of them are active, and where they are, matters
+        /// to what it is told.
         introduced: bool,
         /// Whether [`ToKeeper::EndOfState`] was said.
         complete: bool,
@@ -81,7 +85,6 @@ pub struct Words {
 /// A router that the keeper is to let go of.
 #[derive(Clone, Copy, Debug)]
 struct Leaving {
-    how: Removal,
     /// Until when it is waited for, once the keeper was asked.
     until: Option<Instant>,
 }
@@ -98,6 +101,9 @@ pub struct KeeperSide {
     advertised: BTreeMap<RouterId, AdvertiseSpec>,
     told_settings: Option<Settings>,
     told: BTreeMap<RouterId, RouterSpec>,
+    /// Every copy that the keeper has, as far as is known, and its namespace; `None`: an older version's keeper,
+    /// which does not say.
+    held: BTreeMap<RouterId, Option<String>>,
     told_followed: BTreeMap<RouterId, FollowSpec>,
     told_advertised: BTreeMap<RouterId, AdvertiseSpec>,
     told_vrids: BTreeMap<NetworkId, BTreeSet<u8>>,
@@ -120,6 +126,7 @@ impl KeeperSide {
             advertised: BTreeMap::new(),
             told_settings: None,
             told: BTreeMap::new(),
+            held: BTreeMap::new(),
             told_followed: BTreeMap::new(),
             told_advertised: BTreeMap::new(),
             told_vrids: BTreeMap::new(),
@@ -135,6 +142,7 @@ impl KeeperSide {
         self.connection = Connection::Up { since: now, greeted: false, introduced: false, complete: false };
         self.told_settings = None;
         self.told.clear();
+        self.held.clear();
         self.told_followed.clear();
         self.told_advertised.clear();
         self.told_vrids.clear();
@@ -161,46 +169,73 @@ impl KeeperSide {
         }
     }
 
-    /// Forgets copies that are wanted no more, and names those that the keeper knows of.
-    pub(super) fn retain(&mut self, wanted: &BTreeSet<RouterId>) -> Vec<RouterId> {
+    /// Forgets copies that are wanted no more, and lets go of those that the keeper has.
+    pub(super) fn retain(&mut self, wanted: &BTreeSet<RouterId>) {
         self.copies.retain(|id, _| wanted.contains(id));
         self.roles.retain(|id, _| wanted.contains(id));
         // A router that came back before it had gone is wanted, and not removed.
         self.leaving.retain(|id, _| !wanted.contains(id));
         self.released.retain(|id| !wanted.contains(id));
-        self.told.keys().filter(|id| !wanted.contains(id)).copied().collect()
+        for router in self.held_but(wanted) {
+            self.let_go(router);
+        }
+    }
+
+    fn held_but(&self, wanted: &BTreeSet<RouterId>) -> Vec<RouterId> {
+        self.held.keys().filter(|id| !wanted.contains(id)).copied().collect()
     }
 
     /// Begins the removal of a router, unless it has begun or is over.
-    pub(super) fn let_go(&mut self, router: RouterId, config: &HostConfig) {
+    pub(super) fn let_go(&mut self, router: RouterId) {
         if !self.released.contains(&router) {
-            let told = self.told.remove(&router).map(|told| told.netns);
-            let how = match config.routers.get(&router).filter(|router| router.admin_state_up) {
-                None => Removal::Leaves,
-                Some(changed) if gateway_namespace(changed) == told => Removal::Remains,
-                Some(_) => Removal::Changes,
-            };
-            self.leaving.entry(router).or_insert(Leaving { how, until: None });
+            self.told.remove(&router);
+            self.leaving.entry(router).or_insert(Leaving { until: None });
+        }
+    }
+
+    /// Routers that the keeper is still to be asked to let go of, and what becomes of each.
+    fn unasked(&self, config: &HostConfig) -> Vec<(RouterId, Removal)> {
+        let unasked = self.leaving.iter().filter(|(_, leaving)| leaving.until.is_none());
+        unasked.map(|(router, _)| (*router, self.removal(*router, config))).collect()
+    }
+
+    /// What becomes of a router whose copy here goes.
+    fn removal(&self, router: RouterId, config: &HostConfig) -> Removal {
+        let Some(changed) = config.routers.get(&router).filter(|router| router.admin_state_up) else {
+            return Removal::Leaves;
+        };
+        let was_in = self.held.get(&router).and_then(Option::as_ref);
+        match (gateway_namespace(changed), was_in) {
+            (Some(netns), Some(was_in)) if netns == *was_in => Removal::Remains,
+            (Some(_), Some(_)) => Removal::Changes,
+            // It may have been in another, but most routers stay where they are. Where it does not, what the keeper
+            // leaves behind goes with that namespace or its devices; the other mistake would take away what serves.
+            (Some(_), None) => Removal::Remains,
+            (None, _) if is_ha(changed, config) => Removal::Leaves,
+            (None, _) => Removal::Changes,
         }
     }
 
     /// Asks the keeper to let go of routers, a few at a time.
-    fn ask_removals(&mut self, now: Instant, messages: &mut Vec<ToKeeper>) {
+    fn ask_removals(&mut self, config: &HostConfig, now: Instant, messages: &mut Vec<ToKeeper>) {
         // Where nobody can be asked, nobody need be spared.
         let greeted = matches!(self.connection, Connection::Up { greeted: true, .. });
         let most = if greeted { REMOVALS_AT_ONCE } else { usize::MAX };
         let asked = self.leaving.values().filter(|leaving| leaving.until.is_some()).count();
-        let next = self.leaving.iter_mut().filter(|(_, leaving)| leaving.until.is_none());
-        for (router, leaving) in next.take(most.saturating_sub(asked)) {
-            leaving.until = Some(now + REMOVAL_PATIENCE);
+        let mut next = self.unasked(config);
+        // What ends here is over in milliseconds; a handover may take seconds.
+        next.sort_by_key(|(_, how)| *how == Removal::Leaves);
+        for (router, how) in next.into_iter().take(most.saturating_sub(asked)) {
+            self.leaving.insert(router, Leaving { until: Some(now + REMOVAL_PATIENCE) });
             if greeted {
-                messages.push(ToKeeper::RemoveRouter { router: *router, how: leaving.how });
+                messages.push(ToKeeper::RemoveRouter { router, how });
             }
         }
     }
 
     /// Takes [`evergate_keeper::protocol::FromKeeper::Removed`]; tells whether that was waited for.
     pub(super) fn removed(&mut self, router: RouterId) -> bool {
+        self.held.remove(&router);
         let waited = self.leaving.remove(&router).is_some();
         if waited {
             self.released.insert(router);
@@ -243,9 +278,10 @@ impl KeeperSide {
     pub(super) fn sync(&mut self, settings: &Settings, config: &HostConfig, now: Instant) -> Vec<ToKeeper> {
         let mut messages = Vec::new();
         let Connection::Up { since, greeted, introduced, complete } = self.connection else {
-            self.ask_removals(now, &mut messages);
+            self.ask_removals(config, now, &mut messages);
             return messages;
         };
+        let since = if greeted { since } else { now };
         if !greeted {
             messages.push(ToKeeper::Hello { version: PROTOCOL_VERSION, settings: settings.clone() });
             messages.push(ToKeeper::Status);
@@ -254,21 +290,35 @@ impl KeeperSide {
             messages.push(ToKeeper::Settings { settings: settings.clone() });
         }
         self.told_settings = Some(settings.clone());
-        self.ask_removals(now, &mut messages);
+        let may_tell = introduced || now >= since + INTRODUCTION_PATIENCE;
+        if may_tell {
+            self.ask_removals(config, now, &mut messages);
+        }
         let mut finished = complete;
-        if self.prepared_once && introduced {
+        if self.prepared_once && may_tell {
             self.tell_vrids(config, &mut messages);
             self.tell_copies(config, &mut messages);
             self.tell_followed(config, &mut messages);
             self.tell_advertised(config, &mut messages);
-            let described = super::wanted_copies(config).iter().all(|id| self.told.contains_key(id));
-            if !complete && (described || now >= since + DESCRIBE_PATIENCE) {
+            if !complete && self.is_all_said(config, introduced, now >= since + DESCRIBE_PATIENCE) {
                 messages.push(ToKeeper::EndOfState);
                 finished = true;
             }
         }
         self.connection = Connection::Up { since, greeted: true, introduced, complete: finished };
         messages
+    }
+
+    /// Whether the keeper may drop what was not mentioned. Once patience is over it may, but for what does not go as
+    /// such: each of those is over in milliseconds, or given up.
+    fn is_all_said(&self, config: &HostConfig, introduced: bool, impatient: bool) -> bool {
+        let unasked = self.unasked(config);
+        let described = || super::wanted_copies(config).iter().all(|id| self.told.contains_key(id));
+        if impatient {
+            unasked.iter().all(|(_, how)| *how == Removal::Leaves)
+        } else {
+            introduced && unasked.is_empty() && described()
+        }
     }
 
     /// Before the copies, so that none of them takes a neighbour for a stranger.
@@ -312,6 +362,7 @@ impl KeeperSide {
             spec.new &= known == 0 && !config.active_copies.contains_key(id);
             let recorded = config.active_copies.get(id).map_or(0, |copy| copy.epoch);
             spec.inherits = spec.inherits.filter(|epoch| known.max(recorded) <= *epoch);
+            self.held.insert(*id, Some(spec.netns.clone()));
             self.told.insert(*id, spec.clone());
             messages.push(ToKeeper::Router(Box::new(spec)));
         }
@@ -433,7 +484,8 @@ impl KeeperSide {
         !known
     }
 
-    /// Takes the keeper's status, and names the copies whose state was not known to be so.
+    /// Takes the keeper's status, and names the copies whose state was not known to be so. With the first one of a
+    /// connection it says which copies it has.
     pub(super) fn take_status(&mut self, status: Status, wanted: &BTreeSet<RouterId>) -> Vec<(RouterId, HaState)> {
         let mut news = Vec::new();
         for copy in status.routers.iter().filter(|copy| wanted.contains(&copy.router)) {
@@ -450,10 +502,19 @@ impl KeeperSide {
                 self.claimed(claim.router, ActiveCopy { epoch: claim.epoch, vtep });
             }
         }
-        self.words.status = status;
-        if let Connection::Up { introduced, .. } = &mut self.connection {
-            *introduced = true;
+        if let Connection::Up { introduced, .. } = &mut self.connection
+            && !std::mem::replace(introduced, true)
+        {
+            let has = |copy: &RouterStatus| (copy.router, Some(copy.netns.clone()).filter(|netns| !netns.is_empty()));
+            let before = std::mem::take(&mut self.held);
+            self.held = status.routers.iter().map(has).chain(before).collect();
+            for router in self.held_but(wanted) {
+                // Whatever was waited for in vain on an earlier connection.
+                self.released.remove(&router);
+                self.let_go(router);
+            }
         }
+        self.words.status = status;
         news
     }
 
@@ -473,22 +534,13 @@ impl KeeperSide {
         self.leaving.values().filter_map(|leaving| leaving.until).min()
     }
 
-    /// Until when something unsaid waits for the keeper, or for copies that cannot be prepared.
-    pub(super) fn describe_deadline(&self) -> Option<Instant> {
-        match self.connection {
-            Connection::Up { since, greeted: true, introduced: false, .. } => Some(since + INTRODUCTION_PATIENCE),
-            Connection::Up { since, complete: false, .. } if self.prepared_once => Some(since + DESCRIBE_PATIENCE),
-            Connection::Up { .. } | Connection::Away { .. } => None,
-        }
-    }
-
-    /// Gives up waiting, where the time is over; tells whether there is something to say now.
-    pub(super) fn describe_due(&mut self, now: Instant) -> bool {
-        let due = self.describe_deadline().is_some_and(|at| at <= now);
-        if due && let Connection::Up { introduced, .. } = &mut self.connection {
-            *introduced = true;
-        }
-        due
+    /// Until when something unsaid waits for the keeper's words, or for copies that cannot be prepared, as seen at
+    /// `after`: what is left to be said later waits for no deadline of this kind.
+    pub(super) fn describe_deadline(&self, after: Instant) -> Option<Instant> {
+        let Connection::Up { since, greeted: true, introduced, complete: false } = self.connection else { return None };
+        let introduction = (!introduced).then_some(since + INTRODUCTION_PATIENCE);
+        let description = self.prepared_once.then_some(since + DESCRIBE_PATIENCE);
+        introduction.into_iter().chain(description).find(|at| *at > after)
     }
 
     pub(super) fn warnings(&self, now: Instant) -> Vec<String> {
@@ -554,6 +606,17 @@ fn gateway_namespace(router: &Router) -> Option<String> {
         None => Some(names::qrouter_namespace(router.id)),
         Some(parts) => parts.translates_here.then(|| names::snat_namespace(router.id)),
     }
+}
+
+/// Whether copies of a router that has none here are elsewhere: its ports are where the active one is.
+fn is_ha(router: &Router, config: &HostConfig) -> bool {
+    let snat_ports = router.distributed.iter().flat_map(|parts| &parts.snat_ports);
+    let inside = snat_ports.map(|(port, interface)| (interface.network_id, *port));
+    let mut ports = inside.chain(router.gateway.iter().map(|gateway| (gateway.network_id, gateway.port_id)));
+    ports.any(|(network, port)| {
+        let told = config.networks.get(&network).and_then(|network| network.ports.get(&port));
+        told.is_some_and(|port| matches!(port.location, Location::Active { .. }))
+    })
 }
 
 /// Devices on which a router is to be advertised.

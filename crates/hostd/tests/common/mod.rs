@@ -160,6 +160,20 @@ pub fn remove_router(config: &mut HostConfig) {
     }
 }
 
+/// As a router that is not HA is told of: its ports are at one place.
+pub fn no_ha(mut config: HostConfig, at: Location) -> HostConfig {
+    config.routers.values_mut().for_each(|router| router.ha = None);
+    config.networks.get_mut(&HA_NETWORK).unwrap().ports.clear();
+    for network in config.networks.values_mut() {
+        network.ports.values_mut().filter(|port| is_active(&port.location)).for_each(|port| port.location = at.clone());
+    }
+    config
+}
+
+fn is_active(location: &Location) -> bool {
+    matches!(location, Location::Active { .. })
+}
+
 /// A deployment with `count` HA routers whose only copies are here, each with a network of its own.
 pub fn many_routers(count: u32, revision: u64) -> HostConfig {
     let mut config = base(revision);

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use evergate_dataplane::Netns;
 use evergate_dataplane::fake::FakeKernel;
 use evergate_hostd::core::{Core, FileJob, Output};
+use evergate_hostd::round::Outcome;
 use evergate_hostd::worker::Worker;
 use evergate_keeper::protocol::{
-    FollowSpec, FromKeeper, PROTOCOL_VERSION, RouterSpec, RouterStatus, Status, ToKeeper, Transition,
+    FollowSpec, FromKeeper, PROTOCOL_VERSION, Removal, RouterSpec, RouterStatus, Status, ToKeeper, Transition,
 };
 use evergate_model::host::{Distributed, HostConfig, HostReport, Location};
 use evergate_model::stream::{Change, Letter};
 use evergate_model::{HaState, names};
 
-use crate::common::{HA_NETWORK, PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, mac, port, port_id, settings};
+use crate::common::{PROJECT_NETWORK, ROUTER, add_ha_router, add_port, base, mac, port, port_id, settings};
 use crate::machine::FakeMachine;
 
 const MOMENT: Duration = Duration::from_millis(1);
@@ -34,16 +35,19 @@ pub(crate) struct Sim {
     pub(crate) resyncs: usize,
     pub(crate) rounds: usize,
     pub(crate) ops: usize,
+    /// Rounds end when the test says so.
+    rounds_last: bool,
+    unfinished: Option<Result<Outcome, String>>,
 }
 
 impl Sim {
     pub(crate) fn new(cached: Option<HostConfig>) -> Self {
         let mut machine = FakeMachine::default();
         machine.kernel.add_foreign_link("ext0");
-        Self::on(machine, cached)
+        Self::on(machine, cached, false)
     }
 
-    pub(crate) fn on(machine: FakeMachine, cached: Option<HostConfig>) -> Self {
+    fn on(machine: FakeMachine, cached: Option<HostConfig>, rounds_last: bool) -> Self {
         let settings = settings(Path::new("/nowhere"));
         let now = Instant::now();
         let mut sim = Self {
@@ -59,6 +63,8 @@ impl Sim {
             resyncs: 0,
             rounds: 0,
             ops: 0,
+            rounds_last,
+            unfinished: None,
         };
         sim.settle();
         sim
@@ -66,7 +72,20 @@ impl Sim {
 
     /// Starts control again on the same kernel, without a farewell.
     pub(crate) fn restart(mut self, cached: Option<HostConfig>) -> Self {
-        Self::on(std::mem::take(self.worker.machine_mut()), cached)
+        Self::on(std::mem::take(self.worker.machine_mut()), cached, false)
+    }
+
+    /// The same; its first round is under way, until [`Self::end_round`].
+    pub(crate) fn restart_in_a_round(mut self, cached: HostConfig) -> Self {
+        Self::on(std::mem::take(self.worker.machine_mut()), Some(cached), true)
+    }
+
+    /// Ends the round that is under way; further ones take no time.
+    pub(crate) fn end_round(&mut self) {
+        self.rounds_last = false;
+        let outcome = self.unfinished.take().expect("a round was begun");
+        self.core.handle_outcome(outcome, self.now);
+        self.settle();
     }
 
     pub(crate) fn kernel(&mut self) -> &mut FakeKernel {
@@ -82,7 +101,11 @@ impl Sim {
                     self.rounds += 1;
                     let outcome = self.worker.run(&round).map_err(|e| format!("{e:#}"));
                     self.ops += outcome.as_ref().map_or(0, |o| o.ops);
-                    self.core.handle_outcome(outcome, self.now);
+                    if self.rounds_last {
+                        self.unfinished = Some(outcome);
+                    } else {
+                        self.core.handle_outcome(outcome, self.now);
+                    }
                 }
                 Output::SendToKeeper(message) => {
                     if self.connected {
@@ -189,6 +212,13 @@ impl Sim {
             .filter(|m| matches!(m, ToKeeper::RemoveRouter { router, .. } if *router == ROUTER))
             .count()
     }
+
+    /// What the keeper was told of each router's end.
+    pub(crate) fn removal_kinds(&self) -> Vec<Removal> {
+        let kind =
+            |message: &ToKeeper| if let ToKeeper::RemoveRouter { how, .. } = message { Some(*how) } else { None };
+        self.to_keeper.iter().filter_map(kind).collect()
+    }
 }
 
 pub(crate) fn with_router(revision: u64) -> HostConfig {
@@ -204,22 +234,6 @@ pub(crate) fn became(state: HaState, epoch: u64, at_ms: u64) -> FromKeeper {
 
 pub(crate) fn transitions(files: &[FileJob]) -> usize {
     files.iter().filter(|job| matches!(job, FileJob::Transition(_))).count()
-}
-
-/// As a router that is not HA is told of: its ports are at one place.
-pub(crate) fn no_ha(mut config: HostConfig, at: Location) -> HostConfig {
-    if let Some(router) = config.routers.get_mut(&ROUTER) {
-        router.ha = None;
-    }
-    config.networks.get_mut(&HA_NETWORK).unwrap().ports.clear();
-    for network in config.networks.values_mut() {
-        network.ports.values_mut().filter(|port| is_active(&port.location)).for_each(|port| port.location = at.clone());
-    }
-    config
-}
-
-fn is_active(location: &Location) -> bool {
-    matches!(location, Location::Active { .. })
 }
 
 /// The same router, distributed, with a copy of its source NAT and a port of an instance on this host.
@@ -243,6 +257,7 @@ pub(crate) fn distributed(mut config: HostConfig) -> HostConfig {
 pub(crate) fn active(epoch: u64) -> Status {
     let copy = RouterStatus {
         router: ROUTER,
+        netns: names::qrouter_namespace(ROUTER),
         vrrp_state: "active".into(),
         state: HaState::Active,
         epoch,

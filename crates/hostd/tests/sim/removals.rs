@@ -2,13 +2,13 @@
 
 use evergate_dataplane::Netns;
 use evergate_dataplane::state::{FdbEntry, FdbTable};
-use evergate_hostd::core::{PERIOD, REMOVAL_PATIENCE};
-use evergate_keeper::protocol::{FromKeeper, Removal, ToKeeper};
-use evergate_model::host::Location;
+use evergate_hostd::core::{DESCRIBE_PATIENCE, PERIOD, REMOVAL_PATIENCE};
+use evergate_keeper::protocol::{FromKeeper, Removal, RouterStatus, ToKeeper};
+use evergate_model::host::{HostConfig, Location};
 use evergate_model::{RouterId, names};
 
-use crate::common::{PEER_VTEP, ROUTER, base, ip, mac, port_id, remove_router};
-use crate::harness::{Sim, distributed, no_ha, with_router};
+use crate::common::{PEER_VTEP, ROUTER, base, ip, mac, many_routers, no_ha, port_id, remove_router};
+use crate::harness::{Sim, active, distributed, with_router};
 
 #[test]
 fn removal_waits_for_the_keeper() {
@@ -74,6 +74,122 @@ fn a_router_that_is_ha_no_more_goes_on_where_it_is() {
     sim.change(&config);
     let removal = sim.to_keeper.iter().find(|message| matches!(message, ToKeeper::RemoveRouter { .. }));
     assert!(matches!(removal, Some(ToKeeper::RemoveRouter { how: Removal::Leaves, .. })), "{removal:?}");
+}
+
+#[test]
+fn a_control_that_has_just_started_tells_the_keeper_what_a_removal_means() {
+    for keeper_is_first in [true, false] {
+        let mut sim = Sim::new(None);
+        sim.connect_keeper();
+        sim.snapshot(with_router(5));
+        // The server's word comes while the first round, towards what was cached, is under way.
+        let mut sim = sim.restart_in_a_round(with_router(5));
+        sim.status = active(4);
+        let converted = no_ha(with_router(6), Location::Local);
+        if keeper_is_first {
+            sim.connect_keeper();
+            sim.snapshot(converted);
+        } else {
+            sim.snapshot(converted);
+            sim.connect_keeper();
+        }
+        sim.end_round();
+        assert_eq!(sim.removal_kinds(), [Removal::Remains]);
+        let position = |wanted: fn(&ToKeeper) -> bool| sim.to_keeper.iter().position(wanted).expect("it was said");
+        let asked = position(|m| matches!(m, ToKeeper::RemoveRouter { .. }));
+        assert!(asked < position(|m| matches!(m, ToKeeper::EndOfState)), "what is not mentioned, it hands over");
+        sim.keeper_says(FromKeeper::Removed { router: ROUTER });
+        sim.pass(PERIOD);
+        let inside = &sim.kernel().state().netns[&Netns::Named(names::qrouter_namespace(ROUTER))];
+        assert!(!inside.links.keys().any(|link| link.starts_with("ha-")) && inside.addresses.len() == 3);
+        assert_eq!((sim.removals(), sim.report().applied_revision), (1, Some(6)));
+    }
+}
+
+#[test]
+fn what_a_removal_means_depends_on_where_the_keeper_says_that_the_copy_is() {
+    let at_peer = || Location::Remote { vtep: ip(PEER_VTEP) };
+    let elsewhere = |mut config: HostConfig| {
+        let router = config.routers.get_mut(&ROUTER).unwrap();
+        router.ha = None;
+        router.distributed.as_mut().unwrap().translates_here = false;
+        config
+    };
+    let gone = || {
+        let mut config = with_router(6);
+        remove_router(&mut config);
+        config
+    };
+    let (qrouter, snat) = (names::qrouter_namespace(ROUTER), names::snat_namespace(ROUTER));
+    // An empty name: an older keeper, which does not say.
+    let cases = [
+        (no_ha(with_router(6), Location::Local), qrouter.as_str(), Removal::Remains),
+        (no_ha(with_router(6), Location::Local), snat.as_str(), Removal::Changes),
+        (no_ha(with_router(6), Location::Local), "", Removal::Remains),
+        (no_ha(distributed(with_router(6)), Location::Local), qrouter.as_str(), Removal::Changes),
+        (no_ha(distributed(with_router(6)), Location::Local), snat.as_str(), Removal::Remains),
+        (elsewhere(no_ha(distributed(with_router(6)), at_peer())), qrouter.as_str(), Removal::Changes),
+        (elsewhere(no_ha(distributed(with_router(6)), at_peer())), "", Removal::Changes),
+        // HA as ever; this host has its instances and no copy any more.
+        (elsewhere(distributed(with_router(6))), snat.as_str(), Removal::Leaves),
+        (elsewhere(distributed(with_router(6))), "", Removal::Leaves),
+        (gone(), qrouter.as_str(), Removal::Leaves),
+    ];
+    for (n, (config, netns, how)) in cases.into_iter().enumerate() {
+        let mut sim = Sim::new(None);
+        sim.status = active(4);
+        sim.status.routers[0].netns = netns.to_owned();
+        sim.connect_keeper();
+        sim.snapshot(config);
+        assert_eq!(sim.removal_kinds(), [how], "case {n}");
+    }
+}
+
+/// A control that has just started where a keeper has so many routers, of which the first leaves this host and the others
+/// are HA no more.
+fn converted_together(count: u32) -> (Sim, Vec<RouterId>) {
+    let many = |revision| many_routers(count, revision);
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(many(5));
+    let routers: Vec<RouterId> = many(5).routers.into_keys().collect();
+    let copy = |router: &RouterId| RouterStatus {
+        router: *router,
+        netns: names::qrouter_namespace(*router),
+        ..active(4).routers.remove(0)
+    };
+    let mut sim = sim.restart_in_a_round(many(5));
+    sim.status.routers = routers.iter().map(copy).collect();
+    let mut converted = no_ha(many(6), Location::Local);
+    converted.routers.remove(&routers[0]);
+    sim.snapshot(converted);
+    sim.connect_keeper();
+    sim.end_round();
+    (sim, routers)
+}
+
+#[test]
+fn the_keeper_is_told_what_becomes_of_each_of_many_routers_before_it_drops_any() {
+    let (mut sim, routers) = converted_together(6);
+    assert_eq!(sim.removal_kinds(), [Removal::Remains; 4], "a few at a time, those first that do not wait for others");
+    for (asked, removed) in [(5, routers[1]), (6, routers[2])] {
+        assert!(!sim.said_end());
+        sim.keeper_says(FromKeeper::Removed { router: removed });
+        assert_eq!(sim.removal_kinds().len(), asked);
+    }
+    assert_eq!(sim.removal_kinds().last(), Some(&Removal::Leaves));
+    assert!(sim.said_end());
+}
+
+#[test]
+fn a_keeper_that_takes_long_to_let_go_is_not_told_to_drop_routers_that_do_not_just_leave() {
+    let (mut sim, routers) = converted_together(10);
+    sim.pass(DESCRIBE_PATIENCE.max(REMOVAL_PATIENCE));
+    assert_eq!(sim.removal_kinds(), [Removal::Remains; 8], "the first are given up");
+    assert!(!sim.said_end());
+    sim.keeper_says(FromKeeper::Removed { router: routers[5] });
+    assert_eq!(sim.removal_kinds(), [Removal::Remains; 9]);
+    assert!(sim.said_end(), "the last one leaves: what is not mentioned does");
 }
 
 #[test]

@@ -643,6 +643,7 @@ impl RouterCopy {
         let active = state == State::Active;
         RouterStatus {
             router: self.id(),
+            netns: self.spec.netns.clone(),
             vrrp_state: match state {
                 State::Initialize => "initialize",
                 State::Backup => "backup",
