@@ -1,7 +1,7 @@
 //! How this host speaks HTTP with its server: over TLS, each side with its certificate.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,7 +30,7 @@ pub(super) const LETTER: Duration = Duration::from_secs(1);
 /// The server sends a ping every few seconds: nothing for this long means that it, or the way to it, is gone.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// Pause between two attempts to renew the certificate.
+/// Pause between two attempts to renew the certificate, and between two warnings that it cannot be.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60 * 60);
 
 /// Where the servers are, and how to be let in. Clones share which one is used: a host that loses its server
@@ -45,7 +45,10 @@ struct Inner {
     host: String,
     state_path: PathBuf,
     token_file: PathBuf,
+    /// Never held while a server is asked: letters must not wait for that.
     state: Mutex<State>,
+    /// A server is asked for a certificate.
+    is_applying: AtomicBool,
 }
 
 #[derive(Default)]
@@ -53,11 +56,28 @@ struct State {
     member: Option<Arc<Member>>,
     /// Of the file that it was read from: it may be replaced under us, by `evergate join`.
     seen: Option<SystemTime>,
-    /// Whether a server refused it: a token that is there is used.
+    /// Whether a server refused it, and none took it since: a token that is there is used.
     is_refused: bool,
     /// The key that a first certificate was asked for.
     key: Option<NewKey>,
     renewal_at: Option<Instant>,
+    warning_at: Option<Instant>,
+}
+
+impl State {
+    /// The certificate, if it is time for the next one.
+    fn due(&self) -> Option<Arc<Member>> {
+        self.member.as_ref().filter(|member| member.is_due(timestamp::now_ms())).cloned()
+    }
+}
+
+/// The one request for a certificate at a time, until it is dropped.
+struct Applying<'a>(&'a AtomicBool);
+
+impl Drop for Applying<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl std::fmt::Debug for State {
@@ -78,6 +98,7 @@ impl Access {
             state_path: settings.state_path.clone(),
             token_file: settings.join_token_file.clone(),
             state: Mutex::default(),
+            is_applying: AtomicBool::default(),
         }))
     }
 
@@ -103,11 +124,34 @@ impl Access {
         self.look_at_file(&mut state)?;
         let counts =
             !state.is_refused && state.member.as_ref().is_some_and(|m| m.expires_at_ms() > timestamp::now_ms());
-        if !counts && self.0.token_file.exists() {
-            return self.join(&mut state, server);
+        if !counts
+            && self.0.token_file.exists()
+            && let Some(applying) = self.begin_applying()
+        {
+            let key = state.key.take();
+            drop(state);
+            return self.join(server, key, applying);
         }
-        // One that was refused is shown again: the server may have been restored meanwhile.
+        self.shown(&state)
+    }
+
+    /// What this host shows now, without asking anybody.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to show, with what to do.
+    pub fn present(&self) -> anyhow::Result<Arc<Member>> {
+        let mut state = self.state();
+        self.look_at_file(&mut state)?;
+        self.shown(&state)
+    }
+
+    /// One that was refused is shown again: the server may have been restored meanwhile.
+    fn shown(&self, state: &State) -> anyhow::Result<Arc<Member>> {
         state.member.clone().with_context(|| {
+            if self.0.is_applying.load(Ordering::Acquire) {
+                return "this host is just joining its cluster".to_owned();
+            }
             format!(
                 "this host has not joined its cluster: put a join token into {} (on the controller: evergate cluster \
                  token create --host {})",
@@ -117,15 +161,27 @@ impl Access {
         })
     }
 
-    fn join(&self, state: &mut State, server: &str) -> anyhow::Result<Arc<Member>> {
+    fn begin_applying(&self) -> Option<Applying<'_>> {
+        let is_applying = &self.0.is_applying;
+        (!is_applying.swap(true, Ordering::Acquire)).then_some(Applying(is_applying))
+    }
+
+    fn join(&self, server: &str, key: Option<NewKey>, _: Applying<'_>) -> anyhow::Result<Arc<Member>> {
         let Inner { host, state_path, token_file, .. } = &*self.0;
-        let token = membership::read_token(token_file)?;
-        if state.key.is_none() {
-            state.key = Some(NewKey::generate()?);
-        }
-        let key = state.key.as_ref().context("there is no key")?;
-        let member = membership::join(server, host, &token, key, state_path)
-            .with_context(|| format!("host '{host}' could not join with the token {}", token.id))?;
+        let key = key.map_or_else(NewKey::generate, Ok)?;
+        let joined = membership::read_token(token_file).and_then(|token| {
+            let member = membership::join(server, host, &token, &key, state_path)
+                .with_context(|| format!("host '{host}' could not join with the token {}", token.id))?;
+            Ok((token, member))
+        });
+        let (token, member) = match joined {
+            Ok(joined) => joined,
+            Err(error) => {
+                // The answer may have got lost: who asks again does so for the same key.
+                self.state().key = Some(key);
+                return Err(error);
+            }
+        };
         tracing::info!(
             host,
             server,
@@ -138,29 +194,43 @@ impl Access {
             tracing::warn!("failed to remove the used join token {}: {error}", token_file.display());
         }
         let member = Arc::new(member);
-        *state = State { member: Some(Arc::clone(&member)), seen: self.stamp(), ..State::default() };
+        *self.state() = State { member: Some(Arc::clone(&member)), seen: self.stamp(), ..State::default() };
         Ok(member)
     }
 
     /// Notes that a server did not take what was shown, or did not show what it must.
     pub fn refused(&self) {
-        self.state().is_refused = true;
+        let mut state = self.state();
+        state.is_refused = true;
+        let now = Instant::now();
+        if let Some(member) = state.due().filter(|_| state.warning_at.is_none_or(|at| at <= now)) {
+            state.warning_at = Some(now + RENEWAL_PAUSE);
+            let until = timestamp::utc(member.expires_at_ms());
+            tracing::warn!("this host's certificate ends at {until}, and is not renewed while servers refuse it");
+        }
     }
 
-    /// Gets the next certificate when it is time to.
+    /// Notes that a server took what was shown, and showed what it must.
+    pub fn accepted(&self) {
+        self.state().is_refused = false;
+    }
+
+    /// Gets the next certificate when it is time to, from a server that accepts this one.
     pub fn renew_if_due(&self, server: &str) {
         let mut state = self.state();
-        let due = state.member.as_ref().filter(|member| member.is_due(timestamp::now_ms())).cloned();
-        let Some(member) = due else { return };
+        let Some(member) = state.due() else { return };
         let now = Instant::now();
-        if state.is_refused || state.renewal_at.is_some_and(|at| at > now) {
+        if state.renewal_at.is_some_and(|at| at > now) {
             return;
         }
+        let Some(_applying) = self.begin_applying() else { return };
         state.renewal_at = Some(now + RENEWAL_PAUSE);
+        drop(state);
         let door = Door::new(server, &self.0.host, member.tls());
         match membership::renew(&door, &self.0.host, &self.0.state_path) {
             Ok(member) => {
                 tracing::info!(until = timestamp::utc(member.expires_at_ms()), "this host's certificate is renewed");
+                let mut state = self.state();
                 state.member = Some(Arc::new(member));
                 state.seen = self.stamp();
                 state.renewal_at = None;
@@ -302,9 +372,13 @@ impl Way {
         Self { open: None, patience }
     }
 
-    /// Sends something of this host's.
-    pub(super) fn post(&mut self, access: &Access, server: &str, what: &str, body: &[u8]) -> anyhow::Result<()> {
-        let member = access.member(server)?;
+    /// Sends something of this host's, as the member that it is.
+    pub(super) fn post(
+        &mut self,
+        access: &Access,
+        (server, member): (&str, Arc<Member>),
+        (what, body): (&str, &[u8]),
+    ) -> anyhow::Result<()> {
         let is_open = self.open.as_ref().is_some_and(|(to, of, _)| to == server && Arc::ptr_eq(of, &member));
         if !is_open {
             let door = Door::with_patience(server, &access.0.host, member.tls(), self.patience);
@@ -312,6 +386,7 @@ impl Way {
         }
         let (_, _, door) = self.open.as_ref().context("there is no way to the server")?;
         door.post(what, body)?;
+        access.accepted();
         Ok(())
     }
 }
@@ -419,6 +494,7 @@ mod tests {
             state_path: folder.path().to_owned(),
             token_file: folder.path().join("join-token"),
             state: Mutex::default(),
+            is_applying: AtomicBool::default(),
         }))
     }
 

@@ -79,8 +79,13 @@ impl Letters {
         loop {
             let letters = self.take();
             let body = serde_json::to_vec(&letters).context("failed to write letters");
+            let sent = body.and_then(|body| {
+                // Not one that this thread would have to join for: a letter is of no use by then.
+                let member = access.present()?;
+                way.post(access, (access.server(), member), ("letters", &body))
+            });
             // Nothing is tried again: whoever asked asks again, if it still matters.
-            if let Err(error) = body.and_then(|body| way.post(access, access.server(), "letters", &body)) {
+            if let Err(error) = sent {
                 tracing::debug!("failed to give letters to the server: {error:#}");
             }
         }

@@ -113,7 +113,10 @@ impl Poster {
             let sequence = report.sequence;
             let server = access.server();
             let body = serde_json::to_vec(&report).context("failed to write the report");
-            let result = body.and_then(|body| way.post(access, server, "report", &body));
+            let result = body.and_then(|body| {
+                let member = access.member(server)?;
+                way.post(access, (server, member), ("report", &body))
+            });
             self.settle(report, result.is_ok());
             match result {
                 Ok(()) => {

@@ -85,6 +85,7 @@ fn open_and_read(access: &Access, server: &str, closer: &Closer, events: &Sender
         door.understand(response)?;
         anyhow::bail!("the server {server} has no stream for this host");
     }
+    access.accepted();
     let mut lines = BufReader::new(response.into_body().into_reader());
     let mut line = Vec::new();
     loop {

@@ -1,15 +1,17 @@
-//! A server for one host: enough HTTP over TLS to let it in, stream lines and take reports.
+//! A server for one host: enough HTTP over TLS to let it in, stream lines and take reports and letters.
+
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use evergate_model::host::{HostConfig, HostReport};
-use evergate_model::join::{JoinRequest, JoinToken, Membership, SERVER_NAME};
+use evergate_model::join::{JoinRequest, JoinToken, Membership, RenewRequest, SERVER_NAME};
 use evergate_model::stream::{Change, Downstream};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PublicKeyData};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -21,9 +23,15 @@ type Stream = StreamOwned<ServerConnection, TcpStream>;
 
 pub(crate) struct Server {
     url: String,
-    state: Arc<Mutex<State>>,
+    state: Shared,
     cluster: Arc<Cluster>,
 }
+
+/// What happened at the server, and who waits for it.
+type Shared = Arc<(Mutex<State>, Condvar)>;
+
+/// The end of a certificate that is not due to be renewed for long.
+pub(crate) const IN_LONG: i64 = 4_000_000_000;
 
 /// What makes servers and hosts of one cluster.
 struct Cluster {
@@ -61,13 +69,17 @@ impl Cluster {
     }
 
     /// Answers a request to join.
-    fn admit(&self, body: &[u8]) -> Membership {
+    fn admit(&self, body: &[u8], expires_at: i64) -> Membership {
         let asked: JoinRequest = serde_json::from_slice(body).unwrap();
         assert_eq!((&asked.token, &asked.secret), (&self.token.id, &self.token.secret));
+        self.certify(&asked.public_key, expires_at)
+    }
+
+    fn certify(&self, public_key: &str, expires_at: i64) -> Membership {
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&HostKey::parse(&asked.public_key), &self.issuer).unwrap();
-        Membership { certificate: certificate.pem(), authorities: self.authority.pem(), expires_at: 4_000_000_000 }
+        let certificate = params.signed_by(&HostKey::parse(public_key), &self.issuer).unwrap();
+        Membership { certificate: certificate.pem(), authorities: self.authority.pem(), expires_at }
     }
 }
 
@@ -96,13 +108,22 @@ struct State {
     streams: Vec<Sender<Downstream>>,
     reports: Vec<HostReport>,
     refuses: bool,
+    denies: bool,
+    denied: usize,
+    /// When certificates end that are given to who joins, in seconds since the Unix epoch; 0: [`IN_LONG`].
+    expires_at: i64,
+    joined: usize,
+    renewed: usize,
+    letters: usize,
+    certifies_after_letters: bool,
+    waiting: usize,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
-        let (state, cluster) = (Arc::new(Mutex::new(State::default())), Arc::new(Cluster::new()));
+        let (state, cluster) = (Shared::default(), Arc::new(Cluster::new()));
         let (shared, of_cluster) = (Arc::clone(&state), Arc::clone(&cluster));
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -126,7 +147,7 @@ impl Server {
     }
 
     pub(crate) fn set_config(&self, config: HostConfig) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         if let Some(change) = Change::between(&state.config, &config) {
             state.streams.retain(|stream| stream.send(Downstream::Change(change.clone())).is_ok());
         }
@@ -134,18 +155,54 @@ impl Server {
     }
 
     pub(crate) fn last_report(&self) -> Option<HostReport> {
-        self.state.lock().unwrap().reports.last().cloned()
+        self.state().reports.last().cloned()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.0.lock().unwrap()
+    }
+
+    /// Whoever joins from now on is given a certificate that ends then, in seconds since the Unix epoch.
+    pub(crate) fn admit_until(&self, expires_at: i64) {
+        self.state().expires_at = expires_at;
+    }
+
+    /// Does not know the host from now on, whatever it shows; or knows it again.
+    pub(crate) fn deny(&self, denies: bool) {
+        self.state().denies = denies;
+    }
+
+    /// Gives no certificate but the first before something with letters has come.
+    pub(crate) fn certify_after_letters(&self) {
+        self.state().certifies_after_letters = true;
+    }
+
+    /// How often the host was denied something.
+    pub(crate) fn denied(&self) -> usize {
+        self.state().denied
+    }
+
+    /// How many certificates are asked for now, and wait for letters.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state().waiting
+    }
+
+    /// How many certificates were given to who joined, and to who had one.
+    pub(crate) fn certificates(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.joined, state.renewed)
     }
 
     /// Answers with an error from now on, and closes the streams; or stops doing so.
     pub(crate) fn refuse(&self, refuses: bool) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         state.refuses = refuses;
         state.streams.clear();
     }
 }
 
-fn serve(stream: Stream, state: &Mutex<State>, cluster: &Cluster) -> std::io::Result<()> {
+fn serve(stream: Stream, shared: &Shared, cluster: &Cluster) -> std::io::Result<()> {
+    let (state, news) = &**shared;
     let mut reader = BufReader::new(stream);
     while let Some((request, body)) = read_request(&mut reader)? {
         let writer = reader.get_mut();
@@ -155,11 +212,33 @@ fn serve(stream: Stream, state: &Mutex<State>, cluster: &Cluster) -> std::io::Re
             continue;
         }
         if request.starts_with("POST /evergate/v1/hosts/network1/join ") {
-            write_text(writer, &serde_json::to_string(&cluster.admit(&body))?)?;
+            let expires_at = {
+                let mut state = wait_for_letters(shared);
+                state.joined += 1;
+                if state.expires_at > 0 { state.expires_at } else { IN_LONG }
+            };
+            write_text(writer, &serde_json::to_string(&cluster.admit(&body, expires_at))?)?;
             continue;
         }
         assert!(is_member, "the host's certificate comes with every connection");
-        if state.lock().unwrap().refuses {
+        if request.starts_with("POST /evergate/v1/hosts/network1/letters ") {
+            state.lock().unwrap().letters += 1;
+            news.notify_all();
+        }
+        let denies = {
+            let mut state = state.lock().unwrap();
+            state.denied += usize::from(state.denies);
+            state.denies
+        };
+        if denies {
+            writer.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")?;
+        } else if request.starts_with("POST /evergate/v1/hosts/network1/renew ") {
+            let asked: RenewRequest = serde_json::from_slice(&body).unwrap();
+            wait_for_letters(shared).renewed += 1;
+            write_text(writer, &serde_json::to_string(&cluster.certify(&asked.public_key, IN_LONG))?)?;
+        } else if request.starts_with("POST /evergate/v1/hosts/network1/letters ") {
+            writer.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        } else if state.lock().unwrap().refuses {
             writer.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")?;
         } else if request.starts_with("POST /evergate/v1/hosts/network1/report ") {
             let report: HostReport = serde_json::from_slice(&body).unwrap();
@@ -183,6 +262,17 @@ fn serve(stream: Stream, state: &Mutex<State>, cluster: &Cluster) -> std::io::Re
         }
     }
     Ok(())
+}
+
+/// Waits for what must come before a certificate is given.
+fn wait_for_letters(shared: &Shared) -> MutexGuard<'_, State> {
+    let (state, news) = &**shared;
+    let mut state = state.lock().unwrap();
+    state.waiting += 1;
+    let waits = |state: &mut State| state.certifies_after_letters && state.joined > 0 && state.letters == 0;
+    let mut state = news.wait_while(state, waits).unwrap();
+    state.waiting -= 1;
+    state
 }
 
 fn write_text(writer: &mut Stream, text: &str) -> std::io::Result<()> {
