@@ -114,10 +114,14 @@ pub(super) async fn admit(
     }
 }
 
-type Verdict = Result<Member, (Discard, StatusCode, String)>;
+/// Why not, and how that is answered.
+pub(super) type Refused = (Discard, StatusCode, String);
 
-async fn judge(hosts: &Arc<Hosts>, peer: &Peer, host: &str) -> Verdict {
-    let refuse = |why, text: fmt::Arguments<'_>| Err((why, StatusCode::UNAUTHORIZED, text.to_string()));
+fn refuse<T>(why: Discard, text: fmt::Arguments<'_>) -> Result<T, Refused> {
+    Err((why, StatusCode::UNAUTHORIZED, text.to_string()))
+}
+
+async fn judge(hosts: &Arc<Hosts>, peer: &Peer, host: &str) -> Result<Member, Refused> {
     if !peer.is_secure {
         let text = "hosts are served over TLS alone, and each has a certificate of its own: the host needs this \
                     version of evergate, and a join token";
@@ -143,8 +147,14 @@ async fn judge(hosts: &Arc<Hosts>, peer: &Peer, host: &str) -> Verdict {
             return refuse(Discard::Foreign, text);
         }
     }
-    match standing(hosts, &shown.fingerprint).await {
-        Standing::Member(name) if name == host => Ok(Member { host: name, fingerprint: shown.fingerprint.clone() }),
+    weigh(standing(hosts, &shown.fingerprint).await, host)?;
+    Ok(Member { host: host.to_owned(), fingerprint: shown.fingerprint.clone() })
+}
+
+/// Lets a host have what is its own, by what its certificate is worth.
+pub(super) fn weigh(standing: Standing, host: &str) -> Result<(), Refused> {
+    match standing {
+        Standing::Member(name) if name == host => Ok(()),
         Standing::Member(name) => {
             let text = format!(
                 "this is the certificate of host '{name}', and '{host}' is another: a host is told and reports what is its own"

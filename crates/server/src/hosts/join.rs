@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use evergate_model::join::{JoinRequest, Membership, RenewRequest};
 
-use super::admission::{Discard, Member};
+use super::admission::{self, Discard, Member};
 use super::{Hosts, refusal, store_refusal};
 use crate::error::ApiError;
 use crate::listener::Peer;
@@ -31,10 +31,9 @@ pub(super) async fn join(
     Path(host): Path<String>,
     body: Bytes,
 ) -> Response {
-    let path = format!("/evergate/v1/hosts/{host}/join");
     if !peer.is_secure {
         let text = "a token is not to be sent without TLS: revoke it, make another, and use https://";
-        return hosts.discards.refuse(&peer, &path, Discard::Plain, StatusCode::UPGRADE_REQUIRED, text);
+        return hosts.discards.refuse(&peer, &path(&host, "join"), Discard::Plain, StatusCode::UPGRADE_REQUIRED, text);
     }
     let Ok(asked) = serde_json::from_slice::<JoinRequest>(&body) else {
         return refusal(StatusCode::BAD_REQUEST, "the request to join makes no sense");
@@ -54,7 +53,7 @@ pub(super) async fn join(
             tracing::info!(target: "audit", host, token, peer = %peer.address, replaces, "host joined");
             given(&hosts, &admission.issued)
         }
-        Ok(Err(why)) => refuse(&hosts, &peer, &path, &why),
+        Ok(Err(why)) => refuse(&hosts, &peer, (&host, "join"), &why),
         Err(error) => failed(&error),
     }
 }
@@ -82,7 +81,7 @@ pub(super) async fn renew(
             tracing::info!(target: "audit", host, peer = %peer.address, "host's certificate renewed");
             given(&hosts, &issued)
         }
-        Ok(Err(why)) => refuse(&hosts, &peer, &format!("/evergate/v1/hosts/{host}/renew"), &why),
+        Ok(Err(why)) => refuse(&hosts, &peer, (&host, "renew"), &why),
         Err(error) => failed(&error),
     }
 }
@@ -97,8 +96,12 @@ fn given(hosts: &Hosts, issued: &Issued) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-fn refuse(hosts: &Hosts, peer: &Peer, path: &str, why: &Refusal) -> Response {
-    let text = why.to_string();
+fn path(host: &str, what: &str) -> String {
+    format!("/evergate/v1/hosts/{host}/{what}")
+}
+
+fn refuse(hosts: &Hosts, peer: &Peer, (host, what): (&str, &str), why: &Refusal) -> Response {
+    let (path, text) = (&path(host, what), why.to_string());
     match why {
         Refusal::Store(_) | Refusal::Authority(AuthorityError::Store(_)) => {
             tracing::error!(path, error = why as &dyn std::error::Error, "failed to let a host in");
@@ -112,6 +115,12 @@ fn refuse(hosts: &Hosts, peer: &Peer, path: &str, why: &Refusal) -> Response {
         Refusal::Taken(_) => hosts.discards.refuse(peer, path, Discard::Token, StatusCode::CONFLICT, &text),
         Refusal::UnknownToken | Refusal::ExpiredToken(_) | Refusal::OtherHost { .. } => {
             hosts.discards.refuse(peer, path, Discard::Token, StatusCode::FORBIDDEN, &text)
+        }
+        // As if what let the request in had known.
+        Refusal::Dismissed(standing) => {
+            let refused = admission::weigh(standing.clone(), host).err();
+            let (why, status, text) = refused.unwrap_or((Discard::Revoked, StatusCode::UNAUTHORIZED, text));
+            hosts.discards.refuse(peer, path, why, status, &text)
         }
     }
 }

@@ -305,6 +305,48 @@ fn a_host_joins_with_a_token_over_tls_alone_and_renews() {
     assert_eq!(f.discards("join_token"), 1);
 }
 
+#[test]
+fn a_host_that_was_revoked_or_replaced_does_not_renew_itself_back_in_before_the_server_notices() {
+    let f = Fixture::new();
+    let renew = |host: &str| {
+        let path = format!("/evergate/v1/hosts/{host}/renew");
+        let body = json!({"public_key": "04".repeat(65)});
+        f.served.call("POST", &path, &[(SHOWN, &f.certificate(host))], Some(&body))
+    };
+    let counting = |host: &str| {
+        let sql = "SELECT public_key FROM host_certificates WHERE host = ?1 AND revoked IS NULL";
+        f.store.read::<_, StoreError>(|tx| tx.query(sql, &values![host], |row| row.text(0))).unwrap()
+    };
+    let (first, second) = (f.certificate("h1"), f.certificate("h2"));
+    f.store
+        .write::<_, StoreError>(|tx| {
+            tx.execute("UPDATE host_certificates SET revoked = 'revoked' WHERE host = 'h1'", &[])
+        })
+        .unwrap();
+    // Another server lets a new machine in by the name of the second.
+    let newer = format!("04{}", "05".repeat(64));
+    f.store
+        .write(|tx| {
+            let authority = f.hosts.members.authority();
+            let token = membership::make_token(tx, authority, Some("h2"), jiff::SignedDuration::from_mins(1))?.token;
+            let asked = JoinRequest { token: token.id, secret: token.secret, public_key: newer.clone() };
+            membership::admit(tx, authority, "h2", &asked)
+        })
+        .unwrap();
+    for known in [&first, &second] {
+        assert!(matches!(f.hosts.members.standing(known), membership::Standing::Member(_)), "the server has noticed");
+    }
+    let refused = renew("h1");
+    assert_eq!(refused.status, 401);
+    assert!(refused.text.contains("was revoked by an operator"), "{}", refused.text);
+    let refused = renew("h2");
+    assert_eq!(refused.status, 401);
+    assert!(refused.text.contains("has taken the place"), "{}", refused.text);
+    assert_eq!(f.discards("revoked_certificate"), 2);
+    assert!(counting("h1").is_empty());
+    assert_eq!(counting("h2"), [newer]);
+}
+
 /// Of the certificate in an answer to joining.
 fn fingerprint_of(answer: &Answer) -> String {
     use rustls::pki_types::{CertificateDer, pem::PemObject as _};

@@ -64,15 +64,8 @@ impl Members {
     /// Tells what a certificate is worth, as far as is known.
     pub fn standing(&self, fingerprint: &str) -> Standing {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(certificate) = known.get(fingerprint) else { return Standing::Unknown };
-        let host = certificate.host.clone();
-        match certificate.revoked {
-            Some(why) => Standing::Revoked(host, why),
-            None if certificate.expires_at <= timestamp_text(Timestamp::now()) => {
-                Standing::Expired(host, certificate.expires_at.clone())
-            }
-            None => Standing::Member(host),
-        }
+        let now = timestamp_text(Timestamp::now());
+        known.get(fingerprint).map_or(Standing::Unknown, |certificate| certificate.standing(&now))
     }
 
     /// Reads the certificates if they changed. Blocks.

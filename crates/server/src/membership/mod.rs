@@ -18,7 +18,7 @@ pub use authority::{Authority, AuthorityError};
 pub use members::{Members, Standing, keep_fresh};
 pub use roll::{Admission, NewToken, Refusal, Revoked, admit, check_token, make_token, renew};
 
-use crate::store::{StoreError, Tx};
+use crate::store::{Row, StoreError, Tx};
 use crate::values;
 
 /// The host's certificate, as the store knows it.
@@ -35,14 +35,33 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// Tells what it is worth at a time, as the store keeps times.
+    fn standing(&self, now: &str) -> Standing {
+        let host = self.host.clone();
+        match self.revoked {
+            Some(why) => Standing::Revoked(host, why),
+            None if self.expires_at.as_str() <= now => Standing::Expired(host, self.expires_at.clone()),
+            None => Standing::Member(host),
+        }
+    }
+
+    /// Reads the one with a fingerprint.
+    fn find(tx: &Tx<'_>, fingerprint: &str) -> Result<Option<Self>, StoreError> {
+        let sql =
+            "SELECT fingerprint, host, issued_at, expires_at, revoked FROM host_certificates WHERE fingerprint = ?1";
+        Ok(tx.query_opt(sql, &values![fingerprint], Self::read)?.map(|(_, found)| found))
+    }
+
     /// Reads all, by fingerprint.
     fn all(tx: &Tx<'_>) -> Result<Vec<(String, Self)>, StoreError> {
         let sql = "SELECT fingerprint, host, issued_at, expires_at, revoked FROM host_certificates \
                    ORDER BY host, issued_at, fingerprint";
-        tx.query(sql, &values![], |row| {
-            let revoked = row.opt_text(4)?.map(|word| Revoked::from_word(&word));
-            let (host, issued_at, expires_at) = (row.text(1)?, row.text(2)?, row.text(3)?);
-            Ok((row.text(0)?, Self { host, issued_at, expires_at, revoked }))
-        })
+        tx.query(sql, &values![], Self::read)
+    }
+
+    fn read(row: &Row<'_>) -> Result<(String, Self), StoreError> {
+        let revoked = row.opt_text(4)?.map(|word| Revoked::from_word(&word));
+        let (host, issued_at, expires_at) = (row.text(1)?, row.text(2)?, row.text(3)?);
+        Ok((row.text(0)?, Self { host, issued_at, expires_at, revoked }))
     }
 }

@@ -5,13 +5,15 @@
 //! - a token without a host's name lets in any host that is not there yet, for as long as it lasts. It lets nobody
 //!   take the place of a host: that takes a token with the host's name;
 //! - who comes again with the same key gets a certificate again: its answer was lost on the way;
-//! - a host has two certificates at most, the one that it uses and the next.
+//! - a host has two certificates at most, the one that it uses and the next;
+//! - only a certificate that counts now is renewed: what let the request in may have been older than its revocation.
 
 use evergate_model::join::{JoinRequest, JoinToken};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use super::authority::{Authority, AuthorityError, Issued};
+use super::{Certificate, Standing};
 use crate::identity::to_hex;
 use crate::random;
 use crate::store::{StoreError, Tx, TxError, timestamp_text};
@@ -62,6 +64,9 @@ pub enum Refusal {
              its name on the controller: evergate cluster token create --host {0}"
     )]
     Taken(String),
+    /// The certificate that is to be renewed does not count any more.
+    #[error("the certificate that is to be renewed counts no more")]
+    Dismissed(Standing),
 }
 
 impl TxError for Refusal {
@@ -69,9 +74,12 @@ impl TxError for Refusal {
         match self {
             Self::Store(error) => Some(error),
             Self::Authority(error) => error.store_error(),
-            Self::Name(_) | Self::UnknownToken | Self::ExpiredToken(_) | Self::OtherHost { .. } | Self::Taken(_) => {
-                None
-            }
+            Self::Name(_)
+            | Self::UnknownToken
+            | Self::ExpiredToken(_)
+            | Self::OtherHost { .. }
+            | Self::Taken(_)
+            | Self::Dismissed(_) => None,
         }
     }
 }
@@ -185,14 +193,19 @@ pub fn admit(tx: &Tx<'_>, authority: &Authority, host: &str, asked: &JoinRequest
     Ok(Admission { issued, replaces: !held.is_empty() })
 }
 
-/// Gives a host its next certificate. The one that it has now still counts, in case the answer is lost.
+/// Gives a host its next certificate for the one that it shows, which goes on counting in case the answer is lost.
 ///
 /// # Errors
 ///
-/// When it sent no key, or the store fails.
-pub fn renew(tx: &Tx<'_>, authority: &Authority, host: &str, now: &str, public_key: &str) -> Result<Issued, Refusal> {
+/// When what it shows is no certificate of that host that counts, it sent no key, or the store fails.
+pub fn renew(tx: &Tx<'_>, authority: &Authority, host: &str, shown: &str, public_key: &str) -> Result<Issued, Refusal> {
+    let found = Certificate::find(tx, shown)?;
+    let standing = found.map_or(Standing::Unknown, |certificate| certificate.standing(&tx.now_text()));
+    if standing != Standing::Member(host.to_owned()) {
+        return Err(Refusal::Dismissed(standing));
+    }
     let sql = "DELETE FROM host_certificates WHERE host = ?1 AND fingerprint <> ?2 AND revoked IS NULL";
-    tx.execute(sql, &values![host, now])?;
+    tx.execute(sql, &values![host, shown])?;
     issue(tx, authority, host, public_key)
 }
 
@@ -364,6 +377,24 @@ mod tests {
             assert_ne!(f.store.read(super::version).unwrap(), version);
             now = issued.fingerprint;
         }
+    }
+
+    #[test]
+    fn only_a_certificate_that_counts_is_renewed() {
+        let f = Fixture::new();
+        let renew = |shown: &str, host: &str| match f.store.write(|tx| renew(tx, &f.authority, host, shown, &key(9))) {
+            Err(Refusal::Dismissed(standing)) => standing,
+            other => panic!("{other:?}"),
+        };
+        let first = f.join(&f.token(None, 60), "h1", 1).unwrap().issued.fingerprint;
+        assert_eq!(renew(&first, "h2"), Standing::Member("h1".into()));
+        assert_eq!(renew("ab", "h1"), Standing::Unknown);
+        let second = f.join(&f.token(Some("h1"), 60), "h1", 2).unwrap().issued.fingerprint;
+        assert_eq!(renew(&first, "h1"), Standing::Revoked("h1".into(), Revoked::Replaced));
+        assert_eq!(f.certificates(), [("h1".into(), Some(Revoked::Replaced)), ("h1".into(), None)]);
+        let lapse = "UPDATE host_certificates SET expires_at = '2020-01-01T00:00:00Z' WHERE fingerprint = ?1";
+        f.store.write::<_, StoreError>(|tx| tx.execute(lapse, &values![&second])).unwrap();
+        assert_eq!(renew(&second, "h1"), Standing::Expired("h1".into(), "2020-01-01T00:00:00Z".into()));
     }
 
     #[test]
