@@ -171,7 +171,9 @@ fn hosts_join_renew_are_revoked_and_replaced() {
     assert!(refused.contains("401") && refused.contains("was revoked by an operator"), "{refused}");
     // It ends, well or not.
     let _ = stream.read_to_end(&mut Vec::new());
-    cluster.join("h2", &url, &token).unwrap();
+    let refused = cluster.join("h2", &url, &token).unwrap_err();
+    assert!(refused.contains("409") && refused.contains("token create --host h2"), "{refused}");
+    cluster.join("h2", &url, &cluster.token(" --host h2")).unwrap();
     report(&cluster.door("h2"), "h2", 2).unwrap();
 
     let log = cluster.log();

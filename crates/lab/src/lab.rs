@@ -118,7 +118,7 @@ impl Lab {
         self.wait_hosts_alive(&self.spec.hosts())
     }
 
-    /// Makes a join token on the controller: for one host, or for all that have not joined yet.
+    /// Makes a join token on the controller: for one host, or for all that are new.
     ///
     /// # Errors
     ///

@@ -94,8 +94,8 @@ impl Discards {
     }
 }
 
-const JOIN: &str =
-    "put a join token into the host's join_token_file (on the controller: evergate cluster token create)";
+const JOIN: &str = "put a join token of its name into the host's join_token_file (on the controller: evergate cluster \
+                    token create --host NAME)";
 
 /// Lets a member do what is its own.
 pub(super) async fn admit(
@@ -167,7 +167,7 @@ pub(super) fn weigh(standing: Standing, host: &str) -> Result<(), Refused> {
         ),
         Standing::Revoked(name, Revoked::Replaced) => {
             let text = format_args!(
-                "a newer machine or certificate has taken the place of this host '{name}'; to take it back, {JOIN}, with --host {name}"
+                "a newer machine or certificate has taken the place of this host '{name}'; to take it back, {JOIN}"
             );
             refuse(Discard::Revoked, text)
         }

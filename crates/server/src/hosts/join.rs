@@ -112,7 +112,7 @@ fn refuse(hosts: &Hosts, peer: &Peer, (host, what): (&str, &str), why: &Refusal)
         }
         Refusal::Authority(AuthorityError::NoPublicKey) | Refusal::Name(_) => refusal(StatusCode::BAD_REQUEST, text),
         Refusal::Authority(_) => store_refusal(&ApiError::internal(text)),
-        Refusal::Taken(_) => hosts.discards.refuse(peer, path, Discard::Token, StatusCode::CONFLICT, &text),
+        Refusal::Taken(_) | Refusal::Known(_) => hosts.discards.refuse(peer, path, Discard::Token, StatusCode::CONFLICT, &text),
         Refusal::UnknownToken | Refusal::ExpiredToken(_) | Refusal::OtherHost { .. } => {
             hosts.discards.refuse(peer, path, Discard::Token, StatusCode::FORBIDDEN, &text)
         }

@@ -11,7 +11,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use evergate_config::{Config, Role, ServerSettings, Sources};
 use jiff::{SignedDuration, Timestamp};
 
-use super::roll::{self, Revoked};
+use super::roll::{self, KnownToken, Revoked};
 use super::{Authority, Certificate};
 use crate::cli::open_store;
 use crate::private_file;
@@ -53,7 +53,8 @@ enum What {
 enum TokenVerb {
     /// Make a token and print it; this is the only time that it is shown.
     Create {
-        /// The one host that it lets in, also in the place of a member of that name. Unset: any that is not there yet.
+        /// The one host that it lets in, also in the place of a member of that name. Unset: any that is new; one that
+        /// was here before needs its name.
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
         /// How long it lasts, as 90m, 24h or 7d; 30d at most.
@@ -76,8 +77,9 @@ enum TokenVerb {
 enum HostVerb {
     /// Print the hosts with certificates: when they were made, when they end, whether they count.
     List,
-    /// Shut a host out: its stream ends within seconds, and its certificate counts no more. What it does for its
-    /// routers goes on until it is stopped; to move them away first, drain it.
+    /// Shut a host out: its stream ends within seconds, and its certificate and join tokens with its name count no
+    /// more. Prints these tokens, and those that still let in any new host. What it does for its routers goes on until
+    /// it is stopped; to move them away first, drain it.
     Revoke {
         /// The host's name.
         host: String,
@@ -121,7 +123,7 @@ fn act(store: &Store, what: What) -> anyhow::Result<String> {
             })?;
             let text = format!("{}\n", made.token.reveal());
             // For the one who reads; the token alone is what a program takes.
-            let who = host.map_or_else(|| "any host that is not there yet".to_owned(), |host| format!("host {host}"));
+            let who = host.map_or_else(|| "any new host".to_owned(), |host| format!("host {host}"));
             eprintln!("token {} lets in {who} until {}", made.token.id, made.expires_at);
             match to {
                 None => Ok(text),
@@ -151,10 +153,22 @@ fn act(store: &Store, what: What) -> anyhow::Result<String> {
             Ok(all.iter().map(|(fingerprint, certificate)| line(fingerprint, certificate)).collect())
         }
         What::Host(HostVerb::Revoke { host }) => {
-            if store.write(|tx| roll::revoke(tx, &host, Revoked::Revoked))? == 0 {
+            let Some(shut_out) = store.write(|tx| roll::shut_out(tx, &host))? else {
                 bail!("no host '{host}' is a member; 'evergate cluster host list' prints those that are");
+            };
+            let mut text = String::new();
+            for token in shut_out.ended {
+                let _ = writeln!(text, "token {} for host '{host}' is revoked, too", token.id);
             }
-            Ok(String::new())
+            for token in shut_out.open {
+                let KnownToken { id, expires_at, .. } = token;
+                let _ = writeln!(
+                    text,
+                    "token {id} still lets in any new host until {expires_at}; if that machine may know it: \
+                     evergate cluster token revoke {id}"
+                );
+            }
+            Ok(text)
         }
     }
 }
@@ -229,10 +243,13 @@ mod tests {
             })
             .unwrap();
         assert!(does("host list").starts_with("h1\tmember\t"));
-        does("host revoke h1");
+        let rack: evergate_model::join::JoinToken = does("token create").parse().unwrap();
+        let told = does("host revoke h1");
+        assert!(told.contains(&format!("token {} for host 'h1' is revoked, too\n", token.id)), "{told}");
+        assert!(told.ends_with(&format!("evergate cluster token revoke {}\n", rack.id)), "{told}");
         assert!(does("host list").starts_with("h1\trevoked\t"));
         assert!(fails("host revoke h1").contains("no host 'h1'"));
-        does(&format!("token revoke {}", token.id));
+        does(&format!("token revoke {}", rack.id));
         assert_eq!(does("token list"), "");
         assert!(fails("token revoke x").contains("token list"));
         let file = dir.path().join("token");

@@ -2,8 +2,10 @@
 //!
 //! Rules:
 //!
-//! - a token without a host's name lets in any host that is not there yet, for as long as it lasts. It lets nobody
-//!   take the place of a host: that takes a token with the host's name;
+//! - a token without a host's name lets in any host that is new, for as long as it lasts. It lets nobody take the place
+//!   of a host that is or ever was there: that takes a token with the host's name, so the name of one that was revoked,
+//!   lapsed or went away is not free for whoever has a token for a rack;
+//! - a host that is revoked loses its own tokens, too;
 //! - who comes again with the same key gets a certificate again: its answer was lost on the way;
 //! - a host has two certificates at most, the one that it uses and the next;
 //! - only a certificate that counts now is renewed: what let the request in may have been older than its revocation.
@@ -64,6 +66,12 @@ pub enum Refusal {
              its name on the controller: evergate cluster token create --host {0}"
     )]
     Taken(String),
+    /// The name was a host's before.
+    #[error(
+        "there was a host '{0}' here before, and this token is for new ones. To let it in again, make a token with its \
+             name on the controller: evergate cluster token create --host {0}"
+    )]
+    Known(String),
     /// The certificate that is to be renewed does not count any more.
     #[error("the certificate that is to be renewed counts no more")]
     Dismissed(Standing),
@@ -79,6 +87,7 @@ impl TxError for Refusal {
             | Self::ExpiredToken(_)
             | Self::OtherHost { .. }
             | Self::Taken(_)
+            | Self::Known(_)
             | Self::Dismissed(_) => None,
         }
     }
@@ -115,7 +124,7 @@ pub struct NewToken {
     pub expires_at: String,
 }
 
-/// Makes a token: for one host, or for any that is not there yet.
+/// Makes a token: for one host, or for any that is new.
 ///
 /// # Errors
 ///
@@ -184,9 +193,13 @@ pub fn admit(tx: &Tx<'_>, authority: &Authority, host: &str, asked: &JoinRequest
     }
     let sql = "SELECT public_key FROM host_certificates WHERE host = ?1 AND expires_at > ?2 AND revoked IS NULL";
     let held = tx.query(sql, &values![host, tx.now_text()], |row| row.text(0))?;
-    let is_other = held.iter().any(|key| *key != asked.public_key);
-    if is_other && for_host.is_none() {
-        return Err(Refusal::Taken(host.to_owned()));
+    if for_host.is_none() {
+        if held.iter().any(|key| *key != asked.public_key) {
+            return Err(Refusal::Taken(host.to_owned()));
+        }
+        if held.is_empty() && was_here(tx, host)? {
+            return Err(Refusal::Known(host.to_owned()));
+        }
     }
     revoke(tx, host, Revoked::Replaced)?;
     let issued = issue(tx, authority, host, &asked.public_key)?;
@@ -209,8 +222,34 @@ pub fn renew(tx: &Tx<'_>, authority: &Authority, host: &str, shown: &str, public
     issue(tx, authority, host, public_key)
 }
 
+/// Tells whether a host of that name ever reported, or had a certificate that is remembered.
+fn was_here(tx: &Tx<'_>, host: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT (SELECT count(*) FROM hosts WHERE name = ?1) \
+               + (SELECT count(*) FROM host_certificates WHERE host = ?1)";
+    Ok(tx.count(sql, &values![host])? > 0)
+}
+
+/// What shutting a host out came to.
+pub(super) struct ShutOut {
+    /// Tokens with its name, which let nobody in any more.
+    pub(super) ended: Vec<KnownToken>,
+    /// Tokens for new hosts. They do not bring this one back, but its machine may know one, and come by another name.
+    pub(super) open: Vec<KnownToken>,
+}
+
+/// Shuts a host out: its certificates and the tokens with its name; `None` when it is no member.
+pub(super) fn shut_out(tx: &Tx<'_>, host: &str) -> Result<Option<ShutOut>, StoreError> {
+    if revoke(tx, host, Revoked::Revoked)? == 0 {
+        return Ok(None);
+    }
+    let (of_hosts, open): (Vec<_>, Vec<_>) = tokens(tx)?.into_iter().partition(|token| token.host.is_some());
+    let ended = of_hosts.into_iter().filter(|token| token.host.as_deref() == Some(host)).collect();
+    tx.execute("DELETE FROM join_tokens WHERE host = ?1", &values![host])?;
+    Ok(Some(ShutOut { ended, open }))
+}
+
 /// Ends what certificates a host has; answers how many counted until now.
-pub(super) fn revoke(tx: &Tx<'_>, host: &str, why: Revoked) -> Result<usize, StoreError> {
+fn revoke(tx: &Tx<'_>, host: &str, why: Revoked) -> Result<usize, StoreError> {
     let sql = "UPDATE host_certificates SET revoked = ?2 WHERE host = ?1 AND revoked IS NULL AND expires_at > ?3";
     let ended = tx.execute(sql, &values![host, why.as_str(), tx.now_text()])?;
     note_change(tx)?;
@@ -319,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_lets_in_whoever_is_not_there_yet() {
+    fn a_token_without_a_name_lets_in_whoever_is_new() {
         let f = Fixture::new();
         let token = f.token(None, 60);
         assert!(!f.join(&token, "h1", 1).unwrap().replaces);
@@ -357,13 +396,47 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_host_may_come_again_with_any_token() {
+    fn a_host_that_was_here_before_comes_again_with_a_token_of_its_name_alone() {
         let f = Fixture::new();
-        let token = f.token(None, 60);
-        f.join(&token, "h1", 1).unwrap();
-        assert_eq!(f.store.write(|tx| revoke(tx, "h1", Revoked::Revoked)).unwrap(), 1);
-        f.join(&token, "h1", 2).unwrap();
-        assert_eq!(f.certificates(), [("h1".into(), Some(Revoked::Revoked)), ("h1".into(), None)]);
+        let rack = f.token(None, 60);
+        let refused = |host: &str, n: u8| {
+            let refused = f.join(&rack, host, n).unwrap_err();
+            assert!(refused.contains("here before") && refused.contains(&format!("--host {host}")), "{refused}");
+        };
+        // Revoked; with its first key, too.
+        f.join(&rack, "h1", 1).unwrap();
+        f.store.write(|tx| shut_out(tx, "h1")).unwrap().unwrap();
+        refused("h1", 2);
+        refused("h1", 1);
+        // Its certificate has ended.
+        f.join(&rack, "h2", 1).unwrap();
+        let lapse = "UPDATE host_certificates SET expires_at = '2020-01-01T00:00:00Z' WHERE host = 'h2'";
+        f.store.write::<_, StoreError>(|tx| tx.execute(lapse, &[])).unwrap();
+        refused("h2", 2);
+        // It reported, whatever it did that with.
+        let report = "INSERT INTO hosts (name, incarnation, sequence, reported_at) \
+                      VALUES ('h3', '1', 1, '2020-01-01T00:00:00Z')";
+        f.store.write::<_, StoreError>(|tx| tx.execute(report, &[])).unwrap();
+        refused("h3", 2);
+        for host in ["h1", "h2", "h3"] {
+            assert!(!f.join(&f.token(Some(host), 60), host, 2).unwrap().replaces);
+            let counting = f.certificates().into_iter().filter(|(of, revoked)| of == host && revoked.is_none());
+            assert_eq!(counting.count(), 1, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_revoked_host_does_not_come_back_with_a_token_that_it_had() {
+        let f = Fixture::new();
+        let (own, others, rack) = (f.token(Some("h1"), 60), f.token(Some("h2"), 60), f.token(None, 60));
+        f.join(&own, "h1", 1).unwrap();
+        assert!(f.store.write(|tx| shut_out(tx, "h2")).unwrap().is_none());
+        let shut_out = f.store.write(|tx| shut_out(tx, "h1")).unwrap().unwrap();
+        let ids = |tokens: &[KnownToken]| tokens.iter().map(|token| token.id.clone()).collect::<Vec<_>>();
+        assert_eq!((ids(&shut_out.ended), ids(&shut_out.open)), (vec![own.id.clone()], vec![rack.id]));
+        assert!(f.join(&own, "h1", 1).unwrap_err().contains("not known here"));
+        f.join(&others, "h2", 1).unwrap();
+        assert_eq!(f.certificates(), [("h1".into(), Some(Revoked::Revoked)), ("h2".into(), None)]);
     }
 
     #[test]
