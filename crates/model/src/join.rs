@@ -73,14 +73,19 @@ impl FromStr for JoinToken {
         }
         let rest = text.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('.')).ok_or(NoToken::Foreign)?;
         let parts: Vec<&str> = rest.split('.').collect();
-        let is_hex = |part: &&str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         match parts[..] {
-            [id, secret, authority] if parts.iter().map(|p| p.len()).eq(LENGTHS) && parts.iter().all(is_hex) => {
+            [id, secret, authority] if are_digits(parts.iter().copied().zip(LENGTHS)) => {
                 Ok(Self { id: id.to_owned(), secret: secret.to_owned(), authority: authority.to_owned() })
             }
             _ => Err(NoToken::Damaged),
         }
     }
+}
+
+/// Tells whether each text is so many hexadecimal digits, as they are written in tokens.
+fn are_digits<'a>(mut texts: impl Iterator<Item = (&'a str, usize)>) -> bool {
+    let is_digit = |b| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    texts.all(|(text, length)| text.len() == length && text.bytes().all(is_digit))
 }
 
 /// Asks for a host's first certificate.
@@ -92,6 +97,13 @@ pub struct JoinRequest {
     pub secret: String,
     /// The host's public key: a point of the curve P-256, uncompressed, in hexadecimal.
     pub public_key: String,
+}
+
+impl JoinRequest {
+    /// Tells whether the token's id and secret can be those of any token.
+    pub fn may_be_of_a_token(&self) -> bool {
+        are_digits([self.token.as_str(), self.secret.as_str()].into_iter().zip(LENGTHS))
+    }
 }
 
 /// Asks for a host's next certificate.
@@ -134,6 +146,20 @@ mod tests {
         assert_eq!(read(&revealed[..revealed.len() - 1]), NoToken::Damaged);
         assert_eq!(read(&revealed.replace("5e", "5x")), NoToken::Damaged);
         assert_eq!(read(&format!("{revealed}.00")), NoToken::Damaged);
+    }
+
+    #[test]
+    fn a_request_without_a_token_s_digits_is_told_from_one_with_them() {
+        let asked = |token: &str, secret: &str| {
+            JoinRequest { token: token.into(), secret: secret.into(), public_key: String::new() }.may_be_of_a_token()
+        };
+        let JoinToken { id, secret, .. } = token();
+        assert!(asked(&id, &secret));
+        for (id, secret) in
+            [("", &*secret), (&id[1..], &secret), (&id, ""), (&id, &secret.replace('5', "G")), (&secret, &id)]
+        {
+            assert!(!asked(id, secret), "{id} {secret}");
+        }
     }
 
     #[test]

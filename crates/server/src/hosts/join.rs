@@ -8,6 +8,7 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use evergate_model::join::{JoinRequest, Membership, RenewRequest};
+use tokio::time::timeout;
 
 use super::admission::{self, Discard, Member};
 use super::{Hosts, refusal, store_refusal};
@@ -38,9 +39,18 @@ pub(super) async fn join(
     let Ok(asked) = serde_json::from_slice::<JoinRequest>(&body) else {
         return refusal(StatusCode::BAD_REQUEST, "the request to join makes no sense");
     };
+    if !asked.may_be_of_a_token() {
+        return refuse(&hosts, &peer, (&host, "join"), &Refusal::UnknownToken);
+    }
+    // Strangers shall not occupy the threads and the readers either.
+    let Ok(Ok(turn)) = timeout(hosts.pace.turn, Arc::clone(&hosts.joins).acquire_owned()).await else {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "too many hosts want to join at once; try again");
+    };
     let token = asked.token.clone();
     let (state, name) = (Arc::clone(&hosts), host.clone());
     let work = move || {
+        // Also when whoever asked has gone meanwhile.
+        let _turn = turn;
         // Strangers shall not keep writers waiting.
         state.store.read(|tx| membership::check_token(tx, &asked).map(drop))?;
         let admission = state.store.write(|tx| membership::admit(tx, state.members.authority(), &name, &asked))?;
@@ -112,7 +122,9 @@ fn refuse(hosts: &Hosts, peer: &Peer, (host, what): (&str, &str), why: &Refusal)
         }
         Refusal::Authority(AuthorityError::NoPublicKey) | Refusal::Name(_) => refusal(StatusCode::BAD_REQUEST, text),
         Refusal::Authority(_) => store_refusal(&ApiError::internal(text)),
-        Refusal::Taken(_) | Refusal::Known(_) => hosts.discards.refuse(peer, path, Discard::Token, StatusCode::CONFLICT, &text),
+        Refusal::Taken(_) | Refusal::Known(_) => {
+            hosts.discards.refuse(peer, path, Discard::Token, StatusCode::CONFLICT, &text)
+        }
         Refusal::UnknownToken | Refusal::ExpiredToken(_) | Refusal::OtherHost { .. } => {
             hosts.discards.refuse(peer, path, Discard::Token, StatusCode::FORBIDDEN, &text)
         }

@@ -47,7 +47,7 @@ pub(crate) const PATHS: &str = "/evergate/v1/";
 /// Largest request for a certificate: a key and a token.
 const LARGEST_REQUEST: usize = 16 << 10;
 
-/// Times of the streams; tests shorten them.
+/// Times of what hosts ask for; tests shorten them.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Pause between a change and the look at it, so that a burst becomes one line.
@@ -56,13 +56,23 @@ pub struct Pace {
     pub ping: Duration,
     /// How long a host may leave a line unread before its stream is closed.
     pub patience: Duration,
+    /// How long a host that wants to join may wait for its turn.
+    pub turn: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { gather: Duration::from_millis(2), ping: Duration::from_secs(2), patience: Duration::from_secs(20) }
+        Self {
+            gather: Duration::from_millis(2),
+            ping: Duration::from_secs(2),
+            patience: Duration::from_secs(20),
+            turn: Duration::from_secs(5),
+        }
     }
 }
+
+/// Requests to join that are looked at, each on a thread and in the database, at once. Who asks is not known until then.
+const JOINS_AT_ONCE: usize = 4;
 
 /// What the requests share.
 pub struct Hosts {
@@ -77,6 +87,8 @@ pub struct Hosts {
     stopping: watch::Receiver<bool>,
     /// So many hosts are looked after at once: the API's requests want the processors too.
     turns: Semaphore,
+    /// So many that want to join are looked at at once.
+    joins: Arc<Semaphore>,
     /// Started for the first stream.
     publisher: OnceCell<Publisher>,
     /// Last report of each host, to see cheaply that nothing changed. Losing it costs one full look.
@@ -120,18 +132,14 @@ impl Hosts {
             pace: Pace::default(),
             stopping,
             turns: Semaphore::new(processors.max(2)),
+            joins: Arc::new(Semaphore::new(JOINS_AT_ONCE)),
             publisher: OnceCell::new(),
             seen: Mutex::default(),
             office,
         }
     }
 
-    /// How many requests were refused, by reason.
-    pub fn discards(&self) -> Vec<(&'static str, u64)> {
-        self.discards.counts().collect()
-    }
-
-    /// Replaces the times of the streams.
+    /// Replaces the times.
     #[must_use]
     pub fn with_pace(self, pace: Pace) -> Self {
         Self { pace, ..self }

@@ -61,7 +61,7 @@ impl Fixture {
         let options = Arc::new(Options::default());
         let members = Arc::new(Members::open(Arc::clone(&store)).unwrap());
         let (stop, stopping) = watch::channel(false);
-        let pace = Pace { ping: Duration::from_millis(50), ..Pace::default() };
+        let pace = Pace { ping: Duration::from_millis(50), turn: Duration::from_millis(50), ..Pace::default() };
         let hosts = Hosts::new(Arc::clone(&store), Arc::clone(&options), members, true, stopping).with_pace(pace);
         let hosts = Arc::new(hosts);
         let served = Served::start(routes(Arc::clone(&hosts)).layer(from_fn(pretend)));
@@ -118,7 +118,7 @@ impl Fixture {
     }
 
     fn discards(&self, name: &str) -> u64 {
-        self.hosts.discards().into_iter().find(|(known, _)| *known == name).unwrap().1
+        self.hosts.discards.count(name)
     }
 
     fn revision(&self) -> u64 {
@@ -345,6 +345,26 @@ fn a_host_that_was_revoked_or_replaced_does_not_renew_itself_back_in_before_the_
     assert_eq!(f.discards("revoked_certificate"), 2);
     assert!(counting("h1").is_empty());
     assert_eq!(counting("h2"), [newer]);
+}
+
+#[test]
+fn strangers_with_tokens_of_their_own_making_take_neither_threads_nor_the_database() {
+    let f = Fixture::new();
+    let join = |token: &str, secret: &str| {
+        let body = json!({"token": token, "secret": secret, "public_key": "04".repeat(65)});
+        f.served.call("POST", "/evergate/v1/hosts/h1/join", &[(SHOWN, "none")], Some(&body)).status
+    };
+    let JoinToken { id, secret, .. } = f.token();
+    let turns: Vec<_> = (0..JOINS_AT_ONCE).map(|_| Arc::clone(&f.hosts.joins).try_acquire_owned().unwrap()).collect();
+    // What cannot be a token is not looked up.
+    assert_eq!(join("x", &secret), 403);
+    assert_eq!(join(&id, &"?".repeat(64)), 403);
+    assert_eq!(f.discards("join_token"), 2);
+    // Of the others there are only so many at once.
+    assert_eq!(join(&id, &secret), 503);
+    drop(turns);
+    assert_eq!(join(&id, &secret), 200);
+    assert_eq!(f.hosts.joins.available_permits(), JOINS_AT_ONCE);
 }
 
 /// Of the certificate in an answer to joining.
