@@ -51,6 +51,12 @@ impl Letter {
     pub const LONGEST: usize = 4096;
     /// Most letters that one request carries.
     pub const MOST: usize = 64;
+
+    /// Tells whether its datagram is one that keepers may have sent: bytes in hexadecimal, and not too many.
+    pub fn is_sound(&self) -> bool {
+        let digits = self.datagram.as_bytes();
+        digits.len() <= Self::LONGEST && digits.len().is_multiple_of(2) && digits.iter().all(u8::is_ascii_hexdigit)
+    }
 }
 
 /// Objects that changed, whole, and ids of those that went.

@@ -91,9 +91,8 @@ pub(super) async fn take(State(hosts): State<Arc<Hosts>>, Path(host): Path<Strin
         Ok(letters) => letters,
         Err(error) => return refusal(StatusCode::BAD_REQUEST, format!("these are no letters: {error}")),
     };
-    let sound = |letter: &Letter| letter.datagram.len() <= Letter::LONGEST;
-    if letters.len() > Letter::MOST || !letters.iter().all(sound) {
-        return refusal(StatusCode::BAD_REQUEST, "too many letters, or one that is too long");
+    if letters.len() > Letter::MOST || !letters.iter().all(Letter::is_sound) {
+        return refusal(StatusCode::BAD_REQUEST, "too many letters, or one that is too long or not in hexadecimal");
     }
     let Some(from) = hosts.office.address_of(&host) else {
         return refusal(StatusCode::CONFLICT, "this host has not reported its tunnel address");

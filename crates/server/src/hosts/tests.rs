@@ -422,6 +422,10 @@ fn letters_go_into_the_addressee_s_stream_with_the_sender_s_address_or_are_lost(
     // Too long, too many, no letters; and one that nobody reads is lost without delay.
     assert_eq!(post("h1", &to("192.0.2.12", &"0".repeat(5000))), 400);
     assert_eq!(post("h1", &json!(vec![json!({"peer": "192.0.2.12", "datagram": "00"}); 65])), 400);
+    // What is no hexadecimal grows when it is carried.
+    for foul in ["0", "0g", "\u{1}\u{1}", "é"] {
+        assert_eq!(post("h1", &to("192.0.2.12", foul)), 400, "{foul}");
+    }
     assert_eq!(post("h1", &json!({"peer": 7})), 400);
     for _ in 0..10 {
         assert_eq!(post("h1", &json!(vec![json!({"peer": "192.0.2.12", "datagram": "0".repeat(4000)}); 64])), 204);

@@ -162,7 +162,16 @@ async fn follow(
                 },
                 Some(text) = carried.recv() => {
                     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&CARRIED, &text];
-                    timeout(PATIENCE, client.execute("SELECT pg_notify($1, $2)", &params)).await??;
+                    match timeout(PATIENCE, client.execute("SELECT pg_notify($1, $2)", &params)).await? {
+                        // PostgreSQL refuses it (8,000 bytes are too long, or its queue is full): this one is lost, and
+                        // not the connection, which brings what matters more.
+                        Err(error) if error.as_db_error().is_some() => {
+                            tracing::debug!(bytes = text.len(), %error, "what was to be carried is refused, and lost");
+                        }
+                        carried => {
+                            carried?;
+                        }
+                    }
                 }
                 _ = local.changed() => {
                     if *local.borrow_and_update() > announced {

@@ -334,6 +334,10 @@ fn what_one_server_carries_another_hears() {
         });
         assert_eq!(text_heard, text);
     }
+    // One that PostgreSQL does not take is lost, and the connection goes on: what comes right after it is heard.
+    one.carry("x".repeat(9000));
+    one.carry("after it".to_owned());
+    wait_for("what came after it is heard", || heard.try_iter().find(|heard| heard == "after it"));
 }
 
 #[test]
