@@ -210,7 +210,7 @@ pub static OPTIONS: &[Opt] = &[
     opt("DEFAULT", "use_ssl", Bool, "false", Server, "Whether the API is served over TLS alone. Without, plain HTTP is answered as well. Hosts are served over TLS in any case."),
     unset("ssl", "cert_file", Path, Server, "The server's certificate for clients of the API, in PEM, with what leads to its authority behind it. Unset: one of the cluster's authority. It is read again when it changes."),
     unset("ssl", "key_file", Path, Server, "Its private key, in PEM. Unset: in cert_file."),
-    unset("ssl", "ca_file", Path, Server, "Authorities, in PEM, one of which must have signed a certificate that every client of the API shows. Unset: clients show none."),
+    unset("ssl", "ca_file", Path, Server, "Authorities, in PEM, one of which must have signed a certificate that every client of the API shows. Unset: clients show none. It is read again when it changes."),
     opt("DEFAULT", "l3_ha", Bool, "false", Server, "Whether routers are highly available unless an admin says otherwise."),
     opt("DEFAULT", "router_distributed", Bool, "false", Server, "Whether routers are distributed unless an admin says otherwise."),
     opt("DEFAULT", "enable_dvr", Bool, "true", Server, "Whether distributed routers are offered at all."),

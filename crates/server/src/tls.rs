@@ -21,11 +21,10 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WantsServerCert, WebPkiClientVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ConfigBuilder, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -115,8 +114,7 @@ pub struct Tls {
     /// Names that certificates of our own are good for, besides the address that the client came to.
     names: Vec<String>,
     settings: TlsSettings,
-    /// Of the operator's files.
-    files: Option<RwLock<Arc<ServerConfig>>>,
+    files: RwLock<Files>,
     /// By address of this machine.
     own: Mutex<HashMap<IpAddr, Own>>,
     judge: Arc<dyn ClientCertVerifier>,
@@ -125,6 +123,32 @@ pub struct Tls {
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// The operator's files, each as it was when it last made sense. No connection reads them: what an operator does to
+/// them is no reason to keep anybody out.
+#[derive(Clone)]
+struct Files {
+    /// What clients of the API are asked for.
+    asked: Arc<dyn ClientCertVerifier>,
+    /// What they are shown, where there is a `cert_file`.
+    shown: Option<Arc<CertifiedKey>>,
+    /// Both.
+    clients: Option<Arc<ServerConfig>>,
+}
+
+impl Files {
+    fn new(
+        provider: &Arc<CryptoProvider>,
+        asked: Arc<dyn ClientCertVerifier>,
+        shown: Option<Arc<CertifiedKey>>,
+    ) -> Result<Self, TlsError> {
+        let clients = match &shown {
+            Some(shown) => Some(Arc::new(for_clients(provider, &asked, Arc::clone(shown))?)),
+            None => None,
+        };
+        Ok(Self { asked, shown, clients })
     }
 }
 
@@ -148,10 +172,8 @@ impl Tls {
         roots.add(members.authority().certificate().clone()).map_err(other)?;
         let judge = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
         let judge = judge.build().map_err(|error| TlsError::Other(error.to_string()))?;
-        let files = match &settings.cert_file {
-            Some(_) => Some(RwLock::new(Arc::new(operators(&provider, settings)?))),
-            None => None,
-        };
+        let (asked, shown) = (asked(&provider, settings)?, shown(&provider, settings)?);
+        let files = RwLock::new(Files::new(&provider, asked, shown)?);
         let settings = settings.clone();
         let tls = Self { members, provider, names, settings, files, own: Mutex::default(), judge };
         // Now rather than with the first client: a name that is impossible is a mistake in the configuration.
@@ -168,10 +190,14 @@ impl Tls {
         if is_host {
             return Ok(self.own(local)?.hosts);
         }
-        match &self.files {
-            Some(files) => Ok(Arc::clone(&files.read().unwrap_or_else(PoisonError::into_inner))),
+        match self.files().clients {
+            Some(clients) => Ok(clients),
             None => Ok(self.own(local)?.clients),
         }
+    }
+
+    fn files(&self) -> Files {
+        self.files.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Looks at the certificate that a client showed.
@@ -197,7 +223,7 @@ impl Tls {
         let own = Own {
             since: Instant::now(),
             hosts: Arc::new(for_hosts(&self.provider, Arc::clone(&shown))?),
-            clients: Arc::new(for_clients(&self.provider, &self.settings, shown)?),
+            clients: Arc::new(for_clients(&self.provider, &self.files().asked, shown)?),
         };
         if all.len() >= MOST_ADDRESSES {
             all.clear();
@@ -206,22 +232,32 @@ impl Tls {
         Ok(own)
     }
 
-    /// Takes over the operator's files as they are now; what was in use stays if they cannot be used.
+    /// Takes over the operator's files as they are now; of what cannot be used, what was in use stays.
     fn reload(&self) {
-        let Some(files) = &self.files else { return };
-        match operators(&self.provider, &self.settings) {
-            Ok(config) => {
-                *files.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-                tracing::info!(cert_file = ?self.settings.cert_file, "the certificate is read again");
+        let TlsSettings { cert_file, ca_file, .. } = &self.settings;
+        let before = self.files();
+        let asked = asked(&self.provider, &self.settings).unwrap_or_else(|error| {
+            tracing::error!("clients' certificates are judged by the authorities that were in use: {error}");
+            before.asked
+        });
+        let shown = shown(&self.provider, &self.settings).unwrap_or_else(|error| {
+            tracing::error!("the certificate that was in use stays in use: {error}");
+            before.shown
+        });
+        match Files::new(&self.provider, asked, shown) {
+            Ok(files) => {
+                *self.files.write().unwrap_or_else(PoisonError::into_inner) = files;
+                // What was made meanwhile with the authorities from before goes, too.
+                self.own.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                tracing::info!(?cert_file, ?ca_file, "the files for TLS are read again");
             }
-            Err(error) => tracing::error!("the certificate that was in use stays in use: {error}"),
+            Err(error) => tracing::error!("the files for TLS that were in use stay in use: {error}"),
         }
     }
 
     fn stamps(&self) -> Vec<Stamp> {
-        let watched = self.files.is_some();
         let all = [&self.settings.cert_file, &self.settings.key_file, &self.settings.ca_file];
-        all.into_iter().flatten().filter(|_| watched).map(|path| stamp(path)).collect()
+        all.into_iter().flatten().map(|path| stamp(path)).collect()
     }
 }
 
@@ -262,17 +298,20 @@ fn for_hosts(provider: &Arc<CryptoProvider>, shown: Arc<CertifiedKey>) -> Result
 
 fn for_clients(
     provider: &Arc<CryptoProvider>,
-    settings: &TlsSettings,
+    asked: &Arc<dyn ClientCertVerifier>,
     shown: Arc<CertifiedKey>,
 ) -> Result<ServerConfig, TlsError> {
-    let mut config = asking_clients(provider, settings)?.with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider));
+    let builder = builder.with_protocol_versions(rustls::ALL_VERSIONS).map_err(other)?;
+    let builder = builder.with_client_cert_verifier(Arc::clone(asked));
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     Ok(config)
 }
 
-/// With the operator's files: `cert_file` and `key_file`.
-fn operators(provider: &Arc<CryptoProvider>, settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
-    let certificate = settings.cert_file.as_deref().unwrap_or(Path::new(""));
+/// Reads `cert_file` and `key_file`.
+fn shown(provider: &CryptoProvider, settings: &TlsSettings) -> Result<Option<Arc<CertifiedKey>>, TlsError> {
+    let Some(certificate) = settings.cert_file.as_deref() else { return Ok(None) };
     let key_file = settings.key_file.as_deref().unwrap_or(certificate);
     let chain = certificates("cert_file", certificate)?;
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| unreadable("key_file", key_file, error))?;
@@ -281,25 +320,17 @@ fn operators(provider: &Arc<CryptoProvider>, settings: &TlsSettings) -> Result<S
         key: key_file.display().to_string(),
         why,
     };
-    let mut config = asking_clients(provider, settings)?.with_single_cert(chain, key).map_err(pair)?;
-    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-    Ok(config)
+    Ok(Some(Arc::new(CertifiedKey::from_der(chain, key, provider).map_err(pair)?)))
 }
 
-/// Clients must show a certificate where there is a `ca_file`.
-fn asking_clients(
-    provider: &Arc<CryptoProvider>,
-    settings: &TlsSettings,
-) -> Result<ConfigBuilder<ServerConfig, WantsServerCert>, TlsError> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(provider));
-    let builder = builder.with_protocol_versions(rustls::ALL_VERSIONS).map_err(other)?;
-    let Some(path) = &settings.ca_file else { return Ok(builder.with_no_client_auth()) };
+/// Reads `ca_file`: clients must show a certificate where there is one.
+fn asked(provider: &Arc<CryptoProvider>, settings: &TlsSettings) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let Some(path) = &settings.ca_file else { return Ok(WebPkiClientVerifier::no_client_auth()) };
     let mut roots = RootCertStore::empty();
     for root in certificates("ca_file", path)? {
         roots.add(root).map_err(|error| unreadable("ca_file", path, error))?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
-    Ok(builder.with_client_cert_verifier(verifier.map_err(other)?))
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build().map_err(other)
 }
 
 fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -402,6 +433,45 @@ mod tests {
         let server = ours.authority().for_server(&[], Timestamp::now()).unwrap();
         assert_eq!(tls.look_at(Some(&server.cert)).unwrap().fault, Some(Fault::Foreign));
         assert_eq!(tls.look_at(None), None);
+    }
+
+    #[test]
+    fn files_of_the_operator_that_go_or_break_keep_nobody_out() {
+        let dir = TempDir::new();
+        let file = |name: &str| dir.path().join(name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
+        let members = members(&dir, "db");
+        for cert_file in [None, Some(file("cert"))] {
+            std::fs::write(file("cert"), certificate.pem() + &key.serialize_pem()).unwrap();
+            std::fs::write(file("ca"), certificate.pem()).unwrap();
+            let settings = TlsSettings {
+                only: true,
+                cert_file,
+                key_file: None,
+                ca_file: Some(file("ca")),
+                ..TlsSettings::default()
+            };
+            let tls = Tls::new(Arc::clone(&members), &settings, Vec::new()).unwrap();
+            let serves_everybody = |address: [u8; 4]| {
+                // At an address that nothing was made for yet.
+                for is_host in [true, false] {
+                    tls.config_for(is_host, address.into()).unwrap();
+                }
+                tls.files().asked.client_auth_mandatory()
+            };
+            for (n, text) in [(1, Some("half a certific")), (2, None)] {
+                for name in ["ca", "cert"] {
+                    match text {
+                        Some(text) => std::fs::write(file(name), text).unwrap(),
+                        None => std::fs::remove_file(file(name)).unwrap(),
+                    }
+                }
+                assert!(serves_everybody([192, 0, 2, n]));
+                tls.reload();
+                assert!(serves_everybody([192, 0, 2, n]), "clients are still asked");
+            }
+        }
     }
 
     #[test]

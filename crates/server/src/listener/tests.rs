@@ -1,6 +1,6 @@
 use axum::routing::get;
 use evergate_config::settings::TlsSettings;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -13,7 +13,7 @@ use crate::store::Store;
 /// A running listener, with what it takes to know it.
 struct Served {
     address: SocketAddr,
-    connector: TlsConnector,
+    roots: rustls::RootCertStore,
     _stop: watch::Sender<bool>,
     _dir: TempDir,
 }
@@ -29,10 +29,6 @@ impl Served {
         let members = Arc::new(Members::open(store).unwrap());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(members.authority().certificate().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config =
-            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_root_certificates(roots).with_no_client_auth();
         let tls = Arc::new(Tls::new(members, settings, vec!["localhost".into()]).unwrap());
         let (stop, stopping) = watch::channel(false);
         tokio::spawn(crate::tls::keep_fresh(Arc::clone(&tls), stopping));
@@ -41,7 +37,7 @@ impl Served {
         let patient = Patient::new(listener, tls, settings.only, times).unwrap();
         let app = routes.into_make_service_with_connect_info::<Peer>();
         tokio::spawn(async move { axum::serve(patient, app).await });
-        Self { address, connector: TlsConnector::from(Arc::new(config)), _stop: stop, _dir: dir }
+        Self { address, roots, _stop: stop, _dir: dir }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -50,7 +46,51 @@ impl Served {
 
     async fn secure(&self, name: &str) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        self.connector.connect(name, self.connect().await).await
+        connector(&self.roots, None).connect(name, self.connect().await).await
+    }
+
+    /// Asks as a client of the API that shows a certificate.
+    async fn answers(&self, client: &Client) -> io::Result<()> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut peer = connector(&self.roots, Some(client)).connect(name, self.connect().await).await?;
+        // One that is refused is told so after its own part of the handshake.
+        peer.write_all(REQUEST).await?;
+        let mut text = String::new();
+        timeout(DEADLINE, peer.read_to_string(&mut text)).await.expect("an answer, or none")?;
+        assert!(text.ends_with("whole"), "{text}");
+        Ok(())
+    }
+}
+
+/// Who speaks TLS with servers of these authorities.
+fn connector(roots: &rustls::RootCertStore, client: Option<&Client>) -> TlsConnector {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots.clone());
+    TlsConnector::from(Arc::new(match client {
+        Some(client) => config.with_client_auth_cert(vec![client.certificate.clone()], client.key.clone_key()).unwrap(),
+        None => config.with_no_client_auth(),
+    }))
+}
+
+/// A client's certificate, and who signed it.
+struct Client {
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    authority: String,
+}
+
+impl Client {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let authority = params.self_signed(&key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(params, key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().signed_by(&key, &issuer).unwrap();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        Self { certificate: certificate.der().clone(), key, authority }
     }
 }
 
@@ -186,26 +226,36 @@ async fn the_operators_certificate_is_shown_and_read_again_when_it_changes() {
 #[tokio::test]
 async fn clients_show_a_certificate_where_they_must() {
     let dir = TempDir::new();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let authority = rcgen::CertificateParams::default().self_signed(&key).unwrap();
-    std::fs::write(dir.path().join("ca"), authority.pem()).unwrap();
-    let settings = TlsSettings { ca_file: Some(dir.path().join("ca")), ..TlsSettings::default() };
+    let (one, other) = (Client::new(), Client::new());
+    let ca_file = dir.path().join("ca");
+    std::fs::write(&ca_file, &one.authority).unwrap();
+    let settings = TlsSettings { only: true, ca_file: Some(ca_file.clone()), ..TlsSettings::default() };
     let served = Served::start_with(&settings, whole(), Times::default()).await;
     let mut peer = served.secure("localhost").await.unwrap();
-    peer.write_all(REQUEST).await.unwrap();
-    let refused = timeout(DEADLINE, peer.read_to_string(&mut String::new())).await.unwrap().unwrap_err().to_string();
+    let refused = timeout(DEADLINE, peer.read(&mut [0])).await.unwrap().unwrap_err().to_string();
     assert!(refused.contains("CertificateRequired"), "{refused}");
+    served.answers(&one).await.unwrap();
+    served.answers(&other).await.unwrap_err();
+    // Hosts have certificates of the cluster's, and whoever joins has none.
+    assert!(answer(served.secure(SERVER_NAME).await.unwrap()).await.ends_with("whole"));
+
+    // The authority is withdrawn, and another one has its place.
+    std::fs::write(&ca_file, &other.authority).unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while served.answers(&other).await.is_err() {
+        assert!(Instant::now() < deadline, "the file is not read again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    served.answers(&one).await.unwrap_err();
+    assert!(answer(served.secure(SERVER_NAME).await.unwrap()).await.ends_with("whole"));
 }
 
 /// Asks a server that is to show this certificate.
 async fn shown(served: &Served, certificate: &CertificateDer<'static>) -> io::Result<&'static str> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = config.with_root_certificates(roots).with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, served.connect().await).await?;
+    let stream = connector(&roots, None).connect(name, served.connect().await).await?;
     assert!(answer(stream).await.ends_with("whole"));
     Ok("whole")
 }
