@@ -43,7 +43,7 @@ pub(super) fn write(path: &Path, users: &[NewUser], base_url: &str) -> io::Resul
 }
 
 /// Key of the line that says by which authority the server is known.
-const CACERT: &str = "cacert: ";
+const CACERT: &str = "cacert";
 
 /// Brings the URLs in the file up to date, and the authority of each cloud that is this server's; tells whether the
 /// file is there.
@@ -60,23 +60,17 @@ pub(super) fn refresh(path: &Path, base_url: &str, authority: Option<&Path>) -> 
     Ok(true)
 }
 
-/// `ours` is the file that earlier starts may have named; another one is the operator's.
+/// `ours` is the file that earlier starts may have named; another one is the operator's, and stays the only one of its
+/// cloud.
 fn refreshed(old: &str, base_url: &str, authority: Option<&Path>, ours: &Path) -> String {
-    let names_ours = |line: &str| line.trim_start().strip_prefix(CACERT).is_some_and(|path| Path::new(path) == ours);
-    let is_ours = |line: &str| {
-        let url = line.trim_start().strip_prefix(AUTH_URL);
-        url.is_some_and(|url| url.ends_with("/identity/v3"))
-    };
+    let names_ours = |line: &&str| cacert(line).is_some_and(|path| Path::new(path) == ours);
+    let lines: Vec<&str> = old.lines().filter(|line| !names_ours(line)).collect();
     let mut new = String::new();
-    let mut lines = old.lines().peekable();
-    while let Some(line) = lines.next() {
-        let indent = &line[..line.len() - line.trim_start().len()];
-        if names_ours(line) {
-            continue;
-        }
-        let begins_ours = line.trim() == "auth:" && lines.peek().is_some_and(|next| is_ours(next));
-        if let Some(authority) = authority.filter(|_| begins_ours) {
-            let _ = writeln!(new, "{indent}{CACERT}{}", authority.display());
+    for (at, line) in lines.iter().enumerate() {
+        let indent = &line[..indent(line)];
+        let begins_ours = line.trim() == "auth:" && lines.get(at + 1).is_some_and(|next| is_ours(next));
+        if let Some(authority) = authority.filter(|_| begins_ours && !beside(&lines, at).any(|l| cacert(l).is_some())) {
+            let _ = writeln!(new, "{indent}{CACERT}: {}", authority.display());
         }
         if is_ours(line) {
             let _ = writeln!(new, "{indent}{AUTH_URL}{base_url}/identity/v3");
@@ -85,6 +79,33 @@ fn refreshed(old: &str, base_url: &str, authority: Option<&Path>, ours: &Path) -
         }
     }
     new
+}
+
+/// Tells whether a line says where this server is.
+fn is_ours(line: &str) -> bool {
+    line.trim_start().strip_prefix(AUTH_URL).is_some_and(|url| url.ends_with("/identity/v3"))
+}
+
+/// The authority that a line names.
+fn cacert(line: &str) -> Option<&str> {
+    let key = line.trim_start();
+    let rest = [CACERT, "\"cacert\"", "'cacert'"].into_iter().find_map(|name| key.strip_prefix(name))?;
+    Some(rest.trim_start().strip_prefix(':')?.trim())
+}
+
+fn indent(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
+/// The lines of the mapping that a line is of, but for those of mappings within.
+fn beside<'l>(lines: &'l [&'l str], at: usize) -> impl Iterator<Item = &'l str> {
+    let own = indent(lines[at]);
+    let is_within = move |line: &&&str| {
+        let text = line.trim_start();
+        text.is_empty() || text.starts_with('#') || indent(line) >= own
+    };
+    let before = lines[..at].iter().rev().take_while(is_within);
+    before.chain(lines[at..].iter().take_while(is_within)).copied().filter(move |line| indent(line) == own)
 }
 
 #[cfg(test)]
@@ -117,5 +138,37 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), secure);
         refresh(&path, "http://b:2", None).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
+    }
+
+    #[test]
+    fn an_authority_of_the_operator_s_stays_the_only_one_of_its_cloud() {
+        let auth = "    auth:\n      auth_url: https://a:1/identity/v3\n";
+        let cloud = |name: &str, before: &str, after: &str| format!("  {name}:\n{before}{auth}{after}");
+        let old = [
+            cloud("before", "    cacert: /theirs.pem\n", ""),
+            cloud("quoted", "    \"cacert\" : '/theirs.pem'\n    # Of the proxy.\n\n    verify: true\n", ""),
+            cloud("after", "", "      username: u\n    region_name: r\n    cacert: /theirs.pem\n"),
+            cloud("none", "", "    networks:\n      cacert: no such option\n"),
+            cloud("ours", "    cacert: /state/ca.pem\n", ""),
+        ];
+        let old = format!("clouds:\n{}", old.concat());
+        let ours = Path::new("/state/ca.pem");
+        let new = refreshed(&old, "https://b:2", Some(ours), ours);
+        // What reads it refuses a key that is there twice.
+        let read = yaml_rust2::YamlLoader::load_from_str(&new).unwrap_or_else(|error| panic!("{error}: {new}"));
+        for (name, expected) in [
+            ("before", "/theirs.pem"),
+            ("quoted", "/theirs.pem"),
+            ("after", "/theirs.pem"),
+            ("none", "/state/ca.pem"),
+            ("ours", "/state/ca.pem"),
+        ] {
+            let cloud = &read[0]["clouds"][name];
+            assert_eq!(cloud["cacert"].as_str(), Some(expected), "{name}: {new}");
+            assert_eq!(cloud["auth"]["auth_url"].as_str(), Some("https://b:2/identity/v3"), "{name}");
+        }
+        assert_eq!(refreshed(&new, "https://b:2", Some(ours), ours), new);
+        let without = refreshed(&new, "https://b:2", None, ours);
+        assert_eq!(without.matches("cacert").count(), 4, "{without}");
     }
 }
