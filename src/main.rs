@@ -55,7 +55,13 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log::init(matches!(cli.command, Command::Keeper(_) | Command::Vrrp(_)));
     let result = match cli.command {
-        Command::Server(args) => evergate_server::cli::run(args),
+        Command::Server(args) => {
+            // Each host holds two connections, and the usual soft limit is for programs that use select(2).
+            if let Err(error) = evergate_kernel::sys::raise_open_files_limit() {
+                eprintln!("evergate: the limit of open files stays as it is: {error}");
+            }
+            evergate_server::cli::run(args)
+        }
         Command::Identity(args) => evergate_server::identity::manage::run(args),
         Command::Cluster(args) => evergate_server::membership::manage::run(args),
         Command::Join(args) => evergate_hostd::cli::run_join(&args),

@@ -51,12 +51,24 @@ impl Server {
         Self::start_logging_to(log, dir, name, conf)
     }
 
+    /// As [`Server::start`], from a shell that does something first, such as `ulimit`.
+    pub fn start_after(first: &str, dir: &Path, name: &str, conf: &str) -> Self {
+        let log = File::create(dir.join(name).with_extension("log")).unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_evergate")]);
+        Self::start_by(shell, log, dir, name, conf)
+    }
+
     /// As [`Server::start`], with another place for what it says.
     pub fn start_logging_to(log: File, dir: &Path, name: &str, conf: &str) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_evergate")), log, dir, name, conf)
+    }
+
+    fn start_by(mut command: Command, log: File, dir: &Path, name: &str, conf: &str) -> Self {
         let files = dir.join(name);
         let text = format!("[DEFAULT]\nbind_host = 127.0.0.1\nbind_port = 0\n{conf}");
         std::fs::write(files.with_extension("conf"), text).unwrap();
-        let server = Command::new(env!("CARGO_BIN_EXE_evergate"))
+        let server = command
             .args(["server", "--config-file"])
             .arg(files.with_extension("conf"))
             .arg("--address-file")

@@ -24,7 +24,7 @@ use crate::dvr;
 use crate::hosts::{self, Hosts};
 use crate::identity::{self, Identity};
 use crate::keystone::{self, Keystone};
-use crate::listener::{Patient, Peer, Times};
+use crate::listener::{Limits as Listening, Patient, Peer};
 use crate::membership::{self, Members};
 use crate::openapi;
 use crate::options::{Limits, Options};
@@ -149,13 +149,15 @@ async fn serve(settings: &ServerSettings, policy: Watched, address_file: Option<
     if let Authority::Embedded(identity) = &authority {
         tokio::spawn(identity::keep_fresh(Arc::clone(identity), stopping.clone()));
     }
-    announce(settings, address);
+    let open_files = open_files();
+    announce(settings, address, open_files);
     authority.announce(settings, address)?;
     if let Some(path) = address_file {
         write_address(path, address)?;
     }
     let mut stopped = stopping;
-    let patient = Patient::new(listener, tls, settings.tls.only, Times::default()).context("failed to listen")?;
+    let limits = Listening::for_open_files(open_files);
+    let patient = Patient::new(listener, tls, settings.tls.only, limits).context("failed to listen")?;
     let server = axum::serve(patient, app).with_graceful_shutdown(async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     });
@@ -399,9 +401,20 @@ fn local_url(settings: &ServerSettings, address: SocketAddr) -> String {
     format!("{scheme}://{ip}:{}", address.port())
 }
 
-fn announce(settings: &ServerSettings, address: SocketAddr) {
+fn announce(settings: &ServerSettings, address: SocketAddr, open_files: u64) {
     let url = settings.public_url.clone().unwrap_or_else(|| local_url(settings, address));
-    tracing::info!(%address, url, database = %settings.database, "server listens");
+    tracing::info!(%address, url, database = %settings.database, open_files, "server listens");
+}
+
+/// Tells how many files this process may open, connections included.
+fn open_files() -> u64 {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+    match soft {
+        Some("unlimited") => u64::MAX,
+        // Where it is not told: the usual limit.
+        soft => soft.and_then(|soft| soft.parse().ok()).unwrap_or(1024),
+    }
 }
 
 /// Writes the file whole, so that whoever waits for it never reads half of it.

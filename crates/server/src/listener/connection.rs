@@ -3,13 +3,17 @@
 //! A peer that does not take what is written to it for a while is let go: otherwise a host that was switched off, or
 //! a client that stopped reading, would hold its connection and what is queued for it for as long as TCP is willing
 //! to try. Nor does anybody hold a connection who asks for nothing whole: one that sends a header byte by byte, or
-//! keeps a connection it does not use. Streams of hosts are never silent for so long.
+//! keeps a connection it does not use. Streams of hosts are never silent for so long. Until its first answer, and from a
+//! few seconds after each, a connection is one of those that wait ([`waiting`](super::waiting)), and closed sooner where
+//! these are too many.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
@@ -18,7 +22,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::{Patient, Times};
+use super::waiting::{Place, Waiting};
+use super::{Limits, Patient};
 use crate::tls::Shown;
 
 /// Who is at the other end.
@@ -50,16 +55,20 @@ pub(super) enum Wire {
 pub(crate) struct Connection {
     wire: Wire,
     peer: Peer,
-    times: Times,
+    limits: Limits,
     /// Runs out when the write that waits now has waited for too long.
-    waiting: Option<Pin<Box<Sleep>>>,
-    /// Runs out when nothing was written for too long.
+    unread: Option<Pin<Box<Sleep>>>,
+    /// Runs out when nothing was written for so long that it is one that waits; and then, for too long.
     silent: Pin<Box<Sleep>>,
+    /// Its place among those that wait, if it is one.
+    place: Option<Place>,
+    waiting: Arc<Waiting>,
 }
 
 impl Connection {
-    pub(super) fn new(wire: Wire, peer: Peer, times: Times) -> Self {
-        Self { wire, peer, times, waiting: None, silent: Box::pin(sleep(times.silence)) }
+    pub(super) fn new(wire: Wire, peer: Peer, limits: Limits, place: Place) -> Self {
+        let (silent, waiting) = (Box::pin(sleep(limits.silence)), Arc::clone(place.waiting()));
+        Self { wire, peer, limits, unread: None, silent, place: Some(place), waiting }
     }
 
     pub(super) const fn peer(&self) -> &Peer {
@@ -69,12 +78,12 @@ impl Connection {
     /// Passes a write's outcome on; while it waits, watches the clock.
     fn timed<T>(&mut self, outcome: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
-            self.waiting = None;
+            self.unread = None;
             return outcome;
         }
-        let patience = self.times.patience;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(patience)));
-        ready!(waiting.as_mut().poll(cx));
+        let patience = self.limits.patience;
+        let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(unread.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read what it is sent")))
     }
 }
@@ -83,8 +92,30 @@ impl Connection {
     /// Notes that something was answered. A flush is nothing: it comes with every look at the connection.
     fn wrote(&mut self, outcome: &Poll<io::Result<usize>>) {
         if matches!(outcome, Poll::Ready(Ok(bytes)) if *bytes > 0) {
-            self.silent.as_mut().reset(Instant::now() + self.times.silence);
+            self.place = None;
+            let quiet_until = Instant::now() + self.quiet();
+            self.silent.as_mut().reset(quiet_until);
         }
+    }
+
+    /// Ready when nothing was answered for too long, or while others need the place.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.place.as_mut().is_some_and(|place| place.poll_lost(cx).is_ready()) {
+                return Poll::Ready(());
+            }
+            ready!(self.silent.as_mut().poll(cx));
+            if self.place.is_some() {
+                return Poll::Ready(());
+            }
+            self.place = Some(self.waiting.enter(self.peer.address.ip()));
+            let left = self.limits.silence - self.quiet();
+            self.silent.as_mut().reset(Instant::now() + left);
+        }
+    }
+
+    fn quiet(&self) -> Duration {
+        self.limits.quiet.min(self.limits.silence)
     }
 }
 
@@ -129,7 +160,7 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let outcome = self.wire.poll_read(cx, buf);
         // Looked at also when bytes came: few bytes at a time are no excuse.
-        if self.silent.as_mut().poll(cx).is_ready() {
+        if self.poll_idle(cx).is_ready() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was asked for in time")));
         }
         outcome

@@ -2,16 +2,16 @@
 //!
 //! The first byte tells the two apart: a TLS client begins with 0x16, HTTP with a letter. Small writes go out at
 //! once (a change for a host is one small line). How long somebody may hold a connection is [`connection`]'s matter;
-//! here it is how long until there is one. What has not said what it is, or not finished its handshake, is kept
-//! apart, limited in number; when it is too many, whoever has the most of them loses its oldest. So one address
-//! that opens connections and says nothing keeps nobody else out.
+//! here it is how long until there is one. How many connections there may be that nothing is answered on is
+//! [`waiting`]'s.
 
 mod connection;
+mod waiting;
 
-use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::Listener;
@@ -19,7 +19,6 @@ use evergate_model::join::SERVER_NAME;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 
@@ -28,12 +27,14 @@ pub(crate) use connection::{Connection, Peer};
 use crate::seldom::Seldom;
 use crate::tls::Tls;
 use connection::Wire;
+use waiting::Waiting;
 
 /// First byte of a TLS connection: a record of the handshake (RFC 8446 §5.1).
 const TLS: u8 = 0x16;
 
-/// Connections that are not ready yet, at most.
-const MOST_UNREADY: usize = 1024;
+/// Connections that wait, at most, whatever the process may open: each takes memory for what it may say. A thousand hosts
+/// that come back at once have two each for a moment.
+const MOST_WAITING: usize = 8192;
 
 /// Connections that are ready and not taken yet.
 const READY: usize = 64;
@@ -44,21 +45,40 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What a client of plain HTTP is told where TLS is needed.
 const SPEAK_TLS: &str = "This port speaks TLS: use https:// in place of http://.\n";
 
-/// How long things may take.
+/// How long things may take, and how many there may be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+pub(crate) struct Limits {
     /// How long a write may wait for the peer.
     pub(crate) patience: Duration,
     /// How long a connection may be held without anything being answered on it: several times what an answer
     /// takes, and the pause between a client's requests.
     pub(crate) silence: Duration,
+    /// How long after an answer a connection does not count as one that waits: longer than a host's stream is ever
+    /// silent.
+    pub(crate) quiet: Duration,
     /// How long a handshake may take.
     pub(crate) handshake: Duration,
+    /// Connections that wait, at most.
+    pub(crate) most_waiting: usize,
 }
 
-impl Default for Times {
+impl Default for Limits {
     fn default() -> Self {
-        Self { patience: Duration::from_secs(30), silence: Duration::from_secs(75), handshake: Duration::from_secs(10) }
+        Self {
+            patience: Duration::from_secs(30),
+            silence: Duration::from_secs(75),
+            quiet: Duration::from_secs(5),
+            handshake: Duration::from_secs(10),
+            most_waiting: MOST_WAITING,
+        }
+    }
+}
+
+impl Limits {
+    /// Those of a process that may open so many files: half of them are for what is being served, and the database.
+    pub(crate) fn for_open_files(open_files: u64) -> Self {
+        let half = usize::try_from(open_files / 2).unwrap_or(usize::MAX);
+        Self { most_waiting: half.min(MOST_WAITING), ..Self::default() }
     }
 }
 
@@ -73,8 +93,8 @@ struct Door {
     tls: Arc<Tls>,
     /// Whether plain HTTP is turned away.
     only_tls: bool,
-    times: Times,
-    unready: Unready,
+    limits: Limits,
+    waiting: Arc<Waiting>,
     ready: mpsc::Sender<Connection>,
     complaints: Seldom<IpAddr>,
 }
@@ -85,11 +105,11 @@ impl Patient {
     /// # Errors
     ///
     /// When the socket does not know its address.
-    pub(crate) fn new(inner: TcpListener, tls: Arc<Tls>, only_tls: bool, times: Times) -> io::Result<Self> {
+    pub(crate) fn new(inner: TcpListener, tls: Arc<Tls>, only_tls: bool, limits: Limits) -> io::Result<Self> {
         let address = inner.local_addr()?;
         let (sender, ready) = mpsc::channel(READY);
-        let door =
-            Door { tls, only_tls, times, unready: Unready::default(), ready: sender, complaints: Seldom::default() };
+        let waiting = Waiting::new(limits.most_waiting);
+        let door = Door { tls, only_tls, limits, waiting, ready: sender, complaints: Seldom::default() };
         tokio::spawn(take(inner, Arc::new(door)));
         Ok(Self { ready, address })
     }
@@ -122,30 +142,30 @@ async fn take(mut inner: TcpListener, door: Arc<Door>) {
             accepted = Listener::accept(&mut inner) => accepted,
             () = door.ready.closed() => return,
         };
-        let number = door.unready.enter(address.ip());
-        let opening = {
-            let door = Arc::clone(&door);
-            tokio::spawn(async move {
-                let _left = Leave { door: &door, number };
-                if let Some(connection) = door.open(stream, address).await {
-                    // If nobody takes it, the server stops.
-                    let _ = door.ready.send(connection).await;
-                }
-            })
-        };
-        door.unready.attach(number, opening.abort_handle());
+        let mut place = door.waiting.enter(address.ip());
+        let door = Arc::clone(&door);
+        tokio::spawn(async move {
+            let opened = tokio::select! {
+                opened = door.open(stream, address) => opened,
+                () = poll_fn(|cx| place.poll_lost(cx)) => None,
+            };
+            if let Some((wire, peer)) = opened {
+                // If nobody takes it, the server stops.
+                let _ = door.ready.send(Connection::new(wire, peer, door.limits, place)).await;
+            }
+        });
     }
 }
 
 impl Door {
     /// Finds out what a connection is, and makes it ready.
-    async fn open(&self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
+    async fn open(&self, stream: TcpStream, address: SocketAddr) -> Option<(Wire, Peer)> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %address, "failed to switch delays off for a connection");
         }
         let mut first = [0];
         // Silence until then is as good as silence after it.
-        match timeout(self.times.silence, stream.peek(&mut first)).await {
+        match timeout(self.limits.silence, stream.peek(&mut first)).await {
             Ok(Ok(1)) => {}
             _ => return None,
         }
@@ -157,12 +177,12 @@ impl Door {
             turn_away(stream).await;
             return None;
         }
-        Some(Connection::new(Wire::Plain(stream), peer, self.times))
+        Some((Wire::Plain(stream), peer))
     }
 
-    async fn shake_hands(&self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
-        match timeout(self.times.handshake, self.secure(stream, address)).await {
-            Ok(Ok(connection)) => Some(connection),
+    async fn shake_hands(&self, stream: TcpStream, address: SocketAddr) -> Option<(Wire, Peer)> {
+        match timeout(self.limits.handshake, self.secure(stream, address)).await {
+            Ok(Ok(secured)) => Some(secured),
             Ok(Err(error)) => {
                 if let Some(untold) = self.complaints.speak(address.ip()) {
                     tracing::info!(%address, untold, "TLS failed: {error}{}", hint(&error));
@@ -176,7 +196,7 @@ impl Door {
         }
     }
 
-    async fn secure(&self, stream: TcpStream, address: SocketAddr) -> io::Result<Connection> {
+    async fn secure(&self, stream: TcpStream, address: SocketAddr) -> io::Result<(Wire, Peer)> {
         let local = stream.local_addr()?.ip();
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
         let is_host = hello.client_hello().server_name() == Some(SERVER_NAME);
@@ -184,7 +204,7 @@ impl Door {
         let stream = hello.into_stream(config).await?;
         let shown = self.tls.look_at(stream.get_ref().1.peer_certificates());
         let peer = Peer { address, is_secure: true, is_host, shown };
-        Ok(Connection::new(Wire::Secure(Box::new(stream)), peer, self.times))
+        Ok((Wire::Secure(Box::new(stream)), peer))
     }
 }
 
@@ -217,68 +237,6 @@ async fn turn_away(mut stream: TcpStream) {
         io::Result::Ok(())
     };
     let _ = timeout(LAST_WORDS, say).await;
-}
-
-/// Connections that are not ready yet, by number in the order of their coming.
-#[derive(Default)]
-struct Unready(Mutex<Table>);
-
-#[derive(Default)]
-struct Table {
-    last: u64,
-    all: BTreeMap<u64, (IpAddr, Option<AbortHandle>)>,
-}
-
-impl Unready {
-    /// Adds one, and ends another where it is too many.
-    fn enter(&self, address: IpAddr) -> u64 {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.last += 1;
-        let number = table.last;
-        if table.all.len() >= MOST_UNREADY {
-            let victim = victim(table.all.iter().map(|(number, (address, _))| (*number, *address)));
-            if let Some((address, Some(handle))) = victim.and_then(|victim| table.all.remove(&victim)) {
-                handle.abort();
-                tracing::debug!(%address, "too many connections have not begun: the oldest of this address is closed");
-            }
-        }
-        table.all.insert(number, (address, None));
-        number
-    }
-
-    /// Says how it is ended, unless it is ready already.
-    fn attach(&self, number: u64, handle: AbortHandle) {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, place)) = table.all.get_mut(&number) {
-            *place = Some(handle);
-        }
-    }
-
-    fn leave(&self, number: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).all.remove(&number);
-    }
-}
-
-/// Of all that are not ready, the oldest of the address that has the most; of several such, of the one that came first.
-fn victim(all: impl Iterator<Item = (u64, IpAddr)> + Clone) -> Option<u64> {
-    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
-    for (_, address) in all.clone() {
-        *counts.entry(address).or_default() += 1;
-    }
-    let most = *counts.values().max()?;
-    all.into_iter().find(|(_, address)| counts.get(address) == Some(&most)).map(|(number, _)| number)
-}
-
-/// Takes a connection off the table, however its opening ends.
-struct Leave<'a> {
-    door: &'a Door,
-    number: u64,
-}
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        self.door.unready.leave(self.number);
-    }
 }
 
 #[cfg(test)]

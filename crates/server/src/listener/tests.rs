@@ -1,6 +1,7 @@
 use axum::routing::get;
 use evergate_config::settings::TlsSettings;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -19,11 +20,11 @@ struct Served {
 }
 
 impl Served {
-    async fn start(routes: axum::Router, only_tls: bool, times: Times) -> Self {
-        Self::start_with(&TlsSettings { only: only_tls, ..TlsSettings::default() }, routes, times).await
+    async fn start(routes: axum::Router, only_tls: bool, limits: Limits) -> Self {
+        Self::start_with(&TlsSettings { only: only_tls, ..TlsSettings::default() }, routes, limits).await
     }
 
-    async fn start_with(settings: &TlsSettings, routes: axum::Router, times: Times) -> Self {
+    async fn start_with(settings: &TlsSettings, routes: axum::Router, limits: Limits) -> Self {
         let dir = TempDir::new();
         let store = Arc::new(Store::open(&dir.path().join("db")).unwrap());
         let members = Arc::new(Members::open(store).unwrap());
@@ -34,7 +35,7 @@ impl Served {
         tokio::spawn(crate::tls::keep_fresh(Arc::clone(&tls), stopping));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let patient = Patient::new(listener, tls, settings.only, times).unwrap();
+        let patient = Patient::new(listener, tls, settings.only, limits).unwrap();
         let app = routes.into_make_service_with_connect_info::<Peer>();
         tokio::spawn(async move { axum::serve(patient, app).await });
         Self { address, roots, _stop: stop, _dir: dir }
@@ -110,7 +111,7 @@ async fn answer(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + 
 
 #[tokio::test]
 async fn one_port_answers_plain_and_tls_by_name_and_by_address() {
-    let served = Served::start(whole(), false, Times::default()).await;
+    let served = Served::start(whole(), false, Limits::default()).await;
     assert!(answer(served.connect().await).await.ends_with("whole"));
     for name in ["localhost", "127.0.0.1"] {
         assert!(answer(served.secure(name).await.unwrap()).await.ends_with("whole"), "{name}");
@@ -121,7 +122,7 @@ async fn one_port_answers_plain_and_tls_by_name_and_by_address() {
 
 #[tokio::test]
 async fn plain_http_is_told_to_speak_tls_where_it_must() {
-    let served = Served::start(whole(), true, Times::default()).await;
+    let served = Served::start(whole(), true, Limits::default()).await;
     let told = answer(served.connect().await).await;
     assert!(told.starts_with("HTTP/1.1 400 ") && told.contains("https://"), "{told}");
     assert!(answer(served.secure("localhost").await.unwrap()).await.ends_with("whole"));
@@ -133,7 +134,7 @@ async fn a_peer_that_does_not_read_is_let_go() {
         let (dropped, mut gone) = mpsc::channel::<()>(1);
         let endless = axum::Router::new().route("/", get(move || endless(dropped.clone())));
         let patience = Duration::from_millis(200);
-        let served = Served::start(endless, false, Times { patience, ..Times::default() }).await;
+        let served = Served::start(endless, false, Limits { patience, ..Limits::default() }).await;
         let start = Instant::now();
         // The peer is kept, and does not read.
         let _peer: Box<dyn std::any::Any> = if secure {
@@ -154,7 +155,7 @@ async fn a_peer_that_does_not_read_is_let_go() {
 #[tokio::test]
 async fn a_peer_that_asks_for_nothing_whole_is_let_go() {
     let silence = Duration::from_millis(200);
-    let served = Served::start(whole(), false, Times { silence, ..Times::default() }).await;
+    let served = Served::start(whole(), false, Limits { silence, ..Limits::default() }).await;
     let start = Instant::now();
     assert_closed(served.connect().await, b"GET / HTTP/1.1\r\nX: ").await;
     assert_closed(served.secure("localhost").await.unwrap(), b"GET / HTTP/1.1\r\nX: ").await;
@@ -167,7 +168,7 @@ async fn a_peer_that_asks_for_nothing_whole_is_let_go() {
 #[tokio::test]
 async fn a_handshake_that_does_not_end_is_ended() {
     let handshake = Duration::from_millis(200);
-    let served = Served::start(whole(), false, Times { handshake, ..Times::default() }).await;
+    let served = Served::start(whole(), false, Limits { handshake, ..Limits::default() }).await;
     let start = Instant::now();
     // A record's head, and then a byte of it at a time.
     assert_closed(served.connect().await, &[TLS, 3, 1, 2, 0, 1, 0]).await;
@@ -211,7 +212,7 @@ async fn the_operators_certificate_is_shown_and_read_again_when_it_changes() {
     };
     let first = renew();
     let settings = TlsSettings { cert_file: Some(file("cert")), key_file: Some(file("key")), ..TlsSettings::default() };
-    let served = Served::start_with(&settings, whole(), Times::default()).await;
+    let served = Served::start_with(&settings, whole(), Limits::default()).await;
     assert_eq!(shown(&served, &first).await.unwrap(), "whole");
     std::fs::write(file("key"), "nonsense").unwrap();
     let second = renew();
@@ -230,7 +231,7 @@ async fn clients_show_a_certificate_where_they_must() {
     let ca_file = dir.path().join("ca");
     std::fs::write(&ca_file, &one.authority).unwrap();
     let settings = TlsSettings { only: true, ca_file: Some(ca_file.clone()), ..TlsSettings::default() };
-    let served = Served::start_with(&settings, whole(), Times::default()).await;
+    let served = Served::start_with(&settings, whole(), Limits::default()).await;
     let mut peer = served.secure("localhost").await.unwrap();
     let refused = timeout(DEADLINE, peer.read(&mut [0])).await.unwrap().unwrap_err().to_string();
     assert!(refused.contains("CertificateRequired"), "{refused}");
@@ -260,36 +261,80 @@ async fn shown(served: &Served, certificate: &CertificateDer<'static>) -> io::Re
     Ok("whole")
 }
 
-#[test]
-fn whoever_has_most_connections_that_do_not_begin_loses_its_oldest() {
-    let [a, b] = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2])];
-    assert_eq!(victim([(1, a), (2, b), (3, b)].into_iter()), Some(2));
-    assert_eq!(victim([(1, b), (2, a), (3, a), (4, b)].into_iter()), Some(1));
-    assert_eq!(victim([].into_iter()), None);
+/// What somebody may hold a connection with.
+#[derive(Clone, Copy, Debug)]
+enum Hold {
+    /// A beginning, or none.
+    Beginning(&'static [u8]),
+    /// A handshake, and nothing more.
+    Handshake,
+    /// A request that is answered, and no other.
+    Answered,
 }
 
 #[tokio::test]
-async fn one_address_that_says_nothing_keeps_nobody_out() {
-    let unready = Unready::default();
-    let flooder = IpAddr::from([192, 0, 2, 1]);
-    let tasks: Vec<_> = (0..2 * MOST_UNREADY)
-        .map(|_| {
-            let number = unready.enter(flooder);
-            let task = tokio::spawn(std::future::pending::<()>());
-            unready.attach(number, task.abort_handle());
-            task
-        })
-        .collect();
-    let other = unready.enter(IpAddr::from([192, 0, 2, 2]));
-    assert_eq!(unready.0.lock().unwrap().all.len(), MOST_UNREADY);
-    assert!(unready.0.lock().unwrap().all.contains_key(&other));
-    for (n, task) in tasks.into_iter().enumerate() {
-        if n > MOST_UNREADY {
-            task.abort();
-        } else {
-            assert!(timeout(DEADLINE, task).await.expect("it is ended").unwrap_err().is_cancelled(), "{n}");
+async fn one_address_that_holds_connections_keeps_nobody_out() {
+    const MOST: usize = 8;
+    let limits = Limits { most_waiting: MOST, quiet: Duration::from_millis(50), ..Limits::default() };
+    let ways = [b"".as_slice(), b"G", b"GET / HTTP/1.1\r\nX: ", &[TLS]].map(Hold::Beginning);
+    for way in ways.into_iter().chain([Hold::Handshake, Hold::Answered]) {
+        let served = Served::start(whole(), false, limits).await;
+        // Of another address, and slow.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = socket.connect(served.address).await.unwrap();
+        other.write_all(&REQUEST[..10]).await.unwrap();
+
+        let (closed, mut all_closed) = mpsc::unbounded_channel();
+        for _ in 0..3 * MOST {
+            let mut held = hold(&served, way).await;
+            let closed = closed.clone();
+            tokio::spawn(async move {
+                // With an end or with an error.
+                while held.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
+                let _ = closed.send(());
+            });
+        }
+        for n in 0..2 * MOST {
+            timeout(DEADLINE, all_closed.recv()).await.unwrap_or_else(|_| panic!("{way:?}: only {n} are closed"));
+        }
+        other.write_all(&REQUEST[10..]).await.unwrap();
+        let mut text = String::new();
+        timeout(DEADLINE, other.read_to_string(&mut text)).await.expect("an answer").unwrap();
+        assert!(text.ends_with("whole"), "{way:?}: {text}");
+    }
+}
+
+trait Held: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Held for T {}
+
+async fn hold(served: &Served, way: Hold) -> Box<dyn Held> {
+    match way {
+        Hold::Beginning(beginning) => {
+            let mut peer = served.connect().await;
+            peer.write_all(beginning).await.unwrap();
+            Box::new(peer)
+        }
+        Hold::Handshake => Box::new(served.secure("localhost").await.unwrap()),
+        Hold::Answered => {
+            let mut peer = served.connect().await;
+            peer.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut text = Vec::new();
+            while !text.ends_with(b"whole") {
+                let mut some = [0; 512];
+                let read = timeout(DEADLINE, peer.read(&mut some)).await.expect("an answer").unwrap();
+                assert!(read > 0, "{}", String::from_utf8_lossy(&text));
+                text.extend(&some[..read]);
+            }
+            Box::new(peer)
         }
     }
+}
+
+#[test]
+fn half_of_what_may_be_open_is_for_connections_that_wait() {
+    assert_eq!(Limits::for_open_files(1024).most_waiting, 512);
+    assert_eq!(Limits::for_open_files(u64::MAX).most_waiting, MOST_WAITING);
 }
 
 /// A body without an end, that owns `_held`.
