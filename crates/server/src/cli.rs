@@ -64,6 +64,25 @@ pub struct Args {
     pub address_file: Option<PathBuf>,
 }
 
+/// Where commands beside a server find its options.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ConfigFiles {
+    /// File to read options from, as the server does; may be repeated.
+    #[arg(long, value_name = "FILE", global = true)]
+    config_file: Vec<PathBuf>,
+    /// Directory whose *.conf files are read after the files; may be repeated.
+    #[arg(long, value_name = "DIR", global = true)]
+    config_dir: Vec<PathBuf>,
+}
+
+impl ConfigFiles {
+    /// Reads them.
+    pub(crate) fn settings(self) -> anyhow::Result<ServerSettings> {
+        let sources = Sources { files: self.config_file, dirs: self.config_dir };
+        Ok(ServerSettings::from_config(&Config::load(&sources, Role::Server)?))
+    }
+}
+
 /// Runs the server until it is told to stop (SIGTERM, SIGINT).
 ///
 /// # Errors
@@ -109,7 +128,7 @@ fn migrate_store(from: &str, to: &Database) -> anyhow::Result<()> {
 }
 
 /// Not print!: a reader that had enough, such as head, is no reason to panic.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

@@ -3,16 +3,16 @@
 //! It changes the identity file under the lock that the server takes as well; a running server notices within a
 //! second. Passwords come from a file or standard input, never from arguments, which everybody on the machine sees.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Subcommand;
-use evergate_config::{Config, Role as Daemon, ServerSettings, Sources};
 use jiff::Timestamp;
 
 use super::base64url;
 use super::directory::{Assignment, Directory, DirectoryError, Project, User, change, new_id};
+use crate::cli::{ConfigFiles, print};
 use crate::random;
 
 /// Shortest password that is taken.
@@ -21,12 +21,8 @@ const SHORTEST: usize = 8;
 /// Manage users, projects and roles of the identity that is built in.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// File to read options from, as the server does; may be repeated.
-    #[arg(long, value_name = "FILE", global = true)]
-    config_file: Vec<PathBuf>,
-    /// Directory whose *.conf files are read after the files; may be repeated.
-    #[arg(long, value_name = "DIR", global = true)]
-    config_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    files: ConfigFiles,
     #[command(subcommand)]
     what: What,
 }
@@ -140,14 +136,9 @@ enum RoleVerb {
 ///
 /// When there is no identity file, or no such user, project or role.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let sources = Sources { files: args.config_file, dirs: args.config_dir };
-    let config = Config::load(&sources, Daemon::Server)?;
-    let settings = ServerSettings::from_config(&config);
+    let settings = args.files.settings()?;
     let text = act(&settings.identity_file, args.what, &mut io::stdin())?;
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    print(&text)
 }
 
 /// Does it to a file; answers what to print.

@@ -3,17 +3,15 @@
 //! It works on the database of the configuration, beside the servers that run: they notice within a second.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args as ClapArgs, Subcommand};
-use evergate_config::{Config, Role, ServerSettings, Sources};
 use jiff::{SignedDuration, Timestamp};
 
 use super::roll::{self, KnownToken, Revoked};
 use super::{Authority, Certificate};
-use crate::cli::open_store;
+use crate::cli::{ConfigFiles, open_store, print};
 use crate::private_file;
 use crate::store::{Store, timestamp_text};
 
@@ -23,12 +21,8 @@ const LONGEST: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Say which hosts are of this cluster: its authority, join tokens, members.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// File to read options from, as the server does; may be repeated.
-    #[arg(long, value_name = "FILE", global = true)]
-    config_file: Vec<PathBuf>,
-    /// Directory whose *.conf files are read after the files; may be repeated.
-    #[arg(long, value_name = "DIR", global = true)]
-    config_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    files: ConfigFiles,
     #[command(subcommand)]
     what: What,
 }
@@ -92,9 +86,7 @@ enum HostVerb {
 ///
 /// When the database cannot be used, or there is no such token or host.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let sources = Sources { files: args.config_file, dirs: args.config_dir };
-    let config = Config::load(&sources, Role::Server)?;
-    let settings = ServerSettings::from_config(&config);
+    let settings = args.files.settings()?;
     if let evergate_config::Database::Sqlite(path) = &settings.database {
         ensure!(
             path.exists(),
@@ -103,10 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         );
     }
     let text = act(&open_store(&settings.database)?, args.what)?;
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    print(&text)
 }
 
 /// Does it; answers what to print.
