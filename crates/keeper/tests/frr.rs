@@ -16,7 +16,7 @@ use evergate_vrrp::bfd::session::{Config, Status};
 use evergate_vrrp::bfd::sessions::{Output, Path as Hops, Sessions};
 use evergate_vrrp::bfd::wire::{Diagnostic, State};
 use evergate_vrrp::bfd::{SINGLE_HOP_PORT, SOURCE_PORTS};
-use support::{can_run, output, sh};
+use support::{output, require_root, sh};
 
 const OURS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 const THEIRS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
@@ -24,9 +24,7 @@ const MS: Duration = Duration::from_millis(1);
 
 #[test]
 fn a_session_with_bfdd_comes_up_agrees_on_intervals_and_notices_its_death() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let net = Net::new();
     // Ours wants to send every 100 ms and receives every 150; theirs 60 and 200.
     let mut ours = Ours::start(&net, Config { desired_min_tx: 100 * MS, required_min_rx: 150 * MS, ..config(100) });
@@ -43,13 +41,10 @@ fn a_session_with_bfdd_comes_up_agrees_on_intervals_and_notices_its_death() {
     assert_eq!(ours.sessions.discards().count(), 0);
 
     ours.changes.clear();
+    assert_eq!(ours.status().detection_time, 3 * 150 * MS);
     bfdd.kill();
-    let killed = Instant::now();
     ours.until("its death is noticed", |ours| ours.state() != State::Up);
-    let took = killed.elapsed();
     assert_eq!(ours.changes, [(State::Down, Diagnostic::DETECTION_TIME_EXPIRED)]);
-    // Three times 150 ms, and what the machine is late by.
-    assert!(took >= 250 * MS && took < 1000 * MS, "{took:?}");
 
     let _bfdd = Bfdd::start(&net, "receive-interval 200\n  transmit-interval 60");
     ours.until("it comes back", |ours| ours.state() == State::Up);
@@ -57,9 +52,7 @@ fn a_session_with_bfdd_comes_up_agrees_on_intervals_and_notices_its_death() {
 
 #[test]
 fn holding_a_session_down_is_understood_both_ways() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let net = Net::new();
     let mut ours = Ours::start(&net, config(100));
     let bfdd = Bfdd::start(&net, "receive-interval 100\n  transmit-interval 100");
@@ -82,9 +75,7 @@ fn holding_a_session_down_is_understood_both_ways() {
 
 #[test]
 fn bfdd_notices_when_we_fall_silent() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let net = Net::new();
     let mut ours = Ours::start(&net, config(50));
     let bfdd = Bfdd::start(&net, "receive-interval 50\n  transmit-interval 50");

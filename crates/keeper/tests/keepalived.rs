@@ -13,9 +13,7 @@ const BOTH: [u8; 2] = [1, 2];
 #[test]
 fn a_stock_keepalived_takes_over_from_a_keeper_and_keeps_the_role() {
     for password in [None, Some("s3cret")] {
-        if !can_run() {
-            return;
-        }
+        require_root();
         let lab = Lab::new(2);
         let mut keeper = lab.keeper(1);
         let mut control = keeper.control();
@@ -43,9 +41,7 @@ fn a_stock_keepalived_takes_over_from_a_keeper_and_keeps_the_role() {
 
 #[test]
 fn version_3_at_a_tenth_of_a_second_is_spoken_with_keepalived_both_ways() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let v3 = RouterSpec { vrrp_version: 3, advertise_interval_cs: 10, ..spec(&lab, 1, None) };
     let mut keeper = lab.keeper(1);
@@ -69,9 +65,7 @@ fn version_3_at_a_tenth_of_a_second_is_spoken_with_keepalived_both_ways() {
 
 #[test]
 fn keepalived_resigning_is_followed_by_the_keeper() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let keepalived = Keepalived::start(&lab, 2, None);
     eventually("keepalived is active", || lab.has_vip(2));
@@ -88,9 +82,7 @@ fn keepalived_resigning_is_followed_by_the_keeper() {
 #[test]
 fn after_a_cut_heals_the_higher_address_is_active_whoever_has_it() {
     for (keeper_on, keepalived_on) in [(1, 2), (2, 1)] {
-        if !can_run() {
-            return;
-        }
+        require_root();
         let lab = Lab::new(2);
         let keeper = lab.keeper(keeper_on);
         let mut control = keeper.control();
@@ -107,9 +99,7 @@ fn after_a_cut_heals_the_higher_address_is_active_whoever_has_it() {
 
 #[test]
 fn a_keepalived_with_another_password_is_not_believed_and_told_of() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let _keepalived = Keepalived::start(&lab, 2, Some("other"));
     eventually("keepalived is active", || lab.has_vip(2));

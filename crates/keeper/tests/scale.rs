@@ -19,9 +19,7 @@ const ROUTERS: u8 = 200;
 #[test]
 #[ignore = "makes 200 namespaces"]
 fn two_hundred_routers_are_taken_over_at_once() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::with_routers(1, ROUTERS);
     let keeper = lab.keeper(1);
     let mut control = keeper.control();

@@ -15,9 +15,7 @@ fn instance(name: &str, vrid: u8, priority: u8, more: &str, vip: &str) -> String
 
 #[test]
 fn everything_of_an_instance_comes_and_goes_with_the_role() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(1);
     let netns = lab.netns(1);
     sh(&format!(
@@ -61,9 +59,7 @@ fn everything_of_an_instance_comes_and_goes_with_the_role() {
 
 #[test]
 fn a_group_moves_together_and_tells_of_it_in_order() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let netns = lab.netns(1);
     sh(&format!(
@@ -104,9 +100,7 @@ fn a_group_moves_together_and_tells_of_it_in_order() {
 
 #[test]
 fn fifo_lines_wait_for_their_reader_and_scripts_weigh() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let fifo = lab.file("fifo");
     sh(&format!("mkfifo {}", fifo.display()));
@@ -139,9 +133,7 @@ fn fifo_lines_wait_for_their_reader_and_scripts_weigh() {
 
 #[test]
 fn a_reload_moves_nothing_that_did_not_change_and_a_broken_one_is_refused() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(1);
     let one = instance("A", 51, 100, "", "10.7.0.101");
     let ours = lab.ours(1, &one, &[]);
@@ -172,9 +164,7 @@ fn a_reload_moves_nothing_that_did_not_change_and_a_broken_one_is_refused() {
 
 #[test]
 fn a_killed_active_that_is_back_in_time_goes_on_and_a_late_one_leaves_nothing_behind() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(1);
     let text = instance("V", 51, 100, "", "10.7.0.100").replace("advert_int 0.1", "advert_int 1");
     let ours = lab.ours(1, &text, &[]);
@@ -195,9 +185,7 @@ fn a_killed_active_that_is_back_in_time_goes_on_and_a_late_one_leaves_nothing_be
 
 #[test]
 fn an_interface_that_was_replaced_is_used_again() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let ours = lab.ours(1, &instance("V", 51, 150, "", "10.7.0.100"), &[]);
     eventually("it is active", || lab.has(1, "10.7.0.100"));
@@ -218,9 +206,7 @@ fn an_interface_that_was_replaced_is_used_again() {
 
 #[test]
 fn one_process_serves_several_namespaces() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(3);
     let text =
         |n: u8| format!("net_namespace {}\n{}", lab.netns(n), instance("V", 50 + n, 100, "", &format!("10.7.0.10{n}")));
@@ -237,9 +223,7 @@ fn one_process_serves_several_namespaces() {
 
 #[test]
 fn the_example_of_the_documentation_works() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let page = include_str!("../../../docs/standalone-vrrp.md");
     let (_, rest) = page.split_once("```keepalived\n").expect("the page has an example");
     let (example, _) = rest.split_once("```").expect("the example ends");

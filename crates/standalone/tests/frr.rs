@@ -21,9 +21,7 @@ fn ours(priority: u8) -> String {
 
 #[test]
 fn the_role_goes_round_between_frr_and_ours() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let frr = Frr::start(&lab, 2, 100, VIP);
     eventually("FRR is active", || frr.is_active());

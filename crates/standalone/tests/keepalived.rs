@@ -26,9 +26,7 @@ impl Group<'_> {
 
 /// Election, takeover in both directions, preemption, resignation: whatever the form of the advertisements.
 fn the_role_goes_round(globals: &str, lines: impl Fn(u8) -> String, addresses: &str, vip: &str) {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let text = |n: u8, priority: u8| Group { globals, priority, lines: &lines(n), addresses }.text();
 
@@ -104,9 +102,7 @@ fn v3_ipv6() {
 
 #[test]
 fn nopreempt_is_kept_by_both() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let text = |priority: u8| {
         Group {

@@ -25,9 +25,7 @@ fn text(priority: u8) -> String {
 
 #[test]
 fn the_role_goes_round_in_a_group_of_three_implementations() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(3);
     // One after the other, each of higher priority than the last.
     let frr = Frr::start(&lab, 3, 100, VIP);

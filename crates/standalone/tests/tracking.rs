@@ -19,9 +19,7 @@ fn instance(priority: u8, more: &str) -> String {
 
 #[test]
 fn a_number_in_a_file_moves_the_role_and_a_failure_in_one_is_a_fault() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let (weight, sound) = (lab.file("weight"), lab.file("sound"));
     let text = format!(
@@ -54,9 +52,7 @@ fn a_number_in_a_file_moves_the_role_and_a_failure_in_one_is_a_fault() {
 
 #[test]
 fn the_end_of_a_process_is_a_fault_until_it_runs_again() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(1);
     // A command line of this test's own.
     let seconds = format!("300.{}", std::process::id());
@@ -96,9 +92,7 @@ fn bfd(neighbour: &str, more: &str) -> String {
 
 #[test]
 fn a_session_with_frr_is_up_before_the_instance_takes_part_and_its_end_is_a_fault() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let text = bfd("10.7.0.2", "") + &instance(100, "  track_bfd {\n    there\n  }");
     let ours = lab.ours(1, &text, &[]);
@@ -154,9 +148,7 @@ fn a_session_with_frr_is_up_before_the_instance_takes_part_and_its_end_is_a_faul
 
 #[test]
 fn a_session_with_ours_on_the_other_machine_weighs() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(3);
     // The first counts 100 more while the third lives; the third only answers.
     let weighing =
@@ -175,9 +167,7 @@ fn a_session_with_ours_on_the_other_machine_weighs() {
 
 #[test]
 fn a_session_with_keepalived_is_up_and_its_stop_is_no_silence() {
-    if !can_run() {
-        return;
-    }
+    require_root();
     let lab = Lab::new(2);
     let ours = lab.ours(1, &(bfd("10.7.0.2", "") + &instance(100, "  track_bfd {\n    there\n  }")), &[]);
     // One that only answers: its instance is of another virtual router.

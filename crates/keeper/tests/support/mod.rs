@@ -12,6 +12,7 @@
     reason = "each test program uses its part, and waits for one message among many"
 )]
 
+mod machine;
 pub mod netlink;
 
 use std::collections::BTreeSet;
@@ -27,33 +28,11 @@ use std::time::{Duration, Instant};
 use evergate_keeper::protocol::*;
 use evergate_model::{HaState, Mac, NetworkId, RouterId};
 
+pub use machine::*;
+
 pub const ROUTER: RouterId = RouterId::from_u128(0x1111);
 pub const VIP: &str = "169.254.0.7/24";
 pub const LAN_MAC: Mac = Mac([0xfa, 0x16, 0x3e, 0, 0, 1]);
-/// Generous, because tests share the machine; no test waits for it unless it fails.
-pub const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Whether the tests can run; says why not.
-pub fn can_run() -> bool {
-    let root = output("id -u").trim() == "0";
-    if !root {
-        eprintln!("skipped: needs root, to make network namespaces");
-    }
-    root
-}
-
-/// Runs a command line; its failure fails the test.
-pub fn sh(command: &str) {
-    let done = Command::new("sh").args(["-c", command]).output().expect("sh runs");
-    assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// What a command line prints, whether it succeeds or not.
-pub fn output(command: &str) -> String {
-    let done = Command::new("sh").args(["-c", command]).output().expect("sh runs");
-    String::from_utf8_lossy(&done.stdout).into_owned()
-}
-
 impl Drop for Control {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -66,24 +45,6 @@ impl Drop for Control {
         }
         // The reader has another descriptor of the same connection.
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-/// Waits until something is so.
-pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !so() {
-        assert!(Instant::now() < end, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Fails if something ceases to be so for a while.
-pub fn for_a_while(what: &str, time: Duration, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        assert!(so(), "ceased: {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

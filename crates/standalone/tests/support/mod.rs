@@ -3,53 +3,15 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
 pub mod frr;
+#[path = "../../../keeper/tests/support/machine.rs"]
+mod machine;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Generous, because tests share the machine; no test waits for it unless it fails.
-pub const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Whether the tests can run; says why not.
-pub fn can_run() -> bool {
-    let root = output("id -u").trim() == "0";
-    if !root {
-        eprintln!("skipped: needs root, to make network namespaces");
-    }
-    root
-}
-
-/// Runs a command line; its failure fails the test.
-pub fn sh(command: &str) {
-    let done = Command::new("sh").args(["-c", command]).output().expect("sh runs");
-    assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// What a command line prints, whether it succeeds or not.
-pub fn output(command: &str) -> String {
-    let done = Command::new("sh").args(["-c", command]).output().expect("sh runs");
-    String::from_utf8_lossy(&done.stdout).into_owned()
-}
-
-/// Waits until something is so.
-pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !so() {
-        assert!(Instant::now() < end, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Fails if something ceases to be so for a while.
-pub fn for_a_while(what: &str, time: Duration, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        assert!(so(), "ceased: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+pub use machine::*;
 
 /// Machines 1 to n, each a namespace with `eth0` 10.7.0.n/24 and fe80::n/64, on a bridge of their own.
 pub struct Lab {
