@@ -63,6 +63,8 @@ pub struct RouterStats {
     pub lags: Lags,
     /// Flows that ended before they could be told, or that did not fit.
     pub shed: u64,
+    /// Flows that a standby was told of and that its kernel has no room for.
+    pub missing: u64,
     /// Streams that were begun anew because the two sides disagreed.
     pub resyncs: u64,
 }
@@ -99,8 +101,8 @@ impl Router {
 /// Calling order: [`Engine::set_router`] and [`Engine::remove_router`] say what there is; directly after a
 /// router is new or changed its role, [`Engine::handle_listing`] says what its kernel holds. A link to a peer
 /// exists from [`Engine::handle_peer_up`] on, which is said again whenever its process is another one. After
-/// any input take everything from [`Engine::poll_changes`] and [`Engine::poll_transmit`], then sleep until
-/// [`Engine::poll_timeout`] and call [`Engine::handle_timeout`].
+/// any input take everything from [`Engine::poll_changes`] (and answer with [`Engine::handle_injected`]) and
+/// [`Engine::poll_transmit`], then sleep until [`Engine::poll_timeout`] and call [`Engine::handle_timeout`].
 #[derive(Debug)]
 pub struct Engine {
     limits: Limits,
@@ -335,8 +337,16 @@ impl Engine {
         self.changes.pop_front()
     }
 
-    /// Names a flow of those that this copy keeps ready, which may go so that one that matters more has room in the
-    /// kernel; each once, until it changes.
+    /// Takes what came of changes: what they put is in the kernel now, but for what is missing there.
+    pub fn handle_injected(&mut self, router: RouterId, changes: &[Change], missing: &BTreeSet<FlowKey>) {
+        // A copy that has become active since looks for itself.
+        if let Some(Side::Standby(mirror)) = self.routers.get_mut(&router).map(|router| &mut router.side) {
+            mirror.injected(changes, missing);
+        }
+    }
+
+    /// Names a flow of those that this copy keeps ready in the kernel, which may go so that one that matters more has
+    /// room; each once, until it changes.
     pub fn take_lesser(&mut self, router: RouterId) -> Option<FlowKey> {
         match &mut self.routers.get_mut(&router)?.side {
             Side::Standby(mirror) => mirror.take_lesser(),
@@ -480,17 +490,19 @@ fn stats_of(router: &Router, now: Instant) -> RouterStats {
                 lag,
                 lags: router.counters().lags,
                 shed: router.counters().shed,
+                missing: 0,
                 resyncs: router.resyncs,
             }
         }
         Side::Standby(mirror) => RouterStats {
             active: false,
-            entries: mirror.len() as u64,
+            entries: (mirror.len() - mirror.missing()) as u64,
             peers: u64::from(mirror.is_complete()),
             in_step: mirror.is_complete(),
             lag: Duration::ZERO,
             lags: router.former.lags,
             shed: router.former.shed,
+            missing: mirror.missing() as u64,
             resyncs: router.resyncs + mirror.resyncs,
         },
     }

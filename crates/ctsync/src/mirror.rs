@@ -37,6 +37,7 @@ pub enum Change {
 struct Known {
     reply: Tuple,
     generation: u32,
+    valuable: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +64,10 @@ pub(crate) enum Verdict {
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
     known: BTreeMap<FlowKey, Known>,
-    /// Those of them that give way where there is no room: attempts and ends.
+    /// Those of them that are in the kernel, and give way where there is no room: attempts and ends.
     lesser: BTreeSet<FlowKey>,
+    /// Those of them that the kernel had no room for.
+    missing: BTreeSet<FlowKey>,
     digest: u64,
     stream: Option<Stream>,
     /// The streams asked for.
@@ -85,17 +88,44 @@ impl Mirror {
     pub(crate) fn handle_listing(&mut self, flows: &[Flow]) {
         for flow in flows {
             self.remember(flow, 0);
+            self.note_place(flow.key());
         }
     }
 
-    fn remember(&mut self, flow: &Flow, generation: u32) -> Option<Known> {
-        let key = flow.key();
-        if is_valuable(flow) {
-            self.lesser.remove(&key);
-        } else {
+    /// Takes what came of changes: what they put is in the kernel now, but for what is missing.
+    pub(crate) fn injected(&mut self, changes: &[Change], missing: &BTreeSet<FlowKey>) {
+        for change in changes {
+            if let Change::Put { flow, .. } = change
+                && !missing.contains(&flow.key())
+            {
+                self.note_place(flow.key());
+            }
+        }
+        for key in missing.iter().filter(|key| self.known.contains_key(key)) {
+            self.lesser.remove(key);
+            self.missing.insert(*key);
+        }
+    }
+
+    /// A flow is in the kernel.
+    fn note_place(&mut self, key: FlowKey) {
+        let Some(known) = self.known.get(&key) else { return };
+        self.missing.remove(&key);
+        if !known.valuable {
             self.lesser.insert(key);
         }
-        let before = self.known.insert(key, Known { reply: flow.reply, generation });
+    }
+
+    pub(crate) fn missing(&self) -> usize {
+        self.missing.len()
+    }
+
+    fn remember(&mut self, flow: &Flow, generation: u32) -> Option<Known> {
+        let (key, valuable) = (flow.key(), is_valuable(flow));
+        if valuable {
+            self.lesser.remove(&key);
+        }
+        let before = self.known.insert(key, Known { reply: flow.reply, generation, valuable });
         if before.is_none() {
             self.digest = self.digest.wrapping_add(hash(&key));
         }
@@ -104,6 +134,7 @@ impl Mirror {
 
     fn forget(&mut self, key: &FlowKey) -> bool {
         self.lesser.remove(key);
+        self.missing.remove(key);
         let gone = self.known.remove(key).is_some();
         if gone {
             self.digest = self.digest.wrapping_sub(hash(key));
@@ -111,7 +142,8 @@ impl Mirror {
         gone
     }
 
-    /// Names a flow that may go so that one that matters more has room in the kernel; each once, until it changes.
+    /// Names a flow that is in the kernel, as far as is known, and may go so that one that matters more has room; each
+    /// once, until it changes.
     pub(crate) fn take_lesser(&mut self) -> Option<FlowKey> {
         self.lesser.pop_first()
     }

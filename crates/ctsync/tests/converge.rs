@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use evergate_ctsync::message::{Message, Record};
-use evergate_ctsync::{Change, Engine, Limits, Role};
+use evergate_ctsync::{Change, Engine, Limits, Role, is_valuable};
 use evergate_model::RouterId;
 use evergate_model::flow::{Flow, FlowKey, L4, TcpTracking, Tuple, protocol, status, tcp_state};
 use proptest::prelude::*;
@@ -53,6 +53,8 @@ fn flow(n: u32, variant: u16) -> Flow {
 struct Host {
     engine: Engine,
     kernel: BTreeMap<RouterId, BTreeMap<FlowKey, Flow>>,
+    /// How many flows of a router its kernel has room for.
+    room: usize,
     expiring: BTreeSet<FlowKey>,
 }
 
@@ -73,6 +75,7 @@ impl Net {
         let host = |n| Host {
             engine: Engine::new(Limits::default(), 1000 * n as u32),
             kernel: BTreeMap::new(),
+            room: usize::MAX,
             expiring: BTreeSet::new(),
         };
         let mut net = Self {
@@ -160,7 +163,19 @@ impl Net {
         let host = &mut self.hosts[to];
         while let Some((of, changes)) = host.engine.poll_changes() {
             let kernel = host.kernel.entry(of).or_default();
-            for change in changes {
+            let mut missing = BTreeSet::new();
+            for change in changes.iter().copied() {
+                if let Change::Put { flow, .. } = change
+                    && !kernel.contains_key(&flow.key())
+                    && kernel.len() >= host.room
+                {
+                    let mut lesser = std::iter::from_fn(|| host.engine.take_lesser(of));
+                    let gone = if is_valuable(&flow) { lesser.find(|key| kernel.remove(key).is_some()) } else { None };
+                    missing.insert(gone.unwrap_or(flow.key()));
+                    if gone.is_none() {
+                        continue;
+                    }
+                }
                 match change {
                     Change::Put { flow, replace, known } => {
                         let before = kernel.get(&flow.key());
@@ -175,6 +190,7 @@ impl Net {
                     Change::Expire(key, _) => drop(host.expiring.insert(key)),
                 }
             }
+            host.engine.handle_injected(of, &changes, &missing);
         }
     }
 
@@ -419,6 +435,39 @@ fn a_full_table_keeps_what_is_valuable() {
     }
     let stats = engine.stats(now)[&router(1)];
     assert_eq!((stats.entries, stats.shed), (100, 100));
+}
+
+#[test]
+fn a_standby_without_room_keeps_what_is_valuable_and_says_what_it_lacks_now() {
+    let mut net = Net::new(2, [0; 3], 1);
+    net.role(0, router(1), Role::Active { epoch: 1 });
+    net.hosts[1].room = 10;
+    // One is found there when it starts.
+    let attempt = |n| Flow { status: status::CONFIRMED, ..flow(n, 1) };
+    net.put(0, router(1), attempt(0));
+    net.hosts[1].kernel.entry(router(1)).or_default().insert(attempt(0).key(), attempt(0));
+    net.role(1, router(1), Role::Standby);
+    let kept = |net: &mut Net| {
+        (0..20).for_each(|_| net.step());
+        let stats = net.hosts[1].engine.stats(net.now)[&router(1)];
+        let is_kept = |flow: &&Flow| is_valuable(flow);
+        let valuable = net.hosts[1].kernel[&router(1)].values().filter(is_kept).count();
+        (valuable, stats.entries, stats.missing)
+    };
+    (1..30).for_each(|n| net.put(0, router(1), attempt(n)));
+    assert_eq!(kept(&mut net), (0, 10, 20));
+    (100..105).for_each(|n| net.put(0, router(1), flow(n, 1)));
+    assert_eq!(kept(&mut net), (5, 10, 25));
+    (105..115).for_each(|n| net.put(0, router(1), flow(n, 1)));
+    assert_eq!(kept(&mut net), (10, 10, 35));
+    // Attempts end, and so do connections: what is told again finds its place.
+    (0..30).for_each(|n| net.remove(0, router(1), attempt(n)));
+    assert_eq!(kept(&mut net), (10, 10, 5));
+    (100..105).for_each(|n| net.remove(0, router(1), flow(n, 1)));
+    assert_eq!(kept(&mut net), (5, 5, 5));
+    (105..115).for_each(|n| net.put(0, router(1), Flow { mark: 1, ..flow(n, 1) }));
+    assert_eq!(kept(&mut net), (10, 10, 0));
+    net.assert_same(0, 1, router(1));
 }
 
 #[test]

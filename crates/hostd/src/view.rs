@@ -508,7 +508,7 @@ fn connections(status: &ReplicationStatus) -> String {
     for (count, what) in [
         (status.shed, "never told (too short-lived, or too many)"),
         (status.resyncs, "times told anew"),
-        (status.refused, "refused by this host's kernel"),
+        (status.refused, "more without room in this host's kernel"),
     ] {
         if count > 0 {
             words += &format!("; {count} {what}");

@@ -543,7 +543,8 @@ pub struct ReplicationStatus {
     pub shed: u64,
     /// How often everything was told again because the two sides disagreed.
     pub resyncs: u64,
-    /// Connections that this host's kernel did not take: its table is full.
+    /// Connections that this standby was told of and that its kernel does not have now, because it refused them or
+    /// they gave way to others: its table is full.
     pub refused: u64,
 }
 

@@ -555,7 +555,7 @@ impl KeeperSide {
         let full = self.words.status.replication.iter().filter(|router| !router.active && router.refused > 0);
         warnings.extend(full.map(|router| {
             format!(
-                "router {}: this host's kernel did not take {} replicated connections, which would break if it took over; \
+                "router {}: this host's kernel has no room for {} replicated connections, which would break if it took over; \
                  connections in use were taken first (is net.netfilter.nf_conntrack_max as on the other hosts?)",
                 router.router, router.refused
             )

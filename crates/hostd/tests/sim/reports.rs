@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use evergate_hostd::core::{FileJob, PERIOD};
+use evergate_keeper::protocol::{FromKeeper, ReplicationStatus, Status};
 use evergate_model::host::{AgentGateway, HaStateReport, Location};
 use evergate_model::{FloatingIpId, HaState, RouterId};
 
@@ -55,6 +56,31 @@ fn a_transition_is_reported_and_written_at_once() {
     assert_eq!(transitions(&sim.files), 1);
     sim.keeper_says(became(HaState::Active, 3, 1000));
     assert_eq!((sim.reports.len(), transitions(&sim.files)), (reports + 1, 1), "told twice, taken once");
+}
+
+#[test]
+fn connections_that_the_kernel_has_no_room_for_are_told_of_while_it_has_none() {
+    let mut sim = Sim::new(None);
+    sim.connect_keeper();
+    sim.snapshot(with_router(5));
+    let mut says = |missing| {
+        let one = ReplicationStatus {
+            router: ROUTER,
+            active: false,
+            entries: 7,
+            peers: 1,
+            in_step: true,
+            lag_us: 0,
+            lags: Default::default(),
+            shed: 0,
+            resyncs: 0,
+            refused: missing,
+        };
+        sim.keeper_says(FromKeeper::Status(Status { replication: vec![one], ..Status::default() }));
+        sim.pass(sim.core.settings().report_interval);
+        sim.report().warnings.iter().filter(|text| text.contains("no room for 3 replicated connections")).count()
+    };
+    assert_eq!([says(0), says(3), says(0)], [0, 1, 0]);
 }
 
 #[test]

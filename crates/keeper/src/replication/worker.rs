@@ -75,7 +75,6 @@ struct Local {
     role: Role,
     access: Option<Access>,
     relist_at: Option<Instant>,
-    refused: u64,
     told: bool,
 }
 
@@ -185,7 +184,6 @@ impl Worker {
                     role: Role::Standby,
                     access: None,
                     relist_at: None,
-                    refused: 0,
                     told: false,
                 };
                 if self.routers.get(&router).is_some_and(|local| local.netns != netns) {
@@ -402,9 +400,9 @@ impl Worker {
             let Some(local) = self.routers.get_mut(&router) else { continue };
             let Some(access) = &mut local.access else { continue };
             let engine = &mut self.engine;
-            let refusals = inject::apply(&changes, |ops| access.table.apply(ops), || engine.take_lesser(router));
-            local.refused += refusals.count;
-            if let Some(words) = refusals.words.filter(|_| !local.told) {
+            let missing = inject::apply(&changes, |ops| access.table.apply(ops), || engine.take_lesser(router));
+            engine.handle_injected(router, &changes, &missing.flows);
+            if let Some(words) = missing.words.filter(|_| !local.told) {
                 local.told = true;
                 warn!(%router, "a replicated connection was refused by the kernel: {words}; later ones are only counted");
             }
@@ -461,7 +459,7 @@ impl Worker {
         }
         self.publish_at = now + PUBLISH;
         let stats = self.engine.stats(now);
-        let status = |(router, local): (&RouterId, &Local)| {
+        let status = |router: &RouterId| {
             let stats = stats.get(router)?;
             Some(ReplicationStatus {
                 router: *router,
@@ -473,13 +471,13 @@ impl Worker {
                 lags: stats.lags.0,
                 shed: stats.shed,
                 resyncs: stats.resyncs,
-                refused: local.refused,
+                refused: stats.missing,
             })
         };
         let complete = self.routers.keys().map(|router| (*router, self.engine.complete(*router, now)));
         let snapshot = Snapshot {
             complete: complete.filter(|(_, hosts)| !hosts.is_empty()).collect(),
-            routers: self.routers.iter().filter_map(status).collect(),
+            routers: self.routers.keys().filter_map(status).collect(),
             discards: self.discards.iter().map(|(discard, count)| (discard.to_string(), *count)).collect(),
         };
         // A reader that panicked has left nothing half-written.

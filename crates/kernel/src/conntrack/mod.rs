@@ -100,7 +100,7 @@ pub enum FlowOp {
     Update(Flow),
     /// Changes when it is forgotten, in seconds.
     SetTimeout(FlowKey, u32),
-    /// Removes the entry that has this tuple in either direction; that it is gone already is fine.
+    /// Removes the entry that has this tuple in either direction. Refused with `ENOENT` if there is none.
     Delete(FlowKey),
 }
 
@@ -130,14 +130,12 @@ impl FlowTable {
     pub fn apply(&mut self, ops: &[FlowOp]) -> Vec<Result<(), i32>> {
         let mut messages: Vec<Vec<u8>> = ops.iter().map(encode).collect();
         let results = self.0.exchange(&mut messages);
-        let judge = |(result, op): (Result<(), Cause>, &FlowOp)| match result {
-            Ok(()) => Ok(()),
-            Err(Cause::Kernel(refusal)) if matches!(op, FlowOp::Delete(_)) && refusal.errno == libc::ENOENT => Ok(()),
-            Err(Cause::Kernel(refusal)) => Err(refusal.errno),
-            Err(Cause::Io(error)) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
-            Err(Cause::NoLink(_) | Cause::NoNetns(_) | Cause::InTheWay(_) | Cause::Invalid(_)) => Err(libc::EINVAL),
+        let errno = |cause| match cause {
+            Cause::Kernel(refusal) => refusal.errno,
+            Cause::Io(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            Cause::NoLink(_) | Cause::NoNetns(_) | Cause::InTheWay(_) | Cause::Invalid(_) => libc::EINVAL,
         };
-        results.into_iter().zip(ops).map(judge).collect()
+        results.into_iter().map(|result| result.map_err(errno)).collect()
     }
 }
 

@@ -239,8 +239,7 @@ fn entries_are_changed_told_of_and_removed() {
     assert!(of("fd00::9").0.contains("[ASSURED]") && (496..=500).contains(&of("fd00::9").1), "{lines:?}");
     assert!((26..=30).contains(&of("zone=7").1), "{lines:?}");
     all_ok(table.apply(&all.map(|flow| FlowOp::Delete(flow.key()))));
-    all_ok(table.apply(&[FlowOp::Delete(all[0].key())]));
-    assert_eq!(table.apply(&[FlowOp::Update(all[0])]), [Err(ENOENT)]);
+    assert_eq!(table.apply(&[FlowOp::Delete(all[0].key()), FlowOp::Update(all[0])]), [Err(ENOENT), Err(ENOENT)]);
     assert!(table.list().unwrap().is_empty());
     let gone: Vec<_> = hear(&mut watch).into_iter().filter(|event| matches!(event, FlowEvent::Gone(_))).collect();
     assert_eq!(gone, all.map(|flow| FlowEvent::Gone(flow.key())));
