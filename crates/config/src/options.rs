@@ -186,7 +186,7 @@ pub static OPTIONS: &[Opt] = &[
     // The field of version 3 has twelve bits, in centiseconds.
     unset("evergate", "vrrp_advert_interval_ms", Int(10, 40_950), Host, "Milliseconds between two advertisements of version 3, in steps of 10; instead of ha_vrrp_advert_int."),
     opt("evergate", "ha_vrrp_preempt", Bool, "false", Host, "Whether a copy with a higher priority takes over from a living one."),
-    opt("evergate", "ha_vrrp_preempt_delay", Int(0, 1000), "0", Host, "Seconds that a copy waits after its start before it preempts."),
+    opt("evergate", "ha_vrrp_preempt_delay", Int(0, 1000), "0", Host, "Seconds that a copy with a higher priority hears the living one before it takes over from it."),
     opt("evergate", "ha_vrrp_priority", Int(1, 254), "50", Server, "VRRP priority of the copies."),
     opt("evergate", "ha_vrrp_health_check_fall", Int(1, 255), "2", Host, "Checks in a row without an answer, after which a gateway counts as lost."),
     opt("evergate", "ha_vrrp_health_check_rise", Int(1, 255), "2", Host, "Checks in a row with all answers, after which it counts as found again."),

@@ -90,7 +90,7 @@ pub struct HostSettings {
     pub ha_vrrp_health_check_script: Option<PathBuf>,
     /// Whether a copy with a higher priority takes over from a living one.
     pub ha_vrrp_preempt: bool,
-    /// Seconds that a copy waits after its start before it preempts.
+    /// Seconds that a copy with a higher priority hears the living one before it takes over from it.
     pub ha_vrrp_preempt_delay: u32,
     /// Longest pause between two reports to the server.
     pub report_interval: Duration,

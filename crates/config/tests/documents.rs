@@ -55,6 +55,20 @@ fn network_and_compute_hosts_are_configured_by_the_documented_files() {
 }
 
 #[test]
+fn a_host_with_linux_bridges_is_configured_by_the_documented_file() {
+    let config = load("linuxbridge", &["l3_agent.ini"], Role::Host);
+    assert_eq!(warnings(&config), Vec::<String>::new());
+    let driver =
+        config.effective().lines().skip_while(|line| !line.contains("l3_agent.ini:2")).nth(1).map(str::to_owned);
+    assert_eq!(driver.as_deref(), Some("interface_driver = linuxbridge"), "it is the file's, not the default");
+    let settings = HostSettings::from_config(&config);
+    assert_eq!(settings.interface_driver, InterfaceDriver::LinuxBridge);
+    assert_eq!((settings.agent_mode, settings.l2_agent), (AgentMode::Legacy, AgentKind::LinuxBridge));
+    // It is what is meant: nothing need be explained.
+    assert!(!config.findings().iter().any(|f| f.text.contains("kernel bridge")), "{:?}", config.findings());
+}
+
+#[test]
 fn what_check_config_prints_reads_back_as_the_same_settings() {
     let config = load("compute", &["neutron.conf", "openvswitch_agent.ini", "l3_agent.ini"], Role::Host);
     let printed = config.effective();

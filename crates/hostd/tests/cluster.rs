@@ -12,8 +12,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{
-    HA_NETWORK, ROUTER, add_ha_router, add_port, base, ip, mac, no_ha, port, port_id, remove_router, settings,
+    HA_NETWORK, ROUTER, add_ha_router, add_port, base, ip, mac, no_ha, port, port_id, remove_router, settings_with,
 };
+use evergate_config::HostSettings;
 use evergate_dataplane::Netns;
 use evergate_hostd::core::{Core, FileJob, Output};
 use evergate_hostd::worker::Worker;
@@ -96,21 +97,30 @@ struct Cluster {
     has_bfd: bool,
     /// How many may serve at once, whenever all have come to rest.
     may_serve: RangeInclusive<usize>,
+    /// VRRP priorities of copies that have another than Neutron's.
+    priorities: BTreeMap<u8, u8>,
     revision: u64,
     active: Option<ActiveCopy>,
 }
 
-fn host_settings(n: u8) -> evergate_config::HostSettings {
-    let mut settings = settings(Path::new("/nowhere"));
+fn host_settings(n: u8) -> HostSettings {
+    host_settings_with(n, "")
+}
+
+fn host_settings_with(n: u8, lines: &str) -> HostSettings {
+    let mut settings = settings_with(Path::new("/nowhere"), lines);
     settings.host = format!("network{n}");
     settings.local_ip = Some(vtep(n));
     settings
 }
 
 fn boot(n: u8, cached: Option<HostConfig>, now: Instant) -> Host {
+    boot_with(n, host_settings(n), cached, now)
+}
+
+fn boot_with(n: u8, settings: HostSettings, cached: Option<HostConfig>, now: Instant) -> Host {
     let mut machine = FakeMachine::default();
     machine.kernel.add_foreign_link("ext0");
-    let settings = host_settings(n);
     Host {
         core: Core::new(settings.clone(), 1, cached, now),
         worker: Worker::new(machine, &settings),
@@ -162,8 +172,13 @@ impl Host {
 
 impl Cluster {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// With some lines more in the hosts' files.
+    fn with(lines: &str) -> Self {
         let now = Instant::now();
-        let hosts = (1..=3).map(|n| (n, boot(n, None, now))).collect();
+        let hosts = (1..=3).map(|n| (n, boot_with(n, host_settings_with(n, lines), None, now))).collect();
         let mut cluster = Self {
             hosts,
             packets: VecDeque::new(),
@@ -171,6 +186,7 @@ impl Cluster {
             ha_is_cut: false,
             has_bfd: false,
             may_serve: 0..=1,
+            priorities: BTreeMap::new(),
             revision: 5,
             active: None,
         };
@@ -184,7 +200,9 @@ impl Cluster {
     /// The server says what it knows, to those who listen.
     fn tell_all(&mut self) {
         for n in 1..=3 {
-            let config = config_of(n, self.revision, self.active);
+            let mut config = config_of(n, self.revision, self.active);
+            let copy = config.routers.get_mut(&ROUTER).unwrap().ha.as_mut().unwrap();
+            copy.priority = self.priorities.get(&n).copied().unwrap_or(copy.priority);
             let now = self.now;
             let host = self.host(n);
             if host.has_power {
@@ -511,6 +529,37 @@ fn a_host_that_leaves_for_good_hands_over_at_once_to_one_that_lives() {
     let took = leave(&mut cluster);
     // For most of that, both hold the addresses.
     assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
+/// The first of a router's life is the copy with the highest address, and then another one is given a higher priority.
+fn give_another_a_higher_priority(lines: &str) -> Cluster {
+    let mut cluster = Cluster::with(lines);
+    cluster.pass(Duration::from_secs(10));
+    cluster.server_learns();
+    assert_eq!(cluster.active(), 3);
+    cluster.priorities.insert(1, 60);
+    cluster.revision += 1;
+    cluster.tell_all();
+    cluster
+}
+
+#[test]
+fn a_higher_priority_takes_over_from_a_living_copy_only_where_the_files_say_so_and_after_the_delay() {
+    let mut cluster = give_another_a_higher_priority("");
+    cluster.pass(Duration::from_secs(120));
+    assert_eq!(cluster.active(), 3);
+
+    let mut cluster = give_another_a_higher_priority("ha_vrrp_preempt = true\n");
+    cluster.pass(TAKEOVER);
+    assert_eq!(cluster.active(), 1);
+
+    let delayed = "ha_vrrp_preempt = true\nha_vrrp_preempt_delay = 60\n";
+    let mut cluster = give_another_a_higher_priority(delayed);
+    cluster.pass(Duration::from_secs(60));
+    assert_eq!(cluster.active(), 3);
+    // The next advertisement restarts the timer no more.
+    cluster.pass(Duration::from_secs(2) + TAKEOVER);
+    assert_eq!(cluster.active(), 1);
 }
 
 #[test]

@@ -228,7 +228,7 @@ pub struct RouterSpec {
     pub advertise_interval_cs: u16,
     /// Whether a higher priority takes over from a living active.
     pub preempt: bool,
-    /// Seconds to wait after start before preempting.
+    /// Seconds that an active copy of lower priority is heard before it is preempted.
     pub preempt_delay_s: u32,
     /// VRRPv2 simple password, at most 8 bytes.
     pub password: Option<String>,

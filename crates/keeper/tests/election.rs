@@ -232,6 +232,27 @@ fn a_lost_carrier_moves_the_role_and_its_return_does_not_move_it_back() {
 }
 
 #[test]
+fn an_ha_interface_that_is_downed_moves_the_role_and_its_host_comes_back_as_backup() {
+    require_root();
+    let mut pair = Pair::elected();
+    let router = pair.lab.name("r2");
+    sh(&format!("ip -n {router} link set ha-1 down"));
+    let transition = pair.controls[1].expect_transition(HaState::Standby).1;
+    assert!(transition.reason.contains("HA interface is down"), "{transition:?}");
+    let transition = pair.controls[0].expect_transition(HaState::Active).1;
+    assert!(transition.reason.contains("three intervals"), "{transition:?}");
+    eventually("the new active alone has the addresses", || {
+        pair.lab.vip_holders(&BOTH) == [1] && !output(&format!("ip -n {router} addr show qr-1")).contains("10.0.0.1/24")
+    });
+    sh(&format!("ip -n {router} link set ha-1 up"));
+    eventually("the old active is a backup that hears the new one", || {
+        let copy = pair.controls[1].status().routers.remove(0);
+        copy.vrrp_state == "backup" && copy.heard_from == Some([169, 254, 192, 1].into())
+    });
+    for_a_while("the role stays", Duration::from_secs(4), || pair.lab.vip_holders(&BOTH) == [1]);
+}
+
+#[test]
 fn a_cut_ha_network_moves_nothing_while_the_hosts_reach_each_other() {
     require_root();
     let pair = Pair::acquainted();
@@ -421,6 +442,34 @@ fn new_addresses_reach_an_active_copy_and_old_ones_leave_it() {
     pair.controls[1].say(&ToKeeper::Router(Box::new(spec)));
     eventually("the old one is gone", || !has("203.0.113.9/32"));
     assert!(has("10.0.0.1/24"));
+}
+
+/// keepalived's advertisements have room for 20, and Neutron's addresses are not in them.
+#[test]
+fn any_number_of_addresses_moves_with_the_role() {
+    require_root();
+    let mut pair = Pair::elected();
+    let floating: Vec<String> = (1..=100).map(|n| format!("203.0.113.{n}/32")).collect();
+    for n in BOTH {
+        let mut spec = pair.lab.spec(n, &BOTH);
+        let link = spec.announce[0].ifindex;
+        spec.items.extend(floating.iter().map(|net| Item {
+            key: format!("address {net} on qr-1"),
+            place: Place::Router,
+            add: netlink::address(true, link, net),
+            del: netlink::address(false, link, net),
+        }));
+        pair.controls[usize::from(n) - 1].say(&ToKeeper::Router(Box::new(spec)));
+    }
+    let held = |lab: &Lab, n: u8| {
+        let seen = output(&format!("ip -n {} -o addr show dev qr-1", lab.name(&format!("r{n}"))));
+        floating.iter().filter(|net| seen.contains(&format!(" {net} "))).count()
+    };
+    eventually("the active copy has them all", || (held(&pair.lab, 1), held(&pair.lab, 2)) == (0, floating.len()));
+    pair.keepers[1].signal("TERM");
+    pair.controls[0].expect_transition(HaState::Active);
+    eventually("the other one has them all", || (held(&pair.lab, 1), held(&pair.lab, 2)) == (floating.len(), 0));
+    assert!(pair.keepers[1].wait());
 }
 
 #[test]

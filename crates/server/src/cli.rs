@@ -523,6 +523,14 @@ mod tests {
         assert_eq!(made, defaults);
     }
 
+    #[test]
+    fn what_files_say_of_ha_networks_reaches_the_api() {
+        let more = "l3_ha_net_cidr = 169.254.128.0/20\nl3_ha_network_type = flat\nl3_ha_network_physical_name = ha\n";
+        let made = options(&settings(&TempDir::new(), more));
+        assert_eq!(made.l3_ha_net_cidr.to_string(), "169.254.128.0/20");
+        assert_eq!((made.l3_ha_network_type.as_str(), made.l3_ha_network_physical_name.as_str()), ("flat", "ha"));
+    }
+
     #[tokio::test]
     async fn whatever_cannot_be_had_is_named_with_a_way_out() {
         let _unsignalled = SIGNALS.lock().await;

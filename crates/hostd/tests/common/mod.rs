@@ -41,10 +41,15 @@ pub fn mac(n: u8) -> Mac {
 
 /// Settings with every path below one folder.
 pub fn settings(folder: &Path) -> HostSettings {
+    settings_with(folder, "")
+}
+
+/// The same, with some lines more in section `[evergate]`.
+pub fn settings_with(folder: &Path, lines: &str) -> HostSettings {
     let text = format!(
         "[DEFAULT]\nhost = network1\nstate_path = {0}/state\nha_vrrp_auth_password = secret\n\
          [vxlan]\nlocal_ip = {HOST_VTEP}\n[linux_bridge]\nphysical_interface_mappings = physnet1:ext0\n\
-         [evergate]\nrun_path = {0}/run\n",
+         [evergate]\nrun_path = {0}/run\n{lines}",
         folder.display()
     );
     let config = Config::from_texts(&[("test.conf".into(), text)], "network1", Role::Host, Vec::new()).unwrap();

@@ -1,7 +1,8 @@
 //! Highly available routers: their network, copies, VRIDs, and who is active.
 
-use evergate_model::host::HaState;
+use evergate_model::host::{HaState, Segment};
 use evergate_server::options::Options;
+use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
 use crate::harness::{OTHER, PROJECT, Server, admin, id, member, pick};
@@ -42,6 +43,35 @@ fn the_first_ha_router_of_a_project_brings_its_hidden_network_and_a_port_per_cop
     assert_eq!(pick(&ports, "project_id"), ["", "", ""]);
     assert_eq!(pick(&ports, "port_security_enabled"), ["false", "false", "false"]);
     assert_eq!(server.ha_states(&router).into_values().collect::<Vec<_>>(), ["standby", "standby", "standby"]);
+}
+
+#[test]
+fn ha_networks_are_of_the_configured_type_and_subnet() {
+    let of = |l3_ha_network_type: &str, l3_ha_network_physical_name: &str| {
+        let server = Server::with(Options {
+            l3_ha_net_cidr: "169.254.128.0/20".parse().unwrap(),
+            l3_ha_network_type: l3_ha_network_type.to_owned(),
+            l3_ha_network_physical_name: l3_ha_network_physical_name.to_owned(),
+            ..Options::default()
+        });
+        server.hosts();
+        let router = server.make(&admin(), "router", json!({"ha": true}));
+        let network = server.list(&admin(), "networks", "").remove(0);
+        let subnet = server.shown("subnet", network["subnets"][0].as_str().unwrap());
+        assert_eq!(subnet["cidr"], "169.254.128.0/20");
+        let ports = ha_ports(&server, &router);
+        assert_eq!(ports.len(), 3);
+        let told = server.told("h1");
+        let copy = told.routers.values().next().unwrap().ha.clone().unwrap();
+        assert!("169.254.128.0/20".parse::<Ipv4Net>().unwrap().contains(&copy.address.addr()), "{copy:?}");
+        assert_eq!(copy.address.prefix_len(), 20);
+        (network["provider:network_type"].clone(), told.networks[&copy.network_id].segment.clone())
+    };
+    assert_eq!(of("local", ""), (json!("local"), Segment::Local));
+    let physical_network = "physnet1".to_owned();
+    assert_eq!(of("flat", "physnet1"), (json!("flat"), Segment::Flat { physical_network }));
+    let (by_default, segment) = of("", "");
+    assert!(by_default == "vxlan" && matches!(segment, Segment::Vxlan { .. }), "{segment:?}");
 }
 
 #[test]
