@@ -4,18 +4,28 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evergate_lab::client::Client;
-use evergate_lab::{ADMIN_CLOUD, Lab, MEMBER_CLOUD, Node, Spec, wait_for};
+use evergate_lab::{ADMIN_CLOUD, MEMBER_CLOUD, Node, Spec, Temporary, wait_for};
 use evergate_model::RouterId;
 use serde_json::Value;
 
 /// Longest time that anything here may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A lab with two users logged in by the stock client, taken down when the test ends.
+/// A lab with two users logged in by the stock client, taken down when the test ends, however it ends.
 pub(crate) struct Cloud {
-    pub(crate) lab: Lab,
+    /// First of all, so that it is the first to go: clients that wait for an answer end with it.
+    pub(crate) lab: Temporary,
     pub(crate) admin: Client,
     pub(crate) member: Client,
+}
+
+/// Brings a lab up without users, which differs from the usual one.
+pub(crate) fn lab(test: &str, differ: impl FnOnce(&mut Spec)) -> Temporary {
+    let name = format!("e2e{}_{test}", std::process::id());
+    let mut spec = Spec::new(&name, PathBuf::from(env!("CARGO_BIN_EXE_evergate")));
+    spec.client = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/openstack"));
+    differ(&mut spec);
+    Temporary::up(spec).unwrap()
 }
 
 impl Cloud {
@@ -26,16 +36,7 @@ impl Cloud {
 
     /// Brings a lab up that differs from the usual one.
     pub(crate) fn up_with(test: &str, differ: impl FnOnce(&mut Spec)) -> Self {
-        let name = format!("e2e{}_{test}", std::process::id());
-        let mut spec = Spec::new(&name, PathBuf::from(env!("CARGO_BIN_EXE_evergate")));
-        spec.client = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/openstack"));
-        differ(&mut spec);
-        let dir = std::env::temp_dir().join(format!("evergate-lab-{name}"));
-        let lab = Lab::up(spec, Some(&dir)).unwrap_or_else(|error| {
-            print_logs(&dir);
-            let _ = Lab::down(&name, Some(&dir), false);
-            panic!("{error:#}");
-        });
+        let lab = lab(test, differ);
         let admin = Client::start(&lab, ADMIN_CLOUD).unwrap();
         let member = Client::start(&lab, MEMBER_CLOUD).unwrap();
         Self { lab, admin, member }
@@ -98,32 +99,6 @@ impl Cloud {
             Ok((shown.len() == 1 && shown[0].0 == active.to_string()).then_some(copies))
         })
         .unwrap()
-    }
-}
-
-impl Drop for Cloud {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            print_logs(self.lab.dir());
-        }
-        let down = Lab::down(&self.lab.spec().name, Some(self.lab.dir()), false);
-        // A second panic would hide the first.
-        if !std::thread::panicking() {
-            down.unwrap();
-        }
-    }
-}
-
-/// Prints the last lines of every daemon's log: what a failed run on a machine that is gone leaves.
-fn print_logs(dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(dir.join("log")) else { return };
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        eprintln!("--- the end of {}", path.display());
-        for line in lines.iter().skip(lines.len().saturating_sub(25)) {
-            eprintln!("{line}");
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use evergate_lab::fault::{Daemon, Fault, Signal};
 use evergate_lab::probe::Running;
-use evergate_lab::{Node, wait_for};
+use evergate_lab::{Node, Traces, wait_for};
 use evergate_model::RouterId;
 use serde_json::Value;
 
@@ -14,7 +14,6 @@ use crate::support::{Cloud, PATIENCE, column};
 
 #[test]
 fn an_ha_router_survives_the_loss_of_its_host() {
-    let before = Traces::now();
     let mut cloud = Cloud::up("walk", None);
 
     // D6, B8: three network hosts are listed as L3 agents, and compute hosts are not.
@@ -58,9 +57,11 @@ fn an_ha_router_survives_the_loss_of_its_host() {
     deleting_cleans_every_host_and_keeps_the_ha_network(&mut cloud, router);
 
     drop(cloud);
-    assert_eq!(Traces::now(), before, "the lab left something behind");
+    assert_eq!(Traces::of(&spec, &dir).unwrap(), Traces::default(), "the lab left something behind");
 }
 
+    let (spec, dir) = (cloud.lab.spec().clone(), cloud.lab.dir().to_owned());
+    assert!(!Traces::of(&spec, &dir).unwrap().is_empty());
 /// B8: a member may not pass `--ha`, and gets the configured default without being shown it.
 fn only_admins_choose_ha(cloud: &mut Cloud) {
     for wish in ["--ha", "--no-ha"] {
@@ -256,35 +257,4 @@ fn external_address(cloud: &mut Cloud) -> String {
 
 fn names(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
-}
-
-/// What a lab might leave on the machine, of the lab of this test.
-#[derive(Debug, PartialEq, Eq)]
-struct Traces {
-    namespaces: BTreeSet<String>,
-    mounts: BTreeSet<String>,
-    processes: BTreeSet<String>,
-    links: String,
-}
-
-impl Traces {
-    fn now() -> Self {
-        let mark = format!("e2e{}_walk", std::process::id());
-        let read =
-            |folder: &str| fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-        let name = |path: std::path::PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
-        let args = read("/proc").filter_map(|path| fs::read_to_string(path.join("cmdline")).ok());
-        let links = std::process::Command::new("ip").args(["-br", "link"]).output().unwrap();
-        Self {
-            namespaces: read("/run/netns").map(name).filter(|name| name.contains(&mark)).collect(),
-            mounts: fs::read_to_string("/proc/self/mounts")
-                .unwrap()
-                .lines()
-                .filter(|line| line.contains(&mark))
-                .map(ToOwned::to_owned)
-                .collect(),
-            processes: args.filter(|args| args.contains(&mark)).collect(),
-            links: String::from_utf8(links.stdout).unwrap(),
-        }
-    }
 }

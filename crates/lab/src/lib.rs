@@ -30,6 +30,7 @@ pub mod router;
 pub mod spec;
 mod status;
 mod tools;
+mod temporary;
 mod web;
 
 pub use api::Answer;
@@ -39,3 +40,4 @@ pub use lab::{ADMIN_CLOUD, DEFAULT_NAME, Lab, MEMBER_CLOUD, folder_of};
 pub use machine::Machine;
 pub use spec::{Link, Node, Profile, Spec, Switch};
 pub use tools::wait_for;
+pub use temporary::{Temporary, Traces};

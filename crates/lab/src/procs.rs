@@ -99,6 +99,11 @@ pub(crate) fn dir_of_lab(lab: &str) -> Option<PathBuf> {
     all().iter().find_map(|process| process.node().filter(|mark| mark.lab == lab).map(|mark| mark.dir.into()))
 }
 
+/// The arguments of every process that lives.
+pub(crate) fn all_args() -> Vec<String> {
+    all().iter().map(|process| process.args.join(" ")).collect()
+}
+
 /// The first process of a node, if it is on.
 pub(crate) fn first_of(lab: &str, node: &str) -> Option<Process> {
     all()
