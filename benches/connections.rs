@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use evergate_lab::fault::{Daemon, Signal};
+use evergate_lab::flows::End;
 use evergate_lab::{Fault, Node, wait_for};
 use evergate_model::{RouterId, names};
 use support::Bench;
-use support::flows::End;
 
 const CONNECTIONS: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(60);

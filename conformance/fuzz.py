@@ -10,7 +10,6 @@ import os
 import pathlib
 import random
 import subprocess
-import sys
 import xml.etree.ElementTree
 
 import upstream
@@ -19,19 +18,6 @@ from run import Outcome
 HERE = pathlib.Path(__file__).resolve().parent / "fuzz"
 VENV = HERE.parent.parent / ".venv-fuzz"
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance"
-
-
-def program():
-    """Schemathesis; installs it where that was not done yet."""
-    wanted, installed = HERE / "requirements.txt", VENV / "requirements.txt"
-    if not installed.exists() or installed.read_text() != wanted.read_text():
-        print(f"Installing Schemathesis into {VENV.name}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-        pip = [VENV / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", wanted]
-        subprocess.run(pip, check=True)
-        # The mark of a finished installation.
-        installed.write_text(wanted.read_text())
-    return VENV / "bin/schemathesis"
 
 
 def run(server, options):
@@ -43,7 +29,8 @@ def run(server, options):
     seed = os.environ.get("EVERGATE_FUZZ_SEED") or str(random.randrange(2**32))
     seconds = os.environ.get("EVERGATE_FUZZ_SECONDS") or ("10" if options.fast else "120")
     report = directory / "report.xml"
-    command = [program(), "run", f"{server.url}/evergate/v1/openapi.json", "--url", server.url,
+    venv = upstream.virtual_environment(VENV, HERE / "requirements.txt", "Schemathesis")
+    command = [venv / "bin/schemathesis", "run", f"{server.url}/evergate/v1/openapi.json", "--url", server.url,
                "--header", f"X-Auth-Token: {token}", "--checks", CHECKS, "--seed", seed, "--max-time", seconds,
                "--continue-on-failure", "--suppress-health-check", "all", "--warnings", "off", "--no-color",
                "--report", "junit", "--report-junit-path", report]

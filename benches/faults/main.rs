@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use evergate_lab::fault::{Daemon, Signal};
+use evergate_lab::flows::End;
 use evergate_lab::probe::Running;
 use evergate_lab::spec::Link;
 use evergate_lab::{Fault, Node, wait_for};
 use evergate_model::RouterId;
-use support::flows::End;
 use support::pair::{self, Ending};
 use support::{Bench, figures};
 

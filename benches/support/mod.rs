@@ -1,6 +1,5 @@
 //! What the lab's measurements share: a deployment with one instance, requests, and figures.
 
-pub(crate) mod flows;
 pub(crate) mod pair;
 pub(crate) mod percentile;
 

@@ -16,9 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use evergate_lab::flows::End;
 use evergate_lab::probe::{ECHO_PORT, Pace, Report, probe};
-
-use super::flows::End;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 10);
 const NODES: [&str; 4] = ["client", "server", "r1", "r2"];

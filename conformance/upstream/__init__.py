@@ -19,24 +19,25 @@ HERE = pathlib.Path(__file__).resolve().parent
 VENV = HERE.parent.parent / ".venv-conformance"
 
 
-def python():
-    """The Python with the packages; installs them where that was not done yet."""
-    wanted, installed = HERE / "requirements.txt", VENV / "requirements.txt"
-    if not installed.exists() or installed.read_text() != wanted.read_text():
-        print(f"Installing the tests of openstacksdk and Tempest into {VENV.name}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-        pip = [VENV / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", wanted]
+def virtual_environment(venv, requirements, what):
+    """A virtual environment with these packages; installs them where that was not done yet."""
+    installed = venv / "requirements.txt"
+    if not installed.exists() or installed.read_text() != requirements.read_text():
+        print(f"Installing {what} into {venv.name}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+        pip = [venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", requirements]
         subprocess.run(pip, check=True)
         # The mark of a finished installation.
-        installed.write_text(wanted.read_text())
-    return VENV / "bin/python"
+        installed.write_text(requirements.read_text())
+    return venv
 
 
 def tests(package, directory, environment, options, without):
     """Runs a package's tests; `without` says of which not, and why: parts of names and reasons."""
     directory.mkdir(parents=True, exist_ok=True)
     report, log = directory / "report", directory / "log"
-    command = [python(), HERE / "inside.py", report, package]
+    venv = virtual_environment(VENV, HERE / "requirements.txt", "the tests of openstacksdk and Tempest")
+    command = [venv / "bin/python", HERE / "inside.py", report, package]
     command += ["--only", options.only] if options.only else []
     for part in without:
         command += ["--without", part]

@@ -1,50 +1,31 @@
 //! Connections go on when the active host loses power.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
 use evergate_lab::fault::Fault;
-use evergate_lab::{Node, wait_for};
+use evergate_lab::{Node, flows, wait_for};
 use evergate_model::RouterId;
 
 use crate::support::{Cloud, PATIENCE};
 
-const FLOWS: &str = include_str!("flows.py");
-
-/// One end of connections: a script in a machine or an instance, see `flows.py`.
-pub(crate) struct End {
-    process: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
+/// One end of connections, whose failure fails its test.
+pub(crate) struct End(flows::End);
 
 impl End {
     pub(crate) fn start(command: Command, args: &[&str]) -> Self {
-        Self::run(command, FLOWS, args)
+        Self(flows::End::start(command, args).unwrap())
     }
 
-    pub(crate) fn run(mut command: Command, script: &str, args: &[&str]) -> Self {
-        let command = command.arg("-c").arg(script).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let (input, output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        Self { process, input, output: BufReader::new(output) }
+    pub(crate) fn run(command: Command, script: &str, args: &[&str]) -> Self {
+        Self(flows::End::run(command, script, args).unwrap())
     }
 
     pub(crate) fn says(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.trim().to_owned()
+        self.0.says().unwrap()
     }
 
     pub(crate) fn go(&mut self) {
-        self.input.write_all(b"\n").unwrap();
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.0.go().unwrap();
     }
 }
 

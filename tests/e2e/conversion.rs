@@ -163,17 +163,8 @@ fn wait_placed(cloud: &Cloud, router: RouterId, form: Form) {
     .unwrap();
 }
 
-/// Waits until control has nothing left to do on any host, and the keeper nothing to mend.
-fn wait_nothing_to_do(cloud: &Cloud, what: &str) {
-    for host in cloud.lab.spec().hosts() {
-        wait_for(&format!("{host} has nothing to do {what}"), PATIENCE, || {
-            let plan = cloud.lab.machine(host).shell("evergate plan")?;
-            let done = plan.contains("nothing to do") && !plan.contains("is to mend");
-            anyhow::ensure!(done, "{plan}");
-            Ok(Some(()))
-        })
-        .unwrap();
-    }
+fn wait_nothing_to_do(cloud: &Cloud) {
+    cloud.lab.spec().hosts().iter().for_each(|host| cloud.lab.machine(*host).wait_nothing_to_do().unwrap());
 }
 
 /// Waits until the API shows of the copies what their kind has: one active, or no state at all.
@@ -228,7 +219,7 @@ fn a_router_becomes_every_kind_from_every_other_while_it_is_up() {
     let traffic = Traffic { vm2, floating: floating.trim().parse().unwrap() };
     traffic.wait_works(&cloud, "at first");
     wait_placed(&cloud, router, TOUR[0]);
-    wait_nothing_to_do(&cloud, "at first");
+    wait_nothing_to_do(&cloud);
 
     let mut table = String::from("| From | to | east-west | source NAT | floating IP |\n|---|---|---|---|---|\n");
     for (port, step) in (9000..).zip(TOUR.windows(2)) {
@@ -243,7 +234,7 @@ fn a_router_becomes_every_kind_from_every_other_while_it_is_up() {
         std::thread::sleep(MARGIN);
         cloud.admin.ok(&format!("router set router1 {}", to.flags())).unwrap();
         wait_placed(&cloud, router, to);
-        wait_nothing_to_do(&cloud, &what);
+        wait_nothing_to_do(&cloud);
         wait_states(&mut cloud, to);
         traffic.wait_works(&cloud, &what);
         std::thread::sleep(MARGIN);

@@ -111,11 +111,5 @@ fn a_distributed_router_keeps_to_its_hosts_and_its_source_nat_survives_a_power_o
 
 /// Waits until every host's tables say what ports, bindings and claims say: control's and the keeper's.
 fn wait_all_agree(cloud: &Cloud, hosts: &[Node]) {
-    for host in hosts {
-        wait_for(&format!("{host} has nothing to do or to mend"), PATIENCE, || {
-            let plan = cloud.lab.machine(*host).shell("evergate plan")?;
-            Ok((plan.contains("nothing to do") && !plan.contains("is to mend")).then_some(()))
-        })
-        .unwrap();
-    }
+    hosts.iter().for_each(|host| cloud.lab.machine(*host).wait_nothing_to_do().unwrap());
 }

@@ -74,15 +74,6 @@ impl Traffic {
     }
 }
 
-fn wait_nothing_to_do(cloud: &Cloud, node: Node) {
-    wait_for(&format!("{node} has nothing to do or to mend"), PATIENCE, || {
-        let plan = cloud.lab.machine(node).shell("evergate plan")?;
-        anyhow::ensure!(plan.contains("nothing to do") && !plan.contains("is to mend"), "{plan}");
-        Ok(Some(()))
-    })
-    .unwrap();
-}
-
 #[test]
 fn hosts_of_a_distributed_router_are_restarted_cut_off_and_wrongly_set_up() {
     let mut cloud = Cloud::up_with("hosts", |spec| {
@@ -123,11 +114,11 @@ fn hosts_of_a_distributed_router_are_restarted_cut_off_and_wrongly_set_up() {
     for node in [Node::Compute(1), Node::Compute(2), active] {
         for daemon in [Daemon::Control, Daemon::Keeper, Daemon::Host] {
             kill(&cloud, node, daemon);
-            wait_nothing_to_do(&cloud, node);
+            cloud.lab.machine(node).wait_nothing_to_do().unwrap();
         }
     }
     stop_and_start(&cloud, Node::Compute(1), Daemon::Host);
-    wait_nothing_to_do(&cloud, Node::Compute(1));
+    cloud.lab.machine(Node::Compute(1)).wait_nothing_to_do().unwrap();
     assert_eq!(cloud.lab.active_hosts(router).unwrap(), [active], "nothing moved for that");
     traffic.finish_unharmed();
 
@@ -146,7 +137,7 @@ fn hosts_of_a_distributed_router_are_restarted_cut_off_and_wrongly_set_up() {
     for (node, fault) in &away {
         let back = Instant::now();
         cloud.lab.heal(*node, fault).unwrap();
-        wait_nothing_to_do(&cloud, *node);
+        cloud.lab.machine(*node).wait_nothing_to_do().unwrap();
         eprintln!("{node} is right {:?} after its return", back.elapsed());
     }
     cloud.wait_instance_reaches_the_world();

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use evergate_lab::router::is_nothing_to_do;
 use evergate_lab::{Lab, Node, wait_for};
 use evergate_model::{RouterId, names};
 use serde_json::Value;
@@ -124,7 +125,7 @@ fn addresses(lab: &Lab, node: Node) -> Result<Vec<(String, String, String)>> {
 /// No host has anything to do.
 fn check_plans(seen: &Seen) -> Result<()> {
     for (node, Host { plan, .. }) in &seen.hosts {
-        ensure!(plan.contains("nothing to do") && !plan.contains("is to mend"), "{node}: {plan}");
+        ensure!(is_nothing_to_do(plan), "{node}: {plan}");
     }
     Ok(())
 }

@@ -56,6 +56,33 @@ impl Machine<'_> {
         Ok(addresses.values().flatten().any(|address| address.starts_with(VIRTUAL_ADDRESSES)))
     }
 
+    /// Waits until control has nothing left to do here, and the keeper nothing to mend.
+    ///
+    /// # Errors
+    ///
+    /// It is not so for too long; the plan is in the message.
+    pub fn wait_nothing_to_do(&self) -> Result<()> {
+        wait_for(&format!("{} has nothing to do or to mend", self.node), Duration::from_secs(60), || {
+            let plan = self.shell("evergate plan")?;
+            anyhow::ensure!(is_nothing_to_do(&plan), "{plan}");
+            Ok(Some(()))
+        })
+    }
+
+    /// The silence after which this host gives up another one, as its keeper says of its BFD sessions.
+    ///
+    /// # Errors
+    ///
+    /// It has none that is up.
+    pub fn detection_time(&self) -> Result<Duration> {
+        let text = self.shell("evergate show --json")?;
+        let shown: Value = serde_json::from_str(&text).context("failed to understand 'evergate show'")?;
+        let sessions = shown["keeper"]["bfd"].as_array().into_iter().flatten();
+        let up = sessions.filter(|session| session["state"] == "up");
+        let longest = up.filter_map(|session| session["detection_time_us"].as_u64()).max();
+        longest.map(Duration::from_micros).with_context(|| format!("{} has no BFD session that is up", self.node))
+    }
+
     /// A command that runs inside a router's namespace here.
     ///
     /// # Errors
@@ -72,6 +99,11 @@ impl Machine<'_> {
     pub fn ha_conf_folder(&self, router: RouterId) -> PathBuf {
         self.disk().join(format!("var/lib/evergate/ha_confs/{router}"))
     }
+}
+
+/// Tells whether a plan, as `evergate plan` prints it, is that of a host that holds what it must.
+pub fn is_nothing_to_do(plan: &str) -> bool {
+    plan.contains("nothing to do") && !plan.contains("is to mend")
 }
 
 impl Lab {
