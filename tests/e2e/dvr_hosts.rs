@@ -11,7 +11,6 @@ use evergate_model::RouterId;
 use serde_json::Value;
 
 use crate::connections::End;
-use crate::conversion::is_interrupted;
 use crate::planned::{kill, stop_and_start};
 use crate::support::{Cloud, PATIENCE};
 
@@ -65,7 +64,7 @@ impl Traffic {
     fn finish_unharmed(mut self) {
         for probe in self.probes {
             let report = probe.finish().unwrap();
-            assert!(!is_interrupted(&report), "{report}");
+            assert!(report.is_unharmed(), "{report}");
         }
         self.server.go();
         assert_eq!(self.server.says(), "pushed");

@@ -1,29 +1,29 @@
 //! The table of failures, row by row, in one lab with traffic: what `docs/failures.md` says happens, happens.
 //!
 //! A run checks states and survivors. With `EVERGATE_WRITE_FAILURES=N` in its environment it makes every fault
-//! N times and writes what it measured into the page, between the two marks there; otherwise it writes nothing.
+//! N times and writes what it measured into the page, survivors or not, before it checks them; otherwise it writes nothing.
 //!
 //! What more than one fault at a time does is in `split_brain.rs`; acknowledged writes of a server that is killed
 //! in the middle of them, in `crates/server/tests/api/durability.rs`.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 use evergate_lab::fault::{Daemon, Fault, HaCut, Signal};
-use evergate_lab::probe::Running;
+use evergate_lab::probe::{Report, Running};
 use evergate_lab::spec::Link;
 use evergate_lab::{Node, wait_for};
 use evergate_model::RouterId;
 
 use crate::connections::End;
+use crate::page::Page;
 use crate::support::{Cloud, PATIENCE};
 
 /// Makes a run write its figures: how many times each fault is made.
 const WRITE: &str = "EVERGATE_WRITE_FAILURES";
 const PAGE: &str = "docs/failures.md";
-const BEGIN: &str = "<!-- measured: begin -->\n";
-const END: &str = "<!-- measured: end -->\n";
+/// Between two datagrams of the probe.
+const PACE: Duration = Duration::from_millis(5);
 /// Connections from an instance through source NAT.
 const OUTWARD: usize = 40;
 /// Connections from the world to a floating IP.
@@ -180,18 +180,16 @@ const ROWS: &[Row] = &[
 
 /// What one fault cost.
 struct Measured {
-    gap_ms: f64,
-    lost: u64,
+    report: Report,
     alive: usize,
 }
 
 #[test]
 fn every_row_of_the_table_of_failures_holds_under_traffic() {
-    let times = std::env::var(WRITE).ok().map(|text| text.parse::<usize>().unwrap());
-    let page = std::fs::read_to_string(page_path()).unwrap();
+    let mut page = Page::asked_by(WRITE, PAGE, PACE);
     for row in ROWS {
         let start = format!("| {} | {} | {} |", row.name, row.noticed_by, row.result);
-        assert!(times.is_some() || page.contains(&start), "{PAGE} has no row '{start}'; see its head");
+        assert!(page.is_written() || page.text().contains(&start), "{PAGE} has no row '{start}'; see its head");
     }
     let mut cloud = Cloud::up_with("failures", |spec| spec.health_check_interval = Some(1));
     let router = cloud.with_router();
@@ -204,21 +202,24 @@ fn every_row_of_the_table_of_failures_holds_under_traffic() {
     cloud.lab.wait_copies(router, 3, &["ha-", "qr-", "qg-"]).unwrap();
 
     let mut port = 9000;
-    let mut table = String::new();
+    let mut table = String::from(HEADER);
+    let mut broken = Vec::new();
     for row in ROWS {
         let mut all = Vec::new();
-        for _ in 0..times.unwrap_or(1) {
+        for _ in 0..page.times() {
             port += 1;
             eprintln!("{}", row.name);
             let measured = Trial { cloud: &cloud, router, floating: &floating, port, row }.run();
-            assert_eq!(measured.alive, OUTWARD + INWARD, "{}: connections are broken", row.name);
+            page.note(row.name, &measured.report);
             all.push(measured);
+        }
+        if all.iter().any(|measured| measured.alive < OUTWARD + INWARD) {
+            broken.push(row.name);
         }
         table.push_str(&line(row, &all));
     }
-    if times.is_some() {
-        write_page(&page, &table);
-    }
+    page.write(&table);
+    assert!(broken.is_empty(), "connections are broken: {broken:?}\n{table}");
 }
 
 /// One fault, with traffic of its own.
@@ -235,7 +236,7 @@ impl Trial<'_> {
         let (cloud, row) = (self.cloud, self.row);
         let copies = self.wait_calm();
         let mut ends = self.connections(&copies);
-        let probe = Running::start(&cloud.lab, "vm1", Duration::from_millis(5)).unwrap();
+        let probe = Running::start(&cloud.lab, "vm1", PACE).unwrap();
         cloud.wait_instance_reaches_the_world();
 
         let node = self.node(row.place, &copies);
@@ -257,7 +258,7 @@ impl Trial<'_> {
         cloud.wait_instance_reaches_the_world();
         let report = probe.finish().unwrap();
         eprintln!("  {report}");
-        Measured { gap_ms: report.longest_gap_ms(), lost: report.lost(), alive }
+        Measured { report, alive }
     }
 
     /// Breaks something, and mends what does not mend itself.
@@ -375,34 +376,25 @@ impl Trial<'_> {
                 Ok(Some(()))
             })
             .unwrap();
-        }
             lab.machine(node).wait_nothing_to_do().unwrap();
+        }
         let mut copies = vec![active];
         copies.extend(lab.hosts_of(self.router).into_iter().filter(|node| *node != active));
         copies
     }
 }
 
-fn page_path() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)
-}
+const HEADER: &str =
+    "| event | noticed by | result | gap, ms | packets lost | connections broken |\n|---|---|---|---|---|---|\n";
 
 fn line(row: &Row, all: &[Measured]) -> String {
-    let mut gaps: Vec<f64> = all.iter().map(|measured| measured.gap_ms).collect();
+    let mut gaps: Vec<f64> = all.iter().map(|measured| measured.report.longest_gap_ms()).collect();
     gaps.sort_by(f64::total_cmp);
     let (least, middle, most) = (gaps[0], gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
     let gap = if gaps.len() == 1 { format!("{least:.0}") } else { format!("{least:.0} / {middle:.0} / {most:.0}") };
-    let lost: Vec<String> = all.iter().map(|measured| measured.lost.to_string()).collect();
+    let lost: Vec<String> = all.iter().map(|measured| measured.report.lost().to_string()).collect();
     let broken: usize = all.iter().map(|measured| OUTWARD + INWARD - measured.alive).sum();
     let mut line = format!("| {} | {} | {} ", row.name, row.noticed_by, row.result);
     let _ = writeln!(line, "| {gap} | {} | {broken} of {} |", lost.join(", "), all.len() * (OUTWARD + INWARD));
     line
-}
-
-fn write_page(page: &str, table: &str) {
-    let (head, rest) = page.split_once(BEGIN).unwrap();
-    let (_, tail) = rest.split_once(END).unwrap();
-    let header =
-        "| event | noticed by | result | gap, ms | packets lost | connections broken |\n|---|---|---|---|---|---|\n";
-    std::fs::write(page_path(), format!("{head}{BEGIN}{header}{table}{END}{tail}")).unwrap();
 }

@@ -19,6 +19,7 @@ mod ipv6;
 mod keepalived;
 mod membership;
 mod planned;
+mod page;
 mod random;
 mod settled;
 mod side_by_side;
