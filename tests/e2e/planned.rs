@@ -184,7 +184,11 @@ fn hosts_that_are_restarted_without_waiting_and_keepers_alone_lose_no_packet_and
 
 #[test]
 fn a_drained_host_loses_its_routers_and_no_packet_or_connection_until_it_is_undrained() {
-    let mut cloud = Cloud::up("drain", Some(1));
+    let mut cloud = Cloud::up_with("drain", |spec| {
+        spec.advert_int = Some(1);
+        // Time enough for verbs that fail because a host is silent, before the server takes it for dead.
+        spec.agent_down_time = Some(20);
+    });
     let router = cloud.with_router();
     let active = wait_all_copies(&cloud, router);
     cloud.wait_shown_active("router1", active);
@@ -259,7 +263,7 @@ fn verbs_end_when_they_cannot_do_what_they_are_asked(cloud: &Cloud, router: Rout
 
     let stopped = Fault::Process(Daemon::Control, Signal::Stop);
     lab.fail(active, stopped.clone()).unwrap();
-    // First, as the server takes the host for dead a few seconds from now.
+    // First, as the server takes the host for dead after a while.
     let said = refused(Node::Controller, &format!("evergate drain {active} --timeout 2"));
     assert!(said.contains(&format!("still active on {active}: {router}")) && said.contains("reported last"), "{said}");
     lab.machine(Node::Controller).shell(&format!("evergate undrain {active}")).unwrap();

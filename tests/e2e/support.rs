@@ -1,7 +1,7 @@
 //! A lab with a router in it, for one test.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evergate_lab::client::Client;
 use evergate_lab::{ADMIN_CLOUD, MEMBER_CLOUD, Node, Spec, Temporary, wait_for};
@@ -99,6 +99,15 @@ impl Cloud {
             Ok((shown.len() == 1 && shown[0].0 == active.to_string()).then_some(copies))
         })
         .unwrap()
+    }
+}
+
+/// Fails if something ceases to be so for a while.
+pub(crate) fn for_a_while(what: &str, time: Duration, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        assert!(so(), "ceased: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

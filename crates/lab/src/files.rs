@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::spec::{API_PORT, Node, PHYSICAL_NETWORK, Profile, Spec};
 
-/// A host counts as dead after this many seconds without a report (`agent_down_time`).
+/// A host counts as dead after this many seconds without a report (`agent_down_time`), unless the lab differs.
 pub const AGENT_DOWN_TIME_S: u64 = 5;
 
 /// Writes what `node` needs on its disk before it starts.
@@ -66,14 +66,15 @@ fn configuration(spec: &Spec, node: Node) -> Vec<(&'static str, String)> {
     match node {
         Node::Outside | Node::Web => Vec::new(),
         Node::Controller => {
-            vec![("neutron.conf", controller_conf(spec.profile, &server)), ("ml2_conf.ini", ml2_conf())]
+            vec![("neutron.conf", controller_conf(spec, &server)), ("ml2_conf.ini", ml2_conf())]
         }
         Node::Network(_) | Node::Compute(_) => host_files(spec, node, &server),
     }
 }
 
-fn controller_conf(profile: Profile, server: &str) -> String {
-    let distributed = match profile {
+fn controller_conf(spec: &Spec, server: &str) -> String {
+    let agent_down_time = spec.agent_down_time.unwrap_or(AGENT_DOWN_TIME_S);
+    let distributed = match spec.profile {
         Profile::Ha => "False",
         Profile::DvrHa => "True",
     };
@@ -87,7 +88,7 @@ router_distributed = {distributed}
 l3_ha = True
 l3_ha_net_cidr = 169.254.192.0/18
 max_l3_agents_per_router = 3
-agent_down_time = {AGENT_DOWN_TIME_S}
+agent_down_time = {agent_down_time}
 bind_host = 0.0.0.0
 bind_port = {API_PORT}
 use_ssl = True
@@ -213,6 +214,14 @@ mod tests {
         assert!(!text(&example()).contains("health_check"));
         let spec = Spec { health_check_interval: Some(2), ..example() };
         assert!(text(&spec).contains("ha_vrrp_health_check_interval = 2\n"));
+    }
+
+    #[test]
+    fn a_silent_host_counts_as_dead_within_seconds_unless_asked_otherwise() {
+        let text = |spec: &Spec| configuration(spec, Node::Controller).remove(0).1;
+        assert!(text(&example()).contains("agent_down_time = 5\n"));
+        let spec = Spec { agent_down_time: Some(20), ..example() };
+        assert!(text(&spec).contains("agent_down_time = 20\n"));
     }
 
     #[test]

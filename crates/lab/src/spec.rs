@@ -56,6 +56,10 @@ pub struct Spec {
     /// `ha_vrrp_health_check_interval` in the hosts' `l3_agent.ini`, in seconds; without it gateways are not asked.
     #[serde(default)]
     pub health_check_interval: Option<u8>,
+    /// `agent_down_time` in the server's `neutron.conf`, in seconds; without it,
+    /// [`AGENT_DOWN_TIME_S`](crate::AGENT_DOWN_TIME_S).
+    #[serde(default)]
+    pub agent_down_time: Option<u64>,
     /// What kind of deployment the hosts' and the server's files describe.
     #[serde(default)]
     pub profile: Profile,
@@ -76,6 +80,7 @@ impl Spec {
             vrrp3_interval_ms: None,
             bfd_interval_ms: None,
             health_check_interval: None,
+            agent_down_time: None,
             profile: Profile::Ha,
             evergate,
             client: None,
