@@ -15,13 +15,13 @@ const WEB: &str = "http://198.51.100.10/";
 const GATEWAYS: [&str; 2] = ["203.0.113.110", "203.0.113.111"];
 
 /// Creates an object, and returns it.
-fn create(lab: &Lab, kind: &str, body: &Value) -> Value {
+pub(crate) fn create(lab: &Lab, kind: &str, body: &Value) -> Value {
     let path = format!("/v2.0/{}s", kind.replace('_', "-").replace("subnet-pool", "subnetpool"));
     let made = lab.api_ok("POST", &path, Some(&json!({ kind: body }))).unwrap();
     made[kind].clone()
 }
 
-fn id(object: &Value) -> &str {
+pub(crate) fn id(object: &Value) -> &str {
     object["id"].as_str().unwrap()
 }
 
@@ -29,7 +29,7 @@ fn update(lab: &Lab, path: &str, kind: &str, body: &Value) -> Value {
     lab.api_ok("PUT", path, Some(&json!({ kind: body }))).unwrap()
 }
 
-fn add_interface(lab: &Lab, router: &Value, subnet: &Value) {
+pub(crate) fn add_interface(lab: &Lab, router: &Value, subnet: &Value) {
     let body = json!({"subnet_id": id(subnet)});
     lab.api_ok("PUT", &format!("/v2.0/routers/{}/add_router_interface", id(router)), Some(&body)).unwrap();
 }

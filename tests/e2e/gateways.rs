@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evergate_lab::fault::Fault;
 use evergate_lab::spec::Link;
-use evergate_lab::{Node, wait_for};
+use evergate_lab::{Node, Profile, wait_for};
 use evergate_model::RouterId;
 
 use crate::support::{Cloud, PATIENCE, for_a_while};
@@ -46,6 +46,45 @@ fn a_host_that_loses_its_uplink_or_its_gateway_gives_its_routers_away() {
     });
     assert_eq!(epoch(&cloud, third, router), before);
     cloud.wait_instance_reaches_the_world();
+}
+
+#[test]
+fn the_source_nat_of_a_distributed_router_follows_its_gateway_and_goes_round_when_no_copy_has_one() {
+    let mut cloud = Cloud::up_with("goround", |spec| {
+        spec.profile = Profile::DvrHa;
+        (spec.network_hosts, spec.compute_hosts) = (2, 1);
+        spec.advert_int = Some(1);
+        spec.health_check_interval = Some(1);
+    });
+    let router = cloud.with_router();
+    cloud.with_instance();
+    let first = cloud.lab.wait_copies(router, 2, &["ha-", "sg-", "qg-"]).unwrap();
+    cloud.lab.wait_watching(router).unwrap();
+    let loss = Fault::Loss(Link::Uplink, 100);
+    cloud.lab.fail(first, loss.clone()).unwrap();
+    let second = moved(&cloud, router, first);
+    cloud.wait_shown_active("router1", second);
+    cloud.wait_instance_reaches_the_world();
+
+    // No copy has a way to the gateway any more: each tries in turn, whichever did not for longest.
+    cloud.lab.fail(second, loss.clone()).unwrap();
+    for from in [second, first, second] {
+        moved(&cloud, router, from);
+    }
+    // Until one finds it again.
+    cloud.lab.heal(second, &loss).unwrap();
+    wait_for("the copy that recovered serves", PATIENCE, || {
+        Ok((cloud.lab.active_hosts(router)? == [second]).then_some(()))
+    })
+    .unwrap();
+    cloud.wait_instance_reaches_the_world();
+    let before = epoch(&cloud, second, router);
+    cloud.lab.heal(first, &loss).unwrap();
+    for_a_while("the role stays where it is", Duration::from_secs(4), || {
+        cloud.lab.active_hosts(router).unwrap() == [second]
+    });
+    assert_eq!(epoch(&cloud, second, router), before);
+    cloud.wait_shown_active("router1", second);
 }
 
 /// Grows with every takeover.
