@@ -15,6 +15,27 @@ use evergate_model::{AddressScopeId, HostConfig, PortForwardingId};
 use crate::cloud::{self, COMPUTE, INSTANCE_PORT, PROJECT_NET, ROUTER};
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "golden files are files; the crate itself has none")]
+fn every_rule_that_the_life_of_a_packet_quotes_is_in_a_golden_plan() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("../../docs/life-of-a-packet.md")).unwrap();
+    let plans: Vec<String> = std::fs::read_dir(root.join("tests/plans"))
+        .unwrap()
+        .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    // Between every other pair of fences.
+    let quoted: Vec<&str> =
+        page.split("\n```").skip(1).step_by(2).flat_map(str::lines).filter(|line| !line.is_empty()).collect();
+    assert!(quoted.len() >= 5, "the page quotes rules: {quoted:?}");
+    for rule in quoted {
+        assert!(plans.iter().any(|plan| plan.contains(rule)), "no golden plan has '{rule}'");
+    }
+    for name in page.split('`').filter(|word| word.ends_with(".txt")) {
+        assert!(root.join("tests/plans").join(name.trim_start_matches('/')).exists(), "there is no plan '{name}'");
+    }
+}
+
+#[test]
 fn an_ha_router_is_created_on_a_network_host() {
     let kernel = cloud::kernel(&[]);
     let desired = cloud::network_host(&cloud::ha_host()).kernel;
