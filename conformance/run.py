@@ -30,7 +30,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-SUITES = ["client", "fuzz", "sdk", "tempest", "terraform"]
+SUITES = ["client", "neutron", "fuzz", "sdk", "tempest", "terraform"]
 
 # The server starts in well under a second; a loaded machine gets more.
 START_PATIENCE = 60

@@ -1,6 +1,6 @@
 //! Runs the fast part of the conformance kit (`conformance/run.py`) against a real server on loopback: command lines
-//! of the stock client, requests made out of the OpenAPI document, and those of Terraform's provider. It needs the
-//! client in `.venv` and Schemathesis in `.venv-fuzz` (`make deps`).
+//! of the stock client and of the one before it, requests made out of the OpenAPI document, and those of Terraform's
+//! provider. It needs the clients in `.venv` and `.venv-neutron`, and Schemathesis in `.venv-fuzz` (`make deps`).
 
 use std::path::Path;
 use std::process::Command;
@@ -8,6 +8,11 @@ use std::process::Command;
 #[test]
 fn the_stock_client_finds_what_it_expects() {
     runs("client");
+}
+
+#[test]
+fn the_client_before_it_finds_what_the_documents_expect() {
+    runs("neutron");
 }
 
 #[test]
