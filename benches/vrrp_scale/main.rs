@@ -6,7 +6,7 @@
 //! backups, so sending and receiving are told apart.
 //!
 //! `EVERGATE_BENCH_ROUTERS=10,100` and `EVERGATE_BENCH_SECONDS=5` make it shorter, `EVERGATE_BENCH_FLOOD=1` floods
-//! advertisements to all copies of a host, as it is where few are. All four sizes take about ten minutes, most of which goes
+//! advertisements to all copies of a host, as it is where few are, `EVERGATE_BENCH_ONLY=takeovers` leaves out all else. All four sizes take about ten minutes, most of which goes
 //! by with the making and removing of namespaces.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "one message among many is looked for")]
@@ -51,6 +51,9 @@ fn size(routers: u16, time: Duration) -> Result<()> {
         wires.routers(side, routers)?;
     }
     println!("{routers:>5} routers: namespaces made in {:.0} s", start.elapsed().as_secs_f64());
+    if setting("EVERGATE_BENCH_ONLY", "") == "takeovers" {
+        return keepers::takeovers(routers, &wires);
+    }
     let quiet = [100, 10].map(|interval_cs| Run { routers, interval_cs, time, burners: 0 });
     // Beyond, whoever waits for the CPU is measured, and not whoever uses it.
     let busy = (routers <= 1000).then_some(Run { burners: 4, ..quiet[1] });
