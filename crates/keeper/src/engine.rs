@@ -486,6 +486,12 @@ impl Engine {
         self.finish(now);
     }
 
+    /// Takes the list of all links of a router's namespace, after changes of some were missed.
+    pub fn handle_links(&mut self, router: RouterId, links: &BTreeMap<u32, bool>, now: Instant) {
+        self.with(router, |copy, shared| copy.handle_links(links, shared, now));
+        self.finish(now);
+    }
+
     /// Takes a datagram from the claim socket.
     pub fn handle_claim(&mut self, datagram: &[u8], from: IpAddr, now: Instant) {
         let Some(key) = self.shared.key.clone() else { return };

@@ -7,6 +7,7 @@
 
 mod bfd;
 mod control;
+mod links;
 mod mailbox;
 mod scripts;
 mod sockets;
@@ -24,7 +25,7 @@ use anyhow::Context as _;
 use evergate_kernel::rt::{self, BatchSocket, Epoll, LinkWatch, NetnsFd};
 use evergate_kernel::sys::{self, LockFile, Signal, SignalFd};
 use evergate_model::RouterId;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::claims::wire::MAX_DATAGRAM;
 use crate::engine::effect::Effect;
@@ -34,6 +35,7 @@ use crate::radv::Advertising;
 use crate::replication::Replication;
 use bfd::BfdPort;
 use control::Connection;
+use links::{Change, Links};
 use mailbox::Mailbox;
 use scripts::Scripts;
 use sockets::RouterSockets;
@@ -78,12 +80,12 @@ const WORKER: u64 = 4;
 const BFD: u64 = 5;
 const SCRIPTS: u64 = 6;
 const HOST_LINKS: u64 = 7;
+const LINKS: u64 = 8;
 /// Tokens from here on: four per opening of a router's sockets.
-const FIRST_ROUTER: u64 = 8;
+const FIRST_ROUTER: u64 = 12;
 const VRRP: u64 = 0;
-const LINKS: u64 = 1;
 /// Two: for IPv4 and IPv6.
-const ANSWERS: u64 = 2;
+const ANSWERS: u64 = 1;
 const TOKENS_PER_ROUTER: u64 = 4;
 
 /// Runs until it is told to stop.
@@ -106,6 +108,7 @@ struct Shell {
     worker: Worker,
     scripts: Scripts,
     host_links: LinkWatch,
+    links: Links,
     replication: Replication,
     advertising: Advertising,
     routers: BTreeMap<RouterId, Router>,
@@ -165,6 +168,8 @@ impl Shell {
         epoll.add(&worker, WORKER)?;
         epoll.add(&scripts, SCRIPTS)?;
         epoll.add(&host_links, HOST_LINKS)?;
+        let links = Links::open().context("failed to watch the links of namespaces")?;
+        epoll.add(&links, LINKS)?;
         let now = Instant::now();
         Ok(Self {
             engine: Engine::new(start, now),
@@ -178,6 +183,7 @@ impl Shell {
             worker,
             scripts,
             host_links,
+            links,
             replication,
             advertising,
             routers: BTreeMap::new(),
@@ -281,6 +287,7 @@ impl Shell {
                 WORKER => self.take_done()?,
                 SCRIPTS => self.take_scripts(),
                 HOST_LINKS => self.read_host_links()?,
+                LINKS => self.read_links()?,
                 router => self.handle_router(router)?,
             }
             self.carry_out()?;
@@ -401,7 +408,6 @@ impl Shell {
         let Some(&router) = self.router_of.get(&base) else { return Ok(()) };
         match token - base {
             VRRP => self.read_frames(router),
-            LINKS => self.read_links(router),
             answers => {
                 self.read_answers(router, (answers - ANSWERS) as usize);
                 Ok(())
@@ -458,13 +464,32 @@ impl Shell {
         Ok(())
     }
 
-    fn read_links(&mut self, router: RouterId) -> anyhow::Result<()> {
+    fn read_links(&mut self) -> anyhow::Result<()> {
         for _ in 0..READS_PER_TURN {
-            let Some((ifindex, up)) = self.open(router).and_then(|open| open.sockets.next_link()) else { break };
-            self.engine.handle_link(router, ifindex, up, Instant::now());
-            self.carry_out()?;
+            match self.links.next() {
+                Some(Change::Of { router, ifindex, up }) => {
+                    self.engine.handle_link(router, ifindex, up, Instant::now());
+                    self.carry_out()?;
+                }
+                Some(Change::Missed) => {
+                    debug!("changes of links were missed; listing all");
+                    for (&router, entry) in &self.routers {
+                        self.links.begin();
+                        self.worker.give(Job::List { router, life: entry.life })?;
+                    }
+                }
+                None => break,
+            }
         }
         Ok(())
+    }
+
+    /// What was heard while its links were being listed may be newer than the list.
+    fn catch_up_with_links(&mut self, router: RouterId) {
+        for (ifindex, up) in self.links.heard_of(router) {
+            self.engine.handle_link(router, ifindex, up, Instant::now());
+        }
+        self.links.end();
     }
 
     /// Carries out what the engine wants, until it wants nothing more.
@@ -474,10 +499,12 @@ impl Shell {
                 Effect::OpenSockets { router, request, fresh } => {
                     let life = self.routers.entry(router).or_insert(Router { life: self.next_token, open: None }).life;
                     self.next_token += TOKENS_PER_ROUTER;
+                    self.links.begin();
                     self.worker.give(Job::Open { router, life, request, fresh })?;
                 }
                 Effect::CloseSockets { router } => {
                     let sockets = self.routers.remove(&router).and_then(|entry| entry.open);
+                    self.links.forget(router);
                     let sockets = sockets.map(|open| self.unwatch(open));
                     self.unsent.retain(|(of, _)| *of != router);
                     self.worker.give(Job::Close { router, sockets })?;
@@ -515,7 +542,11 @@ impl Shell {
             match done {
                 // The router was removed meanwhile. These sockets are closed here, and not by the worker, so
                 // that they are when that is told: its answer to the removal is still to come.
-                Done::Opened { router, life, .. } if self.routers.get(&router).is_none_or(|it| it.life != life) => {}
+                Done::Opened { router, life, .. } | Done::Listed { router, life, .. }
+                    if self.routers.get(&router).is_none_or(|it| it.life != life) =>
+                {
+                    self.links.end();
+                }
                 Done::Opened { router, life: _, request, result } => {
                     let opened = match result {
                         Ok((Some(sockets), opened)) => self.take_sockets(router, sockets).map(|()| opened),
@@ -523,6 +554,14 @@ impl Shell {
                         Err(error) => Err(error),
                     };
                     self.engine.handle_opened(router, &request, opened, Instant::now());
+                    self.catch_up_with_links(router);
+                }
+                Done::Listed { router, life: _, links } => {
+                    match links {
+                        Ok(links) => self.engine.handle_links(router, &links, Instant::now()),
+                        Err(error) => warn!(%router, "changes of its links may have been missed: {error}"),
+                    }
+                    self.catch_up_with_links(router);
                 }
                 Done::Closed { router } => self.engine.handle_closed(router),
                 Done::Ran { batch, results } => self.engine.handle_batch(&batch, results, Instant::now()),
@@ -536,13 +575,13 @@ impl Shell {
     fn take_sockets(&mut self, router: RouterId, sockets: RouterSockets) -> Result<(), String> {
         let token = self.next_token;
         self.next_token += TOKENS_PER_ROUTER;
-        let watched = self.epoll.add(&sockets.vrrp, token + VRRP);
-        let mut watched = watched.and_then(|()| self.epoll.add(&sockets.watch, token + LINKS));
+        let mut watched = self.epoll.add(&sockets.vrrp, token + VRRP);
         for (socket, family) in sockets.answers.iter().zip(0..).filter_map(|(socket, n)| Some((socket.as_ref()?, n))) {
             watched = watched.and_then(|()| self.epoll.add(socket, token + ANSWERS + family));
         }
         watched.map_err(|error| format!("failed to watch its sockets: {error}"))?;
         self.router_of.insert(token, router);
+        self.links.watch(router, sockets.netns);
         let old = self.routers.get_mut(&router).and_then(|entry| entry.open.replace(Open { sockets, token }));
         if let Some(old) = old {
             let old = self.unwatch(old);
@@ -555,7 +594,6 @@ impl Shell {
         self.router_of.remove(&open.token);
         // They are closed later, by the worker; until then they are not to wake the loop.
         let _ = self.epoll.remove(&open.sockets.vrrp);
-        let _ = self.epoll.remove(&open.sockets.watch);
         for socket in open.sockets.answers.iter().flatten() {
             let _ = self.epoll.remove(socket);
         }

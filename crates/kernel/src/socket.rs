@@ -14,8 +14,9 @@ use tracing::debug;
 
 use crate::error::{Cause, Refusal};
 use crate::netns::NetnsFd;
-use crate::sys::check;
-use crate::uapi::{NLMSGERR_ATTR_MSG, RTM_DELNEXTHOP};
+use crate::route::link;
+use crate::sys::{self, check};
+use crate::uapi::{NETLINK_LISTEN_ALL_NSID, NLMSGERR_ATTR_MSG, RTM_DELNEXTHOP};
 use crate::wire::{
     Attrs, Frame, Frames, HEADER_LEN, Message, i32_at, message_type, set_sequence, text, u16_at, u32_at,
 };
@@ -107,6 +108,33 @@ impl Socket {
         })
     }
 
+    /// Lets it hear what it is subscribed to of all namespaces that have a number in its own.
+    pub(crate) fn listen_everywhere(&self) -> io::Result<()> {
+        self.set_option(libc::SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
+    }
+
+    /// Receives a notification, with the number of the namespace that it is of; without one, it is of the socket's own.
+    pub(crate) fn receive_from_anywhere(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Option<i32>)>> {
+        // SAFETY: all zeroes is a valid value of this plain structure.
+        let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
+        // Aligned for control messages, and large enough for one number.
+        let mut control = [0_u64; 8];
+        let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        header.msg_iov = &raw mut data;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = mem::size_of_val(&control) as _;
+        // SAFETY: every pointer in the header is to memory that outlives the call, with its length.
+        match check(unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) }) {
+            Ok(length) => {
+                let number = sys::control_number(&header, &[(libc::SOL_NETLINK, NETLINK_LISTEN_ALL_NSID)]);
+                Ok(Some((length as usize, number)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Gives the socket a port. Sending does the same; but a socket that only listens would keep port 0,
     /// the kernel's own, and whoever sends a notification is left out when it is delivered.
     fn bind(&self) -> io::Result<()> {
@@ -181,6 +209,11 @@ impl Socket {
             }
         }
         unanswered.map_or(Ok(()), |index| Err((index, lost().into())))
+    }
+
+    /// The number by which the socket's namespace knows another one, if it has one.
+    pub(crate) fn netns_number(&mut self, netns: &NetnsFd) -> Result<Option<i32>, Cause> {
+        Ok(self.get(link::get_netns_number(netns))?.as_deref().and_then(link::read_netns_number))
     }
 
     /// Asks for one object. `None` when the answer is an acknowledgement only.

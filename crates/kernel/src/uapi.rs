@@ -24,6 +24,8 @@ pub(crate) const VETH_INFO_PEER: u16 = 1;
 // linux/net_namespace.h
 pub(crate) const NETNSA_NSID: u16 = 1;
 pub(crate) const NETNSA_FD: u16 = 3;
+// linux/netlink.h
+pub(crate) const NETLINK_LISTEN_ALL_NSID: libc::c_int = 8;
 
 // linux/neighbour.h
 pub(crate) const NDA_NH_ID: u16 = 13;

@@ -5,17 +5,18 @@
 //! caller may trust that the last event about a link is true.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::error::{Cause, Error};
 use crate::netns::NetnsFd;
 use crate::route::link;
 use crate::socket::{Protocol, Socket};
 use crate::sys;
-use crate::wire::Frames;
+use crate::wire::{Frame, Frames};
 
 /// A notification about one link, with all its attributes, takes about 1.5 KiB.
 const BUFFER: usize = 16 << 10;
@@ -76,6 +77,97 @@ impl AsRawFd for HostWatch {
     }
 }
 
+/// What a [`MachineLinkWatch`] heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A link of a namespace, as it is now. Not every event is a change of what [`LinkEvent`] holds.
+    Link {
+        /// The namespace's number in the watch's own.
+        netns: i32,
+        /// The link.
+        link: LinkEvent,
+    },
+    /// Notifications were lost: all links of all namespaces are to be listed anew.
+    Lost,
+}
+
+/// Hears of the links of all namespaces that have a number in the one it was opened in, on one socket.
+///
+/// The kernel offers each notification, of whichever namespace, to each socket that is subscribed to anything: with a
+/// watch per namespace, an address in one of a thousand costs a thousand looks. Who uses it lists what there is
+/// ([`list_links`]) after the namespace has its number.
+#[derive(Debug)]
+pub struct MachineLinkWatch {
+    socket: Socket,
+    queue: VecDeque<Heard>,
+}
+
+impl MachineLinkWatch {
+    /// Subscribes in the calling thread's namespace.
+    pub fn open() -> Result<Self, Error> {
+        let open = || -> Result<Socket, Cause> {
+            let socket = Socket::open(Protocol::Route)?;
+            socket.listen_everywhere()?;
+            socket.join(libc::RTNLGRP_LINK)?;
+            Ok(socket)
+        };
+        open().map(|socket| Self { socket, queue: VecDeque::new() }).map_err(watching)
+    }
+
+    /// The next thing heard, if there is one now. A socket that fails yields `None`, and says so in the log.
+    #[expect(clippy::should_implement_trait, reason = "more comes later again, unlike an iterator's items")]
+    pub fn next(&mut self) -> Option<Heard> {
+        let mut buffer = [0; BUFFER];
+        while self.queue.is_empty() {
+            match self.socket.receive_from_anywhere(&mut buffer) {
+                Ok(Some((length, Some(netns)))) => {
+                    let links = Frames(&buffer[..length]).filter_map(|frame| event(&frame));
+                    self.queue.extend(links.map(|link| Heard::Link { netns, link }));
+                }
+                // The watch's own namespace.
+                Ok(Some((_, None))) => {}
+                Ok(None) => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Some(Heard::Lost),
+                Err(error) => {
+                    warn!(error = watching(error.into()).full(), "link events may be missed");
+                    return None;
+                }
+            }
+        }
+        self.queue.pop_front()
+    }
+}
+
+impl AsRawFd for MachineLinkWatch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// All links of a namespace.
+pub fn list_links(netns: &NetnsFd) -> Result<Vec<LinkEvent>, Error> {
+    let list = || -> Result<Vec<LinkEvent>, Cause> {
+        let found = Socket::open_in(netns, Protocol::Route)?.dump(link::dump())?;
+        Ok(Frames(&found).filter_map(|frame| event(&frame)).collect())
+    };
+    list().map_err(|cause| Error::new("list links", cause))
+}
+
+/// What a notification, or an item of a list, says of a link.
+fn event(frame: &Frame<'_>) -> Option<LinkEvent> {
+    let gone = match frame.kind {
+        libc::RTM_NEWLINK => false,
+        libc::RTM_DELLINK => true,
+        _ => return None,
+    };
+    // Not every such message is about a link: a port that leaves its bridge makes a DELLINK of the
+    // bridge's family. `read` passes over those.
+    let link = link::read(frame.payload)?;
+    let running = link.running && !gone;
+    Some(LinkEvent { name: link.name, ifindex: link.index, up: link.up && !gone, running, gone })
+}
+
 pub(crate) fn watching(cause: Cause) -> Error {
     Error::new("watch links", cause)
 }
@@ -119,19 +211,8 @@ impl Watcher {
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        for frame in Frames(bytes) {
-            let gone = match frame.kind {
-                libc::RTM_NEWLINK => false,
-                libc::RTM_DELLINK => true,
-                _ => continue,
-            };
-            // Not every such message is about a link: a port that leaves its bridge makes a DELLINK of the
-            // bridge's family. `read` passes over those.
-            if let Some(link) = link::read(frame.payload) {
-                let (name, ifindex) = (link.name, link.index);
-                let running = link.running && !gone;
-                self.tell(LinkEvent { name, ifindex, up: link.up && !gone, running, gone });
-            }
+        for event in Frames(bytes).filter_map(|frame| event(&frame)) {
+            self.tell(event);
         }
     }
 
@@ -159,13 +240,13 @@ impl Watcher {
         // On a socket of its own: on ours the answer would come between notifications.
         let found = Socket::open_in(&self.netns, Protocol::Route)?.dump(link::dump())?;
         let links: BTreeMap<_, _> =
-            Frames(&found).filter_map(|frame| link::read(frame.payload)).map(|link| (link.index, link)).collect();
+            Frames(&found).filter_map(|frame| event(&frame)).map(|link| (link.ifindex, link)).collect();
         let gone: Vec<_> = self.told.values().filter(|told| !links.contains_key(&told.ifindex)).cloned().collect();
         for told in gone {
             self.tell(LinkEvent { up: false, running: false, gone: true, ..told });
         }
-        for (ifindex, link) in links {
-            self.tell(LinkEvent { name: link.name, ifindex, up: link.up, running: link.running, gone: false });
+        for link in links.into_values() {
+            self.tell(link);
         }
         Ok(())
     }

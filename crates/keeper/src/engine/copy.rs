@@ -486,6 +486,16 @@ impl RouterCopy {
     }
 
     /// Takes the state of a link in the namespace.
+    pub(super) fn handle_links(&mut self, links: &BTreeMap<u32, bool>, shared: &mut Shared, now: Instant) {
+        let gone: Vec<u32> = self.links.keys().filter(|ifindex| !links.contains_key(ifindex)).copied().collect();
+        for ifindex in gone {
+            self.handle_link(ifindex, None, shared, now);
+        }
+        for (&ifindex, &up) in links {
+            self.handle_link(ifindex, Some(up), shared, now);
+        }
+    }
+
     pub(super) fn handle_link(&mut self, ifindex: u32, up: Option<bool>, shared: &mut Shared, now: Instant) {
         let before = match up {
             Some(up) => self.links.insert(ifindex, up),

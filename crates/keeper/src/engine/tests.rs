@@ -147,6 +147,12 @@ impl Host {
         self.settle();
     }
 
+    fn list_links(&mut self, links: BTreeMap<u32, bool>) {
+        self.links = links;
+        self.engine.handle_links(R, &self.links, self.now);
+        self.settle();
+    }
+
     fn claim_from(&mut self, sender: IpAddr, kind: Kind, epoch: u64) {
         let entries = vec![Entry { router: R, epoch, vtep: Some(sender) }];
         let datagram = Message { kind, sender, entries }.emit(&key());

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use evergate_kernel::Error;
-use evergate_kernel::rt::{Filter, LinkEvent, LinkWatch, NetnsFd, PacketSocket};
+use evergate_kernel::rt::{self, BatchSocket, Filter, LinkEvent, NetnsFd, PacketSocket};
 use tracing::debug;
 
 use crate::engine::effect::SocketRequest;
@@ -13,7 +13,8 @@ use crate::engine::effect::SocketRequest;
 #[derive(Debug)]
 pub(super) struct RouterSockets {
     ha_ifindex: u32,
-    pub(super) watch: LinkWatch,
+    /// By which number the links of the namespace are told of.
+    pub(super) netns: i32,
     pub(super) vrrp: PacketSocket,
     senders: BTreeMap<u32, PacketSocket>,
     /// What IPv4 and IPv6 gateways answer on, where they are asked.
@@ -22,15 +23,14 @@ pub(super) struct RouterSockets {
 
 impl RouterSockets {
     /// Opens all that is requested; tells which links are up, by index.
-    pub(super) fn open(netns: &NetnsFd, request: &SocketRequest) -> Result<(Self, BTreeMap<u32, bool>), Error> {
-        let mut watch = LinkWatch::open(netns)?;
-        let mut links = BTreeMap::new();
-        while let Some(event) = watch.next() {
-            match state(&event) {
-                Some(up) => links.insert(event.ifindex, up),
-                None => links.remove(&event.ifindex),
-            };
-        }
+    pub(super) fn open(
+        host: &mut BatchSocket,
+        netns: &NetnsFd,
+        request: &SocketRequest,
+    ) -> Result<(Self, BTreeMap<u32, bool>), Error> {
+        // First the number, under which changes are heard of from now on, then the list.
+        let number = host.number_of(netns)?;
+        let links = links(netns)?;
         let vrrp = PacketSocket::open(netns, request.ha_ifindex, Filter::Vrrp { vrid: request.vrid })?;
         let mut senders = BTreeMap::new();
         for &ifindex in &request.send_on {
@@ -41,7 +41,7 @@ impl RouterSockets {
             }
         }
         let answers = open_answers(netns, request);
-        Ok((Self { ha_ifindex: request.ha_ifindex, watch, vrrp, senders, answers }, links))
+        Ok((Self { ha_ifindex: request.ha_ifindex, netns: number, vrrp, senders, answers }, links))
     }
 
     /// Sends a frame.
@@ -50,11 +50,12 @@ impl RouterSockets {
         let socket = socket.ok_or("the link was not there when its socket was to be opened")?;
         socket.send(frame).map_err(|error| error.to_string())
     }
+}
 
-    /// The next link event: the link's index, and whether it is up (`None`: gone).
-    pub(super) fn next_link(&mut self) -> Option<(u32, Option<bool>)> {
-        self.watch.next().map(|event| (event.ifindex, state(&event)))
-    }
+/// Which links of a namespace are up, by index.
+pub(super) fn links(netns: &NetnsFd) -> Result<BTreeMap<u32, bool>, Error> {
+    let links = rt::list_links(netns)?;
+    Ok(links.iter().filter_map(|link| Some((link.ifindex, state(link)?))).collect())
 }
 
 /// The role must not depend on them: where one cannot be opened, its gateways just do not answer.

@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use evergate_kernel::rt::{self, BatchSocket, NetnsFd};
 use evergate_model::RouterId;
 
-use super::sockets::RouterSockets;
+use super::sockets::{self, RouterSockets};
 use crate::engine::effect::{Action, Batch, Opened, SocketRequest};
 use crate::protocol::Place;
 
@@ -40,6 +40,11 @@ pub(super) enum Job {
     /// Closing is a job as well.
     Discard(RouterSockets),
     Run(Batch),
+    /// Lists the links of a router's namespace.
+    List {
+        router: RouterId,
+        life: u64,
+    },
 }
 
 /// What came of it.
@@ -53,6 +58,12 @@ pub(super) enum Done {
     },
     Closed {
         router: RouterId,
+    },
+    Listed {
+        router: RouterId,
+        life: u64,
+        /// Which are up, by index.
+        links: Result<BTreeMap<u32, bool>, String>,
     },
     Ran {
         batch: Batch,
@@ -147,6 +158,11 @@ impl Hands {
                     drop(sockets);
                     continue;
                 }
+                Job::List { router, life } => {
+                    let namespace = self.namespaces.get(&router).ok_or_else(|| "its namespace is not open".to_owned());
+                    let links = namespace.and_then(|it| sockets::links(&it.netns).map_err(|error| error.full()));
+                    Done::Listed { router, life, links }
+                }
                 Job::Run(batch) => {
                     let results = self.run(&batch);
                     Done::Ran { batch, results }
@@ -183,7 +199,8 @@ impl Hands {
         if !fresh && namespace.request == *request {
             return Ok((None, Opened { links: None, has_virtual_address: found }));
         }
-        let (sockets, links) = RouterSockets::open(&namespace.netns, request).map_err(|error| error.full())?;
+        let (sockets, links) =
+            RouterSockets::open(&mut self.host, &namespace.netns, request).map_err(|error| error.full())?;
         namespace.request = request.clone();
         Ok((Some(sockets), Opened { links: Some(links), has_virtual_address: found }))
     }

@@ -292,7 +292,16 @@ pub(crate) fn get_netns_number(netns: &NetnsFd) -> Message {
     Message::with_flags(libc::RTM_GETNSID, NLM_F_REQUEST).body(&[0; 4]).attr_u32(NETNSA_FD, netns.as_raw_fd() as u32)
 }
 
-/// Reads the answer; `None` when it has no number yet.
+/// Gives a namespace a number in a socket's namespace.
+pub(crate) fn number_netns(netns: &NetnsFd) -> Message {
+    Message::request(libc::RTM_NEWNSID, 0)
+        .body(&[0; 4])
+        .attr_u32(NETNSA_FD, netns.as_raw_fd() as u32)
+        // Any.
+        .attr_u32(NETNSA_NSID, u32::MAX)
+}
+
+/// Reads the answer to [`get_netns_number`]; `None` when it has no number yet.
 pub(crate) fn read_netns_number(payload: &[u8]) -> Option<i32> {
     Attrs::after(payload, 4).get(NETNSA_NSID).and_then(|value| i32_at(value, 0)).filter(|number| *number >= 0)
 }

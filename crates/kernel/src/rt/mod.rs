@@ -12,7 +12,7 @@ mod schedule;
 mod udp;
 
 pub use crate::netns::NetnsFd;
-pub use crate::watch::LinkEvent;
+pub use crate::watch::{Heard, LinkEvent, MachineLinkWatch, list_links};
 pub use epoll::Epoll;
 pub use guard::AddressGuard;
 pub use macvlan::{FoundLink, find_link, link_state_message, make_macvlan, remove_link};
@@ -37,7 +37,7 @@ use evergate_model::Mac;
 use tracing::warn;
 
 use crate::error::{Cause, Error};
-use crate::route::{address, neighbour};
+use crate::route::{address, link, neighbour};
 use crate::socket::{Protocol, Socket, is_already_so};
 use crate::watch::{Watcher, watching};
 use crate::wire::{Frames, is_one_message};
@@ -58,6 +58,19 @@ impl BatchSocket {
     pub fn open(netns: &NetnsFd) -> Result<Self, Error> {
         let socket = Socket::open_in(netns, Protocol::Route);
         socket.map(Self).map_err(|error| Error::new("open a route netlink socket", error))
+    }
+
+    /// The number by which the socket's namespace knows another one, as notifications name it; it is given one if it has none.
+    pub fn number_of(&mut self, netns: &NetnsFd) -> Result<i32, Error> {
+        let mut number = || -> Result<i32, Cause> {
+            if let Some(number) = self.0.netns_number(netns)? {
+                return Ok(number);
+            }
+            // Somebody else, who makes a link between the two, may be first.
+            let _ = self.0.exchange(&mut [link::number_netns(netns).finish()]);
+            self.0.netns_number(netns)?.ok_or_else(|| Cause::Invalid("it has no number here".to_owned()))
+        };
+        number().map_err(|cause| Error::new("number a network namespace", cause))
     }
 
     /// Sends all in one go; result i belongs to message i. Adding what is there and deleting what is gone succeed.

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::socket::set_option;
-use crate::sys::check;
+use crate::sys::{check, control_number};
 
 /// Sent with 255, so that a receiver on the same link sees that no router was crossed.
 const HOP_LIMIT: libc::c_int = 255;
@@ -131,22 +131,8 @@ fn bind_v6(address: SocketAddrV6) -> io::Result<UdpSocket> {
 
 /// The number in the control message that tells the hop limit.
 fn hop_limit(header: &libc::msghdr) -> Option<u8> {
-    // SAFETY: the kernel filled the control messages and their length; CMSG_* stay inside them.
-    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
-    while !message.is_null() {
-        // SAFETY: not null, and inside the control messages.
-        let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
-        if (level, kind) == (libc::IPPROTO_IP, libc::IP_TTL)
-            || (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
-        {
-            // SAFETY: both carry one C integer, at an address that need not be aligned for it.
-            let value = unsafe { libc::CMSG_DATA(message).cast::<libc::c_int>().read_unaligned() };
-            return u8::try_from(value).ok();
-        }
-        // SAFETY: as above.
-        message = unsafe { libc::CMSG_NXTHDR(header, message) };
-    }
-    None
+    let kinds = [(libc::IPPROTO_IP, libc::IP_TTL), (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)];
+    u8::try_from(control_number(header, &kinds)?).ok()
 }
 
 fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {

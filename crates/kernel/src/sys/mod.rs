@@ -32,6 +32,23 @@ pub(crate) fn check<T: PartialOrd + Default>(result: T) -> io::Result<T> {
     if result < T::default() { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// The number that the first control message of one of these kinds (level and type) carries.
+pub(crate) fn control_number(header: &libc::msghdr, kinds: &[(libc::c_int, libc::c_int)]) -> Option<libc::c_int> {
+    // SAFETY: the kernel filled the control messages and their length; CMSG_* stay inside them.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !message.is_null() {
+        // SAFETY: not null, and inside the control messages.
+        let kind = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
+        if kinds.contains(&kind) {
+            // SAFETY: each kind that is asked for carries one C integer, at an address that need not be aligned for it.
+            return Some(unsafe { libc::CMSG_DATA(message).cast::<libc::c_int>().read_unaligned() });
+        }
+        // SAFETY: as above.
+        message = unsafe { libc::CMSG_NXTHDR(header, message) };
+    }
+    None
+}
+
 /// A path for the C library.
 pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes())

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use evergate_kernel::rt::{LinkWatch, NetnsFd};
+use evergate_kernel::rt::{BatchSocket, Heard, LinkWatch, MachineLinkWatch, NetnsFd, list_links};
 use evergate_kernel::{HostWatch, LinkEvent};
 
 use crate::sandbox::*;
@@ -75,12 +75,15 @@ fn a_namespaces_watch_hears_its_links_and_no_others() {
 fn after_an_overrun_the_difference_is_told() {
     let mut kernel = host();
     apply(&mut kernel, &[add_netns("ns")]);
-    run("ip link add doomed type bridge; ip link add name br type bridge");
+    // Of a link that is down, the kernel does not tell such changes.
+    run(
+        "ip link add doomed type bridge; ip link add name br type bridge; ip link add noisy type bridge; ip link set noisy up",
+    );
     let mut watch = HostWatch::open().unwrap();
     while watch.next_event().unwrap().is_some() {}
     // More than the receive buffer holds, unread.
-    run("yes 'link set dev br alias x
-link set dev br alias y' | head -8000 | ip -batch -; ip link del doomed; ip link add late type bridge; ip link set dev br up");
+    run("yes 'link set dev noisy alias x
+link set dev noisy alias y' | head -8000 | ip -batch -; ip link del doomed; ip link add late type bridge; ip link set dev br up");
     let (mut doomed, mut late, mut up) = (false, false, false);
     while let Some(event) = watch.wait(Duration::ZERO).unwrap() {
         doomed |= event.name == "doomed" && event.gone;
@@ -88,4 +91,41 @@ link set dev br alias y' | head -8000 | ip -batch -; ip link del doomed; ip link
         up |= event.name == "br" && event.up;
     }
     assert!(doomed && late && up, "doomed {doomed}, late {late}, up {up}");
+}
+
+#[test]
+fn one_watch_hears_of_all_namespaces_that_have_a_number() {
+    let mut kernel = host();
+    apply(&mut kernel, &[add_netns("one"), add_netns("two"), add_netns("deaf")]);
+    let open = |name: &str| NetnsFd::open(&Path::new(NETNS_PATH).join(name)).unwrap();
+    let mut watch = MachineLinkWatch::open().unwrap();
+    let mut socket = BatchSocket::open(&NetnsFd::host().unwrap()).unwrap();
+    let [one, two] = ["one", "two"].map(|name| socket.number_of(&open(name)).unwrap());
+    assert_ne!(one, two);
+    assert_eq!(socket.number_of(&open("one")).unwrap(), one);
+    run("ip link add elsewhere type bridge; ip -n deaf link add unheard type bridge");
+    run("ip -n one link add first type bridge; ip -n two link add second type bridge; ip -n two link set second up");
+    run("ip -n two link del second");
+    let mut heard = Vec::new();
+    wait_for("all links", || {
+        while let Some(Heard::Link { netns, link }) = watch.next() {
+            heard.push((netns, link.name, link.up, link.gone));
+        }
+        heard.contains(&(two, "second".to_owned(), false, true))
+    });
+    assert!(heard.contains(&(one, "first".to_owned(), false, false)), "{heard:?}");
+    assert!(heard.contains(&(two, "second".to_owned(), true, false)), "{heard:?}");
+    assert!(heard.iter().all(|(_, name, ..)| !["elsewhere", "unheard"].contains(&name.as_str())), "{heard:?}");
+    let listed = list_links(&open("one")).unwrap();
+    assert!(listed.iter().any(|link| link.name == "first" && !link.up), "{listed:?}");
+
+    // More than the receive buffer holds, unread.
+    run("ip -n one link set first up");
+    run("yes 'link set dev first alias x
+link set dev first alias y' | head -8000 | ip -n one -batch -");
+    let mut all = Vec::new();
+    while let Some(heard) = watch.next() {
+        all.push(heard);
+    }
+    assert!(all.contains(&Heard::Lost), "{} heard", all.len());
 }

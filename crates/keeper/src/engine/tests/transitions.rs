@@ -167,6 +167,25 @@ fn without_its_ha_interface_a_copy_is_in_no_election_and_comes_back_as_backup() 
 }
 
 #[test]
+fn a_list_of_all_links_says_what_was_missed_of_them() {
+    for gone in [Some(false), None] {
+        let mut host = Host::active();
+        let all = host.links.clone();
+        host.list_links(all.clone());
+        assert_eq!(host.state(), "active");
+        let mut without = all.clone();
+        match gone {
+            Some(up) => without.insert(HA_LINK, up),
+            None => without.remove(&HA_LINK),
+        };
+        host.list_links(without);
+        assert_eq!((host.state(), host.kernel.len()), ("initialize".to_owned(), 0));
+        host.list_links(all);
+        assert_eq!(host.state(), "backup");
+    }
+}
+
+#[test]
 fn a_link_that_comes_back_gets_its_items_and_its_announcement_again() {
     let mut host = Host::active();
     host.link(QR_LINK, Some(false));
