@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use evergate_kernel::conntrack::{FlowOp, FlowTable};
 use evergate_kernel::rt::NetnsFd;
 use evergate_model::Flow;
-use evergate_model::flow::{L4, TcpTracking, Tuple, protocol, status, tcp_state};
+use evergate_model::flow::{L4, Tuple, protocol};
 
 /// Where the connections lead: RFC 2544's addresses for measurements.
 pub(crate) const SINK: &str = "198.18.0.0/15";
@@ -98,17 +98,7 @@ fn flow(n: u32) -> Flow {
     };
     let l4 = L4::Ports { src: 443, dst: 2_000 + (n % 60_000) as u16 };
     let reply = Tuple { src: original.dst, dst: Ipv4Addr::new(203, 0, 113, 250).into(), l4, ..original };
-    Flow {
-        original,
-        reply,
-        zone: 0,
-        status: status::SEEN_REPLY | status::ASSURED | status::CONFIRMED | status::SRC_NAT,
-        timeout_s: 3_600,
-        tcp: Some(TcpTracking { state: tcp_state::ESTABLISHED, window_scale: [7, 7], flags: [3, 3] }),
-        mark: 0,
-        labels: [0; 16],
-        sequence_adjustment: [None; 2],
-    }
+    Flow::established(original, reply)
 }
 
 /// Makes a command the server that [`connecting`] connects to.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use evergate_ctsync::{Engine, Limits, Role};
 use evergate_model::RouterId;
-use evergate_model::flow::{Flow, L4, TcpTracking, Tuple, protocol, status, tcp_state};
+use evergate_model::flow::{Flow, L4, Tuple, protocol};
 
 const ROUTER: RouterId = RouterId::from_u128(1);
 
@@ -68,17 +68,7 @@ fn flow(n: u32) -> Flow {
     };
     let to = L4::Ports { src: 80, dst: 1024 + (n % 60_000) as u16 };
     let reply = Tuple { src: original.dst, dst: IpAddr::from([203, 0, 113, 1]), l4: to, ..original };
-    Flow {
-        original,
-        reply,
-        zone: 0,
-        status: status::SEEN_REPLY | status::ASSURED | status::CONFIRMED | status::SRC_NAT,
-        timeout_s: 432_000,
-        tcp: Some(TcpTracking { state: tcp_state::ESTABLISHED, window_scale: [7, 7], flags: [3, 3] }),
-        mark: 0,
-        labels: [0; 16],
-        sequence_adjustment: [None; 2],
-    }
+    Flow::established(original, reply)
 }
 
 /// Resident memory of this process, in bytes.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use evergate_ctsync::message::{Message, Record};
 use evergate_ctsync::{Change, Engine, Limits, Role, is_valuable};
 use evergate_model::RouterId;
-use evergate_model::flow::{Flow, FlowKey, L4, TcpTracking, Tuple, protocol, status, tcp_state};
+use evergate_model::flow::{Flow, FlowKey, L4, Tuple, protocol, status};
 use proptest::prelude::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -36,17 +36,7 @@ fn flow(n: u32, variant: u16) -> Flow {
     };
     let to = L4::Ports { src: 80, dst: 20_000 + variant };
     let reply = Tuple { src: original.dst, dst: "203.0.113.1".parse().unwrap(), l4: to, ..original };
-    Flow {
-        original,
-        reply,
-        zone: 0,
-        status: status::SEEN_REPLY | status::ASSURED | status::CONFIRMED | status::SRC_NAT,
-        timeout_s: 432_000,
-        tcp: Some(TcpTracking { state: tcp_state::ESTABLISHED, window_scale: [7, 7], flags: [3, 3] }),
-        mark: 0,
-        labels: [0; 16],
-        sequence_adjustment: [None; 2],
-    }
+    Flow::established(original, reply)
 }
 
 /// A host: its engine and, per router, what its kernel holds.

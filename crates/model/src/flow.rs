@@ -185,6 +185,33 @@ pub struct Translated {
 }
 
 impl Flow {
+    /// Makes a flow of its two tuples, of which nothing else is known.
+    pub const fn new(original: Tuple, reply: Tuple) -> Self {
+        Self {
+            original,
+            reply,
+            zone: 0,
+            status: 0,
+            timeout_s: 0,
+            tcp: None,
+            mark: 0,
+            labels: [0; 16],
+            sequence_adjustment: [None; 2],
+        }
+    }
+
+    /// Makes a TCP connection that both sides use and that goes out by source NAT, as Linux's own defaults track one:
+    /// for tests and measurements.
+    pub const fn established(original: Tuple, reply: Tuple) -> Self {
+        Self {
+            status: status::SEEN_REPLY | status::ASSURED | status::CONFIRMED | status::SRC_NAT,
+            // nf_conntrack_tcp_timeout_established: five days.
+            timeout_s: 432_000,
+            tcp: Some(TcpTracking { state: tcp_state::ESTABLISHED, window_scale: [7, 7], flags: [3, 3] }),
+            ..Self::new(original, reply)
+        }
+    }
+
     /// What names it.
     pub fn key(&self) -> FlowKey {
         FlowKey { zone: self.zone, original: self.original }
@@ -229,30 +256,16 @@ mod tests {
         Tuple { src: src.parse().unwrap(), dst: dst.parse().unwrap(), protocol, l4 }
     }
 
-    fn flow(original: Tuple, reply: Tuple) -> Flow {
-        Flow {
-            original,
-            reply,
-            zone: 0,
-            status: 0,
-            timeout_s: 0,
-            tcp: None,
-            mark: 0,
-            labels: [0; 16],
-            sequence_adjustment: [None; 2],
-        }
-    }
-
     #[test]
     fn translation_is_what_the_two_tuples_differ_by() {
         let ports = |src, dst| L4::Ports { src, dst };
         let original = tuple("10.0.0.9", "192.0.2.1", ports(1000, 80));
-        let plain = flow(original, original.mirror());
+        let plain = Flow::new(original, original.mirror());
         assert_eq!((plain.source_nat(), plain.destination_nat()), (None, None));
-        let snat = flow(original, tuple("192.0.2.1", "203.0.113.1", ports(80, 2000)));
+        let snat = Flow::new(original, tuple("192.0.2.1", "203.0.113.1", ports(80, 2000)));
         let to = Translated { address: "203.0.113.1".parse().unwrap(), port: Some(2000) };
         assert_eq!((snat.source_nat(), snat.destination_nat()), (Some(to), None));
-        let dnat = flow(original, tuple("10.9.9.9", "10.0.0.9", ports(80, 1000)));
+        let dnat = Flow::new(original, tuple("10.9.9.9", "10.0.0.9", ports(80, 1000)));
         let to = Translated { address: "10.9.9.9".parse().unwrap(), port: Some(80) };
         assert_eq!((dnat.source_nat(), dnat.destination_nat()), (None, Some(to)));
     }
@@ -262,7 +275,7 @@ mod tests {
         let original = tuple("10.0.0.9", "192.0.2.1", L4::Icmp { kind: 8, code: 0, id: 7 });
         assert_eq!(original.mirror(), tuple("192.0.2.1", "10.0.0.9", L4::Icmp { kind: 0, code: 0, id: 7 }));
         assert_eq!(original.mirror().mirror(), original);
-        let snat = flow(original, tuple("192.0.2.1", "203.0.113.1", L4::Icmp { kind: 0, code: 0, id: 9 }));
+        let snat = Flow::new(original, tuple("192.0.2.1", "203.0.113.1", L4::Icmp { kind: 0, code: 0, id: 9 }));
         assert_eq!(snat.source_nat().unwrap().port, Some(9));
         assert_eq!(snat.destination_nat(), None);
     }

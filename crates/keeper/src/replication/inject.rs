@@ -227,17 +227,8 @@ mod tests {
             l4: L4::Ports { src: 1000, dst: 80 },
         };
         let l4 = L4::Ports { src: 80, dst: external_port };
-        Flow {
-            original,
-            reply: Tuple { src: original.dst, dst: [203, 0, 113, 1].into(), l4, ..original },
-            zone: 0,
-            status: status::CONFIRMED,
-            timeout_s: 100,
-            tcp: None,
-            mark: 0,
-            labels: [0; 16],
-            sequence_adjustment: [None; 2],
-        }
+        let reply = Tuple { src: original.dst, dst: [203, 0, 113, 1].into(), l4, ..original };
+        Flow { status: status::CONFIRMED, timeout_s: 100, ..Flow::new(original, reply) }
     }
 
     fn put(flow: Flow, known: bool) -> Change {

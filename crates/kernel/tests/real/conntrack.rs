@@ -214,16 +214,9 @@ fn entries_are_changed_told_of_and_removed() {
     };
     let v4 = tuple("10.0.0.9", "192.0.2.9", L4::Ports { src: 5000, dst: 53 });
     let v6 = tuple("fd00::9", "2001:db8::9", L4::Ports { src: 5000, dst: 53 });
-    let flow = |original: evergate_model::flow::Tuple| Flow {
-        original,
-        reply: original.mirror(),
-        zone: 0,
-        status: status::CONFIRMED,
-        timeout_s: 100,
-        tcp: None,
-        mark: 0,
-        labels: [0; 16],
-        sequence_adjustment: [None; 2],
+    let flow = |original: evergate_model::flow::Tuple| {
+        let flow = Flow::new(original, original.mirror());
+        Flow { status: status::CONFIRMED, timeout_s: 100, ..flow }
     };
     let zoned = Flow { zone: 7, mark: 42, ..flow(v4) };
     let all = [flow(v4), flow(v6), zoned];
@@ -253,17 +246,7 @@ fn an_entry_in_the_way_is_found_by_the_answer_that_both_would_have() {
     let mut table = FlowTable::open(&netns_fd("a")).unwrap();
     let flow = |client: &str| {
         let (original, reply) = ports(client, 1000, "192.0.2.9", "203.0.113.1", 30_000);
-        Flow {
-            original,
-            reply,
-            zone: 0,
-            status: status::CONFIRMED,
-            timeout_s: 100,
-            tcp: None,
-            mark: 0,
-            labels: [0; 16],
-            sequence_adjustment: [None; 2],
-        }
+        Flow { status: status::CONFIRMED, timeout_s: 100, ..Flow::new(original, reply) }
     };
     let (old, new) = (flow("10.0.0.8"), flow("10.0.0.9"));
     all_ok(table.apply(&[FlowOp::Create(old)]));
@@ -314,17 +297,7 @@ fn thousands_are_put_in_at_once_and_listed_again() {
                 l4: to,
                 ..original
             };
-            Flow {
-                original,
-                reply,
-                zone: 0,
-                status: status::CONFIRMED | status::SEEN_REPLY | status::ASSURED,
-                timeout_s: 3600,
-                tcp: Some(evergate_model::flow::TcpTracking { state: 3, window_scale: [7, 7], flags: [3, 3] }),
-                mark: 0,
-                labels: [0; 16],
-                sequence_adjustment: [None; 2],
-            }
+            Flow::established(original, reply)
         })
         .collect();
     all_ok(table.apply(&flows.iter().copied().map(FlowOp::Create).collect::<Vec<_>>()));

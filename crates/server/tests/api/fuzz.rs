@@ -9,27 +9,7 @@ use evergate_server::options::Options;
 use evergate_server::resources::{COLLECTIONS, NESTED, find};
 use serde_json::{Map, Value, json};
 
-use crate::harness::{OTHER, PROJECT, Server, admin, member, reader};
-
-/// A generator whose whole state is its seed (Marsaglia, "Xorshift RNGs", 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        ((self.0 >> 11) % sides as u64) as usize
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[self.roll(from.len())].clone()
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.roll(n) == 0
-    }
-}
+use crate::harness::{Dice, OTHER, PROJECT, Server, admin, member, reader};
 
 struct Fuzzer {
     server: Server,

@@ -363,3 +363,23 @@ pub(crate) fn pick(objects: &[Value], key: &str) -> Vec<String> {
     values.sort();
     values
 }
+
+/// A generator whose whole state is its seed (Marsaglia, "Xorshift RNGs", 2003).
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((self.0 >> 11) % sides as u64) as usize
+    }
+
+    pub(crate) fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.roll(from.len())].clone()
+    }
+
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
+        self.roll(n) == 0
+    }
+}

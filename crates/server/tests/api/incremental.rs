@@ -17,33 +17,13 @@ use evergate_server::store::{Dialect, StoreError};
 use evergate_server::{dvr, ha};
 use serde_json::{Value, json};
 
-use crate::harness::{Server, admin, id};
+use crate::harness::{Dice, Server, admin, id};
 
 /// Writes of a run, unless told otherwise.
 const WRITES: usize = 240;
 const SEEDS: [u64; 2] = [0x5eed_0001, 0x5eed_0002];
 const HOSTS: [&str; 7] = ["h1", "h2", "h3", "h4", "h5", "h6", "h7"];
 const MODES: [&str; 4] = ["legacy", "dvr", "dvr_snat", "dvr_no_external"];
-
-/// A generator whose whole state is its seed (Marsaglia, "Xorshift RNGs", 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        ((self.0 >> 11) % sides as u64) as usize
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[self.roll(from.len())].clone()
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.roll(n) == 0
-    }
-}
 
 /// A host as its stream makes it.
 struct Follower {
