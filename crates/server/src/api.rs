@@ -4,6 +4,7 @@
 //! perhaps something below it. Identity has put the caller's [`Context`] into the request's extensions;
 //! without one, only version discovery is answered.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value as Json;
 
+use crate::attributes::body::Posted;
 use crate::attributes::{Object, query};
 use crate::base_url::base_url;
 use crate::context::Context;
@@ -69,6 +71,8 @@ struct Asked {
     base: String,
     if_match: Option<i64>,
     body: bytes::Bytes,
+    /// The body, once it is read; `None` where it is no object.
+    object: OnceCell<Option<Object>>,
 }
 
 /// An answer: a status, and a body where there is one.
@@ -228,17 +232,27 @@ impl Asked {
             base: state.base_url(&parts.headers),
             if_match: if_match(&parts.headers)?,
             body,
+            object: OnceCell::new(),
         })
     }
 
-    fn object(&self) -> Result<Object, ApiError> {
+    fn object(&self) -> Result<&Object, ApiError> {
         if self.body.iter().all(u8::is_ascii_whitespace) {
             return Err(ApiError::bad_request("Resource body required"));
         }
-        match serde_json::from_slice(&self.body) {
-            Ok(Json::Object(object)) => Ok(object),
-            _ => Err(ApiError::bad_request("Body contains invalid data")),
-        }
+        let object = self.object.get_or_init(|| match serde_json::from_slice(&self.body) {
+            Ok(Json::Object(object)) => Some(object),
+            _ => None,
+        });
+        object.as_ref().ok_or_else(|| ApiError::bad_request("Body contains invalid data"))
+    }
+
+    /// Reads what a POST to a collection is to make; nothing of any other request.
+    fn posted(&self, ctx: &Context) -> Result<Option<(&'static dyn Resource, Posted)>, ApiError> {
+        let [collection] = self.segments.as_slice() else { return Ok(None) };
+        let resource = resources::find(collection.trim_end_matches(".json"));
+        let Some(resource) = resource.filter(|_| self.method == Method::POST) else { return Ok(None) };
+        Ok(Some((resource, resources::read_post(ctx, resource, self.object()?)?)))
     }
 }
 
@@ -281,11 +295,21 @@ fn answer(state: &ApiState, ctx: &Context, asked: &Asked) -> Result<Answer, ApiE
             // After the answer, so that a request that is refused leaves no trace.
             if made_default_group(state, ctx, asked) { state.store.read(work) } else { Ok(answer) }
         }
-        _ => state.store.write(|tx| {
-            let answer = work(tx)?;
-            dvr::settle(tx, &state.options)?;
-            Ok(answer)
-        }),
+        _ => {
+            // Whatever can be done before the turn to write is: everybody else waits for it.
+            let posted = asked.posted(ctx)?;
+            let _ = asked.object();
+            state.store.write(|tx| {
+                let answer = match &posted {
+                    Some((resource, posted)) => {
+                        made(resources::create(Call { tx, ctx, options: &state.options }, *resource, posted)?)
+                    }
+                    None => work(tx),
+                }?;
+                dvr::settle(tx, &state.options)?;
+                Ok(answer)
+            })
+        }
     }
 }
 
@@ -341,6 +365,10 @@ fn ok(body: Json) -> Result<Answer, ApiError> {
     Ok((StatusCode::OK, Some(body.into())))
 }
 
+fn made(body: Json) -> Result<Answer, ApiError> {
+    Ok((StatusCode::CREATED, Some(body.into())))
+}
+
 const NO_CONTENT: Answer = (StatusCode::NO_CONTENT, None);
 
 fn unknown_verb(asked: &Asked) -> ApiError {
@@ -354,7 +382,10 @@ fn collection_verb(call: Call<'_>, resource: &dyn Resource, path: &str, asked: &
             let listed = resources::list(call, resource, &asked.pairs, &url)?;
             Ok((StatusCode::OK, Some(Said::Text(listed))))
         }
-        Method::POST => Ok((StatusCode::CREATED, Some(resources::create(call, resource, &asked.object()?)?.into()))),
+        Method::POST => {
+            let posted = resources::read_post(call.ctx, resource, asked.object()?)?;
+            made(resources::create(call, resource, &posted)?)
+        }
         _ => Err(unknown_verb(asked)),
     }
 }
@@ -362,7 +393,7 @@ fn collection_verb(call: Call<'_>, resource: &dyn Resource, path: &str, asked: &
 fn member_verb(call: Call<'_>, resource: &dyn Resource, id: &str, asked: &Asked) -> Result<Answer, ApiError> {
     match asked.method {
         Method::GET | Method::HEAD => ok(resources::show(call, resource, id, &query::fields(&asked.pairs))?),
-        Method::PUT => ok(resources::update(call, resource, id, asked.if_match, &asked.object()?)?),
+        Method::PUT => ok(resources::update(call, resource, id, asked.if_match, asked.object()?)?),
         Method::DELETE => {
             resources::delete(call, resource, id, asked.if_match)?;
             Ok(NO_CONTENT)
@@ -377,7 +408,7 @@ fn quotas_verb(call: Call<'_>, rest: &[&str], asked: &Asked) -> Result<Answer, A
         ([], "GET" | "HEAD") => ok(quotas::list(call)?),
         ([_], "GET" | "HEAD") if matches!(last, "project" | "tenant") => ok(quotas::own_project(call, last)?),
         ([_], "GET" | "HEAD") => ok(quotas::show(call, last)?),
-        ([_], "PUT") => ok(quotas::update(call, last, &asked.object()?)?),
+        ([_], "PUT") => ok(quotas::update(call, last, asked.object()?)?),
         ([_], "DELETE") => quotas::delete(call, last).map(|()| NO_CONTENT),
         ([project, _], "GET" | "HEAD") if last == "default" => ok(quotas::defaults(call, project)?),
         ([project, _], "GET" | "HEAD") if last == "details" => ok(quotas::details(call, project)?),
@@ -395,11 +426,11 @@ fn below_member(
 ) -> Result<Answer, ApiError> {
     let fields = query::fields(&asked.pairs);
     match (collection, below, asked.method.as_str()) {
-        ("routers", ["add_router_interface"], "PUT") => ok(interfaces::add(call, id, &asked.object()?)?),
-        ("routers", ["remove_router_interface"], "PUT") => ok(interfaces::remove(call, id, &asked.object()?)?),
-        ("routers", ["add_extraroutes"], "PUT") => ok(routers::change_extra_routes(call, id, &asked.object()?, true)?),
+        ("routers", ["add_router_interface"], "PUT") => ok(interfaces::add(call, id, asked.object()?)?),
+        ("routers", ["remove_router_interface"], "PUT") => ok(interfaces::remove(call, id, asked.object()?)?),
+        ("routers", ["add_extraroutes"], "PUT") => ok(routers::change_extra_routes(call, id, asked.object()?, true)?),
         ("routers", ["remove_extraroutes"], "PUT") => {
-            ok(routers::change_extra_routes(call, id, &asked.object()?, false)?)
+            ok(routers::change_extra_routes(call, id, asked.object()?, false)?)
         }
         ("routers", ["l3-agents"], "GET") => ok(scheduling::agents_of_router(call, id, &fields)?),
         ("floatingips", ["port_forwardings", below @ ..], _) => {
@@ -410,18 +441,14 @@ fn below_member(
                 _ => Err(ApiError::not_found()),
             }
         }
-        ("subnetpools", ["add_prefixes"], "PUT") => {
-            ok(subnet_pools::change_prefixes(call, id, &asked.object()?, true)?)
-        }
+        ("subnetpools", ["add_prefixes"], "PUT") => ok(subnet_pools::change_prefixes(call, id, asked.object()?, true)?),
         ("subnetpools", ["remove_prefixes"], "PUT") => {
-            ok(subnet_pools::change_prefixes(call, id, &asked.object()?, false)?)
+            ok(subnet_pools::change_prefixes(call, id, asked.object()?, false)?)
         }
-        ("subnetpools", ["onboard_network_subnets"], "PUT") => ok(subnet_pools::onboard(call, id, &asked.object()?)?),
+        ("subnetpools", ["onboard_network_subnets"], "PUT") => ok(subnet_pools::onboard(call, id, asked.object()?)?),
         ("routers", ["evergate:hosts"], "GET") => ok(scheduling::hosts_of_router(call, id)?),
         ("agents", ["l3-routers"], "GET") => ok(scheduling::routers_of_agent(call, id, &fields)?),
-        ("agents", ["l3-routers"], "POST") => {
-            Ok((StatusCode::CREATED, Some(scheduling::add_router(call, id, &asked.object()?)?.into())))
-        }
+        ("agents", ["l3-routers"], "POST") => made(scheduling::add_router(call, id, asked.object()?)?),
         ("agents", ["l3-routers", router], "DELETE") => {
             scheduling::remove_router(call, id, router)?;
             Ok(NO_CONTENT)
@@ -430,10 +457,8 @@ fn below_member(
             Err(ApiError::HTTPNotImplemented { message: "PUT is not implemented for l3-routers".into() })
         }
         (_, ["tags"], "GET") => ok(tags::list(call, resource, id)?),
-        (_, ["tags"], "PUT") => ok(tags::put(call, resource, id, &asked.object()?, false)?),
-        (_, ["tags"], "POST") => {
-            Ok((StatusCode::CREATED, Some(tags::put(call, resource, id, &asked.object()?, true)?.into())))
-        }
+        (_, ["tags"], "PUT") => ok(tags::put(call, resource, id, asked.object()?, false)?),
+        (_, ["tags"], "POST") => made(tags::put(call, resource, id, asked.object()?, true)?),
         (_, ["tags"], "DELETE") => tags::remove(call, resource, id, None).map(|()| NO_CONTENT),
         (_, ["tags", tag], "GET") => tags::check(call, resource, id, tag).map(|()| NO_CONTENT),
         (_, ["tags", tag], "PUT") => tags::add(call, resource, id, tag).map(|()| (StatusCode::CREATED, None)),

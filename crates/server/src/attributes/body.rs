@@ -12,6 +12,9 @@ use crate::context::Context;
 use crate::error::ApiError;
 use crate::policy::{self, Facts, Target};
 
+/// Objects of one request, at most: with its defaults, an object of a few bytes takes a few kilobytes.
+const MOST_AT_ONCE: usize = 10_000;
+
 /// A body that passed: every attribute known, converted, and on POST completed with defaults.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Body {
@@ -55,6 +58,10 @@ impl Body {
             };
             if items.is_empty() {
                 return Err(ApiError::bad_request("Resources required"));
+            }
+            if items.len() > MOST_AT_ONCE {
+                let message = format!("At most {MOST_AT_ONCE} objects are made by one request");
+                return Err(ApiError::bad_request(message));
             }
             let bodies = items.iter().map(|item| {
                 // Each item may be wrapped once more in the singular.

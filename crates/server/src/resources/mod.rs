@@ -27,7 +27,9 @@ pub mod tags;
 pub mod versions;
 pub mod views;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use serde_json::{Value as Json, json};
 
@@ -91,13 +93,9 @@ pub trait Resource: Sync {
         Ok(Target::of_project(object.get("project_id").and_then(Json::as_str).unwrap_or("")))
     }
 
-    /// Looks at several new objects together, before the first of them is made.
-    ///
-    /// # Errors
-    ///
-    /// Why they cannot be made at once.
-    fn check_bulk(&self, _call: Call<'_>, _bodies: &[Body]) -> Result<(), ApiError> {
-        Ok(())
+    /// Names the attribute that says what a new object is to be part of, where [`Resource::target`] looks at that.
+    fn parent(&self) -> Option<&'static str> {
+        None
     }
 
     /// Makes an object; answers its id.
@@ -106,6 +104,15 @@ pub trait Resource: Sync {
     ///
     /// Why it cannot be made.
     fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError>;
+
+    /// Makes several objects; answers their ids.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be made at once.
+    fn create_all(&self, call: Call<'_>, bodies: &[Body]) -> Result<Vec<String>, ApiError> {
+        bodies.iter().map(|body| self.create(call, body)).collect()
+    }
 
     /// Changes an object.
     ///
@@ -161,6 +168,9 @@ pub static NESTED: [(&str, &str, &Table); 1] = [("floatingips", "port_forwarding
 
 /// Objects of a list that are read and put into words at once: the words are a fraction of what the objects take.
 const LISTED_AT_ONCE: usize = 500;
+
+/// Objects of a request that is over its project's quota whose parents are looked up nevertheless.
+const LOOKED_AT_OVER_QUOTA: usize = 100;
 
 /// Answers a list, in JSON.
 ///
@@ -254,34 +264,38 @@ fn shown(call: Call<'_>, resource: &dyn Resource, object: Object, fields: &[Stri
     json!({table.singular: View::new(table, call.ctx, fields).show(object)})
 }
 
-/// Makes one object, or several at once.
+/// Reads the body of a POST, which takes no transaction.
 ///
 /// # Errors
 ///
-/// What is wrong with the body, forbidden, or in the way; nothing is made then.
-pub fn create(call: Call<'_>, resource: &dyn Resource, json: &Object) -> Result<Json, ApiError> {
+/// What is wrong with it.
+pub fn read_post(ctx: &Context, resource: &dyn Resource, json: &Object) -> Result<Posted, ApiError> {
     let table = resource.table();
     if table.create == Rule::Nobody {
         return Err(not_allowed("POST", table.plural));
     }
-    let posted = Body::of_post(table, call.ctx, json)?;
-    for body in posted.bodies() {
-        let target = resource.target(call, body)?;
-        let facts = body.facts(&target);
+    Body::of_post(table, ctx, json)
+}
+
+/// Makes one object, or several at once.
+///
+/// The writers' turn is held meanwhile, so what a request costs is bounded before it is worked on: by the
+/// project's quota, and what its objects are part of is looked up once.
+///
+/// # Errors
+///
+/// What is forbidden or in the way; nothing is made then.
+pub fn create(call: Call<'_>, resource: &dyn Resource, posted: &Posted) -> Result<Json, ApiError> {
+    let (table, bodies) = (resource.table(), posted.bodies());
+    let targets = claimed_targets(call, resource, bodies)?;
+    for (body, target) in bodies.iter().zip(&targets) {
+        let facts = body.facts(target);
         if !policy::may(table, call.ctx, "create", table.create, facts) {
             return Err(policy::forbidden(&format!("create_{}", table.policy_name()), &[]));
         }
         body.check_policy(table, call.ctx, facts, true)?;
     }
-    if let Posted::Bulk(bodies) = &posted {
-        resource.check_bulk(call, bodies)?;
-    }
-    let mut ids = Vec::new();
-    for body in posted.bodies() {
-        // Counted anew for each of several: those before it are in the transaction already.
-        quotas::claim(call, table.singular, &body.get::<String>("project_id")?.unwrap_or_default())?;
-        ids.push(resource.create(call, body)?);
-    }
+    let ids = resource.create_all(call, bodies)?;
     let mut objects = in_order(resource.load(call, &ids)?, &ids);
     match posted {
         Posted::One(_) => {
@@ -294,6 +308,34 @@ pub fn create(call: Call<'_>, resource: &dyn Resource, json: &Object) -> Result<
             Ok(json!({table.plural: all}))
         }
     }
+}
+
+/// Claims places for new objects, and finds what policy judges each of them by.
+///
+/// As in Neutron, what an object is to be part of is missed before a place is, and policy is asked after both.
+fn claimed_targets(call: Call<'_>, resource: &dyn Resource, bodies: &[Body]) -> Result<Vec<Rc<Target>>, ApiError> {
+    let mut by_project = BTreeMap::<String, i64>::new();
+    for body in bodies {
+        *by_project.entry(body.get("project_id")?.unwrap_or_default()).or_default() += 1;
+    }
+    let claim = |(project, count): (&String, &i64)| quotas::claim(call, resource.table().singular, project, *count);
+    let over = match by_project.iter().try_for_each(claim) {
+        Ok(()) => None,
+        Err(over @ ApiError::OverQuota { .. }) => Some(over),
+        Err(error) => return Err(error),
+    };
+    let looked_at = if over.is_some() { bodies.len().min(LOOKED_AT_OVER_QUOTA) } else { bodies.len() };
+    let mut known = BTreeMap::new();
+    let mut targets = Vec::new();
+    for body in &bodies[..looked_at] {
+        let of_body = |name: &str| body.json(name).map(Json::to_string);
+        let target = match known.entry((resource.parent().and_then(of_body), of_body("project_id"))) {
+            Entry::Occupied(known) => Rc::clone(known.get()),
+            Entry::Vacant(new) => Rc::clone(new.insert(Rc::new(resource.target(call, body)?))),
+        };
+        targets.push(target);
+    }
+    over.map_or(Ok(targets), Err)
 }
 
 /// Changes an object, if it is still at the revision that `If-Match` names.

@@ -127,6 +127,10 @@ impl Resource for Ports {
         Ok(ports.collect())
     }
 
+    fn parent(&self) -> Option<&'static str> {
+        Some("network_id")
+    }
+
     fn target(&self, call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
         let project_id = body.need("project_id")?;
         let network: String = body.need("network_id")?;

@@ -1,8 +1,8 @@
 //! Quotas: how many objects of each kind a project may have.
 //!
-//! [`claim`] is called in the transaction that makes the object, right before it is made: there is one
+//! [`claim`] is called in the transaction that makes the objects, before the first of them is made: there is one
 //! writer at a time, so what it counts is what there is, and no two requests share the last place.
-//! Nothing is counted ahead, so nothing can be counted wrong: `used` is always a count of rows.
+//! Nothing is written down, so nothing can be counted wrong: `used` is always a count of rows.
 
 use serde_json::{Value as Json, json};
 
@@ -115,22 +115,13 @@ pub(crate) static TABLE: Table = Table {
     ],
 };
 
-/// Refuses one more object of a kind to a project that has as many as it may. Kinds that are not counted
+/// Refuses so many more objects of a kind to a project that may not have them all. Kinds that are not counted
 /// pass, and so does what belongs to no project.
 ///
 /// # Errors
 ///
 /// 409 `OverQuota`.
-pub fn claim(call: Call<'_>, kind: &str, project: &str) -> Result<(), ApiError> {
-    claim_several(call, kind, project, 1)
-}
-
-/// As [`claim`], of several objects that come together.
-///
-/// # Errors
-///
-/// 409 `OverQuota`.
-pub fn claim_several(call: Call<'_>, kind: &str, project: &str, count: i64) -> Result<(), ApiError> {
+pub fn claim(call: Call<'_>, kind: &str, project: &str, count: i64) -> Result<(), ApiError> {
     let Some(counted) = COUNTED.iter().find(|counted| counted.name == kind).filter(|_| !project.is_empty()) else {
         return Ok(());
     };

@@ -1,6 +1,6 @@
 //! Rules of security groups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -74,12 +74,21 @@ impl Resource for SecurityGroupRules {
         shown(call, &GroupRule::many(call.tx, ids)?)
     }
 
+    fn parent(&self) -> Option<&'static str> {
+        Some("security_group_id")
+    }
+
     fn target(&self, call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
         let group = visible(call, &security_groups::SecurityGroups, &body.need::<String>("security_group_id")?)?;
         Ok(Target::of_project(group.get("project_id").and_then(Json::as_str).unwrap_or_default()))
     }
 
-    fn check_bulk(&self, call: Call<'_>, bodies: &[Body]) -> Result<(), ApiError> {
+    fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
+        let made = self.create_all(call, std::slice::from_ref(body))?.pop();
+        made.ok_or_else(|| ApiError::internal("a rule was not made"))
+    }
+
+    fn create_all(&self, call: Call<'_>, bodies: &[Body]) -> Result<Vec<String>, ApiError> {
         let same = |name: &str| bodies.windows(2).all(|pair| pair[0].json(name) == pair[1].json(name));
         if !same("security_group_id") {
             return Err(ApiError::SecurityGroupNotSingleGroupRules {});
@@ -87,23 +96,22 @@ impl Resource for SecurityGroupRules {
         if !same("project_id") {
             return Err(ApiError::SecurityGroupRulesNotSingleProject {});
         }
-        let rules = bodies.iter().map(|body| new_rule(call, body)).collect::<Result<Vec<_>, _>>()?;
-        let twice = |(at, rule): (usize, &GroupRule)| rules[..at].iter().any(|other| is_same(other, rule));
-        if rules.iter().enumerate().any(twice) {
+        let Some(first) = bodies.first() else { return Ok(Vec::new()) };
+        let group = SecurityGroup::get(call.tx, &first.need::<String>("security_group_id")?)?;
+        let mut remote = BTreeSet::new();
+        let new = bodies.iter().map(|body| new_rule(call, &group, &mut remote, body));
+        let new = new.collect::<Result<Vec<GroupRule>, _>>()?;
+        if new.iter().map(Passing::of).collect::<BTreeSet<_>>().len() < new.len() {
             return Err(ApiError::DuplicateSecurityGroupRuleInPost {});
         }
-        Ok(())
-    }
-
-    fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
-        let rule = new_rule(call, body)?;
-        let others = GroupRule::of_groups(call.tx, std::slice::from_ref(&rule.security_group_id))?;
-        if let Some(other) = others.iter().find(|other| is_same(other, &rule)) {
-            return Err(ApiError::SecurityGroupRuleExists { id: other.id.clone() });
+        let there = GroupRule::of_groups(call.tx, std::slice::from_ref(&group.id))?;
+        let there: BTreeMap<_, _> = there.iter().map(|rule| (Passing::of(rule), &rule.id)).collect();
+        if let Some(id) = new.iter().find_map(|rule| there.get(&Passing::of(rule))) {
+            return Err(ApiError::SecurityGroupRuleExists { id: (*id).clone() });
         }
-        rule.insert(call.tx)?;
-        bump(call.tx, "security_groups", &rule.security_group_id)?;
-        Ok(rule.id)
+        new.iter().try_for_each(|rule| rule.insert(call.tx))?;
+        bump(call.tx, "security_groups", &group.id)?;
+        Ok(new.into_iter().map(|rule| rule.id).collect())
     }
 
     fn update(&self, call: Call<'_>, id: &str, body: &Body) -> Result<(), ApiError> {
@@ -157,8 +165,13 @@ pub(super) fn shown(call: Call<'_>, rules: &[GroupRule]) -> Result<Vec<Object>, 
     Ok(rules.collect())
 }
 
-fn new_rule(call: Call<'_>, body: &Body) -> Result<GroupRule, ApiError> {
-    let group = SecurityGroup::get(call.tx, &body.need::<String>("security_group_id")?)?;
+/// Reads a rule; `remote` has the groups of rules before it that the caller may see.
+fn new_rule(
+    call: Call<'_>,
+    group: &SecurityGroup,
+    remote: &mut BTreeSet<String>,
+    body: &Body,
+) -> Result<GroupRule, ApiError> {
     let ethertype = ethertype(body)?;
     let protocol = protocol(body)?.map(|protocol| canonical(protocol, &ethertype));
     let (min, max) = (port(body, "port_range_min")?, port(body, "port_range_max")?);
@@ -175,8 +188,9 @@ fn new_rule(call: Call<'_>, body: &Body) -> Result<GroupRule, ApiError> {
     if by_group_and_prefix {
         return Err(ApiError::SecurityGroupRemoteGroupAndRemoteIpPrefix {});
     }
-    if let Some(remote) = &remote_group_id {
-        must_see(call, &security_groups::SecurityGroups, remote)?;
+    if let Some(id) = remote_group_id.as_ref().filter(|id| !remote.contains(*id)) {
+        must_see(call, &security_groups::SecurityGroups, id)?;
+        remote.insert(id.clone());
     }
     Ok(GroupRule {
         // As the caller's body says, so that an admin can make rules for others.
@@ -188,7 +202,7 @@ fn new_rule(call: Call<'_>, body: &Body) -> Result<GroupRule, ApiError> {
         normalized_cidr,
         remote_group_id,
         description: body.need("description")?,
-        ..GroupRule::any(&group, &body.need::<String>("direction")?, &ethertype)
+        ..GroupRule::any(group, &body.need::<String>("direction")?, &ethertype)
     })
 }
 
@@ -272,18 +286,30 @@ fn canonical(protocol: String, ethertype: &str) -> String {
     }
 }
 
-/// Tells whether two rules let the same pass: texts about them make no difference, nor whether a protocol goes
-/// by its name or number, or everything or nothing is said of where from.
-fn is_same(one: &GroupRule, other: &GroupRule) -> bool {
-    let protocol = |rule: &GroupRule| rule.protocol.as_deref().map(|name| number_of(name).ok_or(name.to_owned()));
-    let from = |rule: &GroupRule| rule.normalized_cidr.clone().filter(|cidr| cidr != "0.0.0.0/0" && cidr != "::/0");
-    one.security_group_id == other.security_group_id
-        && one.direction == other.direction
-        && one.ethertype == other.ethertype
-        && protocol(one) == protocol(other)
-        && (one.port_range_min, one.port_range_max) == (other.port_range_min, other.port_range_max)
-        && from(one) == from(other)
-        && one.remote_group_id == other.remote_group_id
+/// What a rule lets pass, the same for rules that let the same pass: texts about them make no difference, nor whether
+/// a protocol goes by its name or number, or everything or nothing is said of where from.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Passing<'r> {
+    direction: &'r str,
+    ethertype: &'r str,
+    protocol: Option<Result<u8, &'r str>>,
+    ports: (Option<i64>, Option<i64>),
+    from: Option<&'r str>,
+    from_group: Option<&'r str>,
+}
+
+impl<'r> Passing<'r> {
+    fn of(rule: &'r GroupRule) -> Self {
+        let everywhere = |cidr: &str| cidr == "0.0.0.0/0" || cidr == "::/0";
+        Self {
+            direction: &rule.direction,
+            ethertype: &rule.ethertype,
+            protocol: rule.protocol.as_deref().map(|name| number_of(name).ok_or(name)),
+            ports: (rule.port_range_min, rule.port_range_max),
+            from: rule.normalized_cidr.as_deref().filter(|cidr| !everywhere(cidr)),
+            from_group: rule.remote_group_id.as_deref(),
+        }
+    }
 }
 
 fn number_of(protocol: &str) -> Option<u8> {

@@ -76,7 +76,7 @@ impl Resource for SecurityGroups {
         refuse_reserved(&name)?;
         security_group::ensure_default(call.tx, &project_id)?;
         // The rules that it starts with.
-        quotas::claim_several(call, "security_group_rule", &project_id, 2)?;
+        quotas::claim(call, "security_group_rule", &project_id, 2)?;
         let group = SecurityGroup {
             id: random::id().to_string(),
             project_id,

@@ -95,6 +95,10 @@ impl Resource for Subnets {
         Ok(subnets.collect())
     }
 
+    fn parent(&self) -> Option<&'static str> {
+        Some("network_id")
+    }
+
     fn target(&self, call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
         let project_id = body.need("project_id")?;
         let network: String = body.need("network_id")?;

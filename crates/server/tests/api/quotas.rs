@@ -2,7 +2,9 @@
 
 use std::thread;
 
+use evergate_server::context::Context;
 use evergate_server::options::{Limits, Options};
+use evergate_server::resources::{self, Call};
 use serde_json::{Value, json};
 
 use crate::harness::{OTHER, PROJECT, Server, admin, id, member, reader};
@@ -200,4 +202,90 @@ fn what_is_no_quota_is_refused() {
     assert_eq!(server.delete(&admin(), "/v2.0/quotas").status, 405);
     assert_eq!(server.get(&admin(), &format!("{path}/nothing")).status, 404);
     assert_eq!(server.dump(), before);
+}
+
+/// A request for so many objects.
+fn several(plural: &str, count: usize, body: impl Fn(usize) -> Value) -> Value {
+    json!({plural: (0..count).map(body).collect::<Vec<_>>()})
+}
+
+/// Makes objects past HTTP; answers what came of it and how many statements that took.
+fn counted(server: &Server, who: &Context, collection: &str, body: &Value) -> (String, usize) {
+    let resource = resources::find(collection).unwrap();
+    let posted = resources::read_post(who, resource, body.as_object().unwrap()).unwrap();
+    server.write(|tx| {
+        let call = Call { tx, ctx: who, options: &server.options };
+        let outcome = resources::create(call, resource, &posted);
+        Ok((outcome.map_or_else(|error| error.type_name().to_owned(), |_| "made".to_owned()), tx.statements()))
+    })
+}
+
+#[test]
+fn what_a_request_over_its_quota_costs_does_not_grow_with_it() {
+    let server = Server::new();
+    let who = member(PROJECT);
+    let (network, _) = server.make_network(&who, "net", "10.0.0.0/8");
+    let group = server.post(&who, "/v2.0/security-groups", json!({"security_group": {"name": "web"}}));
+    let group = group.body["security_group"]["id"].clone();
+    let rule = |n: usize| {
+        let prefix = format!("10.{}.{}.0/24", n / 256, n % 256);
+        json!({"security_group_id": group, "direction": "ingress", "remote_ip_prefix": prefix})
+    };
+    let port = |n: usize| json!({"network_id": network["id"], "name": format!("p{n}")});
+    let subnet = |n: usize| {
+        let cidr = format!("172.{}.{}.0/24", n / 256, n % 256);
+        json!({"network_id": network["id"], "ip_version": 4, "cidr": cidr})
+    };
+    for (collection, few, many) in [
+        ("networks", several("networks", 101, |_| json!({})), several("networks", 9000, |_| json!({}))),
+        ("subnets", several("subnets", 101, subnet), several("subnets", 9000, subnet)),
+        ("ports", several("ports", 501, port), several("ports", 9000, port)),
+        (
+            "security-group-rules",
+            several("security_group_rules", 101, rule),
+            several("security_group_rules", 9000, rule),
+        ),
+    ] {
+        let (few, many) = (counted(&server, &who, collection, &few), counted(&server, &who, collection, &many));
+        assert_eq!((few.0.as_str(), many.0.as_str()), ("OverQuota", "OverQuota"), "{collection}");
+        assert_eq!(few.1, many.1, "{collection}");
+        assert!(many.1 < 10, "{collection}: {}", many.1);
+    }
+    // Of what is made, each rule costs its own row.
+    let few = counted(&server, &who, "security-group-rules", &several("security_group_rules", 10, rule));
+    let more = several("security_group_rules", 80, |n| rule(n + 10));
+    let more = counted(&server, &who, "security-group-rules", &more);
+    assert_eq!((few.0.as_str(), more.0.as_str()), ("made", "made"));
+    assert_eq!(more.1 - few.1, 70);
+    let many = server.post(&who, "/v2.0/networks", several("networks", 10_001, |_| json!({})));
+    assert_eq!((many.status, many.message()), (400, "At most 10000 objects are made by one request"));
+}
+
+#[test]
+fn a_parent_is_missed_before_a_place_and_a_place_before_permission() {
+    let limits = Limits { subnet: 1, port: 1, security_group_rule: 1, ..Limits::default() };
+    let server = limited(limits);
+    let (network, _) = server.make_network(&member(PROJECT), "net", "10.0.0.0/24");
+    server.make(&member(PROJECT), "port", json!({"network_id": network["id"]}));
+    let (theirs, _) = server.make_network(&member(OTHER), "theirs", "10.0.0.0/24");
+    let port = |network: &Value| json!({"network_id": network["id"]});
+    let subnet = |network: &Value| json!({"network_id": network["id"], "ip_version": 4, "cidr": "10.1.0.0/24"});
+    let rule = json!({"security_group_id": "cccccccc-0000-4000-8000-000000000000", "direction": "ingress"});
+    let cases = [
+        ("ports", json!({"port": port(&theirs)}), "NetworkNotFound"),
+        ("ports", json!({"port": port(&network)}), "OverQuota"),
+        ("ports", json!({"ports": [port(&network), port(&theirs)]}), "NetworkNotFound"),
+        ("subnets", json!({"subnet": subnet(&theirs)}), "NetworkNotFound"),
+        ("subnets", json!({"subnet": subnet(&network)}), "OverQuota"),
+        ("subnets", json!({"subnets": [subnet(&network), subnet(&theirs)]}), "NetworkNotFound"),
+        ("security-group-rules", json!({"security_group_rule": rule}), "SecurityGroupNotFound"),
+    ];
+    for (collection, body, error) in cases {
+        let answer = server.post(&member(PROJECT), &format!("/v2.0/{collection}"), body.clone());
+        assert_eq!(answer.error(), error, "{body}");
+    }
+    let path = "/v2.0/subnets";
+    assert_eq!(server.post(&reader(PROJECT), path, json!({"subnet": subnet(&network)})).error(), "OverQuota");
+    server.put(&admin(), &format!("/v2.0/quotas/{PROJECT}"), json!({"quota": {"subnet": 2}}));
+    assert_eq!(server.post(&reader(PROJECT), path, json!({"subnet": subnet(&network)})).error(), "HTTPForbidden");
 }
