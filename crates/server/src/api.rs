@@ -13,6 +13,7 @@ use axum::body::Body as HttpBody;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body::Body as _;
 use serde_json::Value as Json;
 
 use crate::attributes::body::Posted;
@@ -120,9 +121,12 @@ async fn work(state: ApiState, context: &Context, request: Request) -> Result<An
             ApiError::HTTPTooManyRequests { seconds: (wait.as_secs() + 1).to_string() }
         })?;
     }
+    let place = state.shares.place(&context.user_id);
+    let mut place = place.ok_or_else(|| ApiError::HTTPTooManyRequests { seconds: "1".into() })?;
     // The body first: a slow client shall not hold a turn.
+    place.room(longest_body(&request)?).await.ok_or_else(ApiError::busy)?;
     let asked = Asked::read(&state, request).await?;
-    let Some(turn) = state.shares.turn(&context.user_id).await else { return Err(ApiError::busy()) };
+    let turn = place.turn().await.ok_or_else(ApiError::busy)?;
     let context = context.clone();
     // The store blocks, so its work is kept off the threads that serve connections.
     let work = tokio::task::spawn_blocking(move || {
@@ -224,7 +228,7 @@ impl Asked {
         let path = parts.uri.path().strip_prefix("/v2.0").unwrap_or_default();
         let segments: Vec<String> =
             path.split('/').filter(|segment| !segment.is_empty()).map(percent_decoded).collect();
-        let body = read_body(&parts.headers, body).await?;
+        let body = read_body(body).await?;
         Ok(Self {
             method: parts.method,
             segments,
@@ -256,11 +260,18 @@ impl Asked {
     }
 }
 
-async fn read_body(headers: &HeaderMap, body: HttpBody) -> Result<bytes::Bytes, ApiError> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(ApiError::too_large());
+/// How long a request's body may turn out to be.
+fn longest_body(request: &Request) -> Result<usize, ApiError> {
+    let announced = request.headers().get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    match announced.or_else(|| request.body().size_hint().upper()) {
+        Some(length) if length > MAX_BODY as u64 => Err(ApiError::too_large()),
+        Some(length) => Ok(length as usize),
+        None => Ok(MAX_BODY),
     }
+}
+
+async fn read_body(body: HttpBody) -> Result<bytes::Bytes, ApiError> {
     match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => Err(match std::error::Error::source(&error) {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::task::JoinHandle;
 
-use crate::harness::{PROJECT, Server, admin, member, pick};
+use crate::harness::{OTHER, PROJECT, Server, admin, member, pick};
 
 #[test]
 fn the_first_ha_routers_of_a_project_all_come_to_be_on_one_ha_network() {
@@ -64,4 +66,27 @@ fn readers_go_on_while_others_write() {
         }
     });
     assert_eq!(server.list(&admin(), "networks", "").len(), 30);
+}
+
+#[test]
+fn who_has_too_many_requests_waiting_is_told_so_before_another_body_is_read() {
+    let server = Server::new();
+    let (slow, other) = (member(PROJECT), member(OTHER));
+    // Four bodies of unknown length take all the room for them; more wait for that, 256 in all.
+    let waiting: Vec<_> = (0..300).map(|_| server.send_without_end(&slow, "/v2.0/networks")).collect();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let refused = loop {
+        let answer = server.get(&slow, "/v2.0/networks");
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(Instant::now() < deadline, "nobody is refused");
+    };
+    assert_eq!((refused.status, refused.error()), (429, "HTTPTooManyRequests"));
+    assert_eq!(server.get(&other, "/v2.0/networks").status, 200);
+    assert!(waiting.iter().filter(|request| !request.is_finished()).count() >= 255);
+    waiting.iter().for_each(JoinHandle::abort);
+    while server.post(&slow, "/v2.0/networks", json!({"network": {}})).status != 201 {
+        assert!(Instant::now() < deadline, "places are not given back");
+    }
 }

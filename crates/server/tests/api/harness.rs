@@ -1,9 +1,12 @@
 //! A server without a socket, callers of several kinds, and short ways to say what tests do often.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context as TaskContext, Poll};
 
 use axum::body::Body;
 use axum::http::Request;
@@ -19,6 +22,7 @@ use evergate_server::policy::Watched;
 use evergate_server::store::{Dialect, Store};
 use evergate_server::{dvr, ha, hostview};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
 
 use crate::support::psql;
@@ -167,6 +171,15 @@ impl Server {
             let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
             Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
         })
+    }
+
+    /// Starts a request whose body never comes; it goes on until the answer, or until it is aborted.
+    pub(crate) fn send_without_end(&self, who: &Context, path: &str) -> JoinHandle<u16> {
+        let request = Request::builder().method("POST").uri(path).header("host", "api.example:9696");
+        let mut request = request.body(Body::new(Endless)).unwrap();
+        request.extensions_mut().insert(who.clone());
+        let router = self.router.clone();
+        self.runtime.spawn(async move { router.oneshot(request).await.unwrap().status().as_u16() })
     }
 
     pub(crate) fn get(&self, who: &Context, path: &str) -> Answer {
@@ -345,6 +358,21 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A body that is announced, and does not come.
+struct Endless;
+
+impl http_body::Body for Endless {
+    type Data = bytes::Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        Poll::Pending
     }
 }
 
