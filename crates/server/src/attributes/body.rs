@@ -145,15 +145,22 @@ impl Body {
         for name in &self.given {
             let attribute = known(table, name)?;
             // A default given in so many words is as good as not given.
-            let is_default = create && default(attribute.absent).as_ref() == self.attributes.get(*name);
-            if !is_default && !policy::may_give(table, ctx, attribute, create, facts) {
-                refused.push(*name);
+            let value = self.attributes.get(*name);
+            if create && default(attribute.absent).as_ref() == value {
+                continue;
             }
+            if !policy::may_give(table, ctx, attribute, create, facts) {
+                refused.push((*name).to_owned());
+            }
+            let parts = attribute.parts.iter().filter(|part| value.is_some_and(|value| part.is_in(value)));
+            let forbidden = parts.filter(|part| !policy::may_give_part(table, ctx, (attribute, part), create, facts));
+            refused.extend(forbidden.map(|part| format!("{name}:{}", part.name)));
         }
         if refused.is_empty() {
             return Ok(());
         }
         let verb = if create { "create" } else { "update" };
+        let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
         Err(policy::forbidden(&format!("{verb}_{}", table.policy_name()), &refused))
     }
 

@@ -53,6 +53,28 @@ pub enum Filter {
     Shown,
 }
 
+/// What an attribute's value, a dictionary or a list of some, may have under a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// The key.
+    pub name: &'static str,
+    /// Who may give it.
+    pub set: Rule,
+}
+
+impl Part {
+    /// Names a part and who may give it.
+    pub const fn new(name: &'static str, set: Rule) -> Self {
+        Self { name, set }
+    }
+
+    /// Tells whether a value has it.
+    pub fn is_in(&self, value: &serde_json::Value) -> bool {
+        let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        items.iter().any(|item| item.get(self.name).is_some_and(|part| !part.is_null()))
+    }
+}
+
 /// One attribute of a resource.
 #[derive(Clone, Copy, Debug)]
 pub struct Attribute {
@@ -72,6 +94,8 @@ pub struct Attribute {
     pub update: Rule,
     /// Who sees it.
     pub see: Rule,
+    /// What of its value has rules of its own.
+    pub parts: &'static [Part],
     /// How lists are filtered by it.
     pub filter: Filter,
     /// The SQL expression over the row `t` that lists are sorted by; `?` stands for the caller's project.
@@ -90,6 +114,7 @@ impl Attribute {
             create: Rule::Any,
             update: Rule::Any,
             see: Rule::Any,
+            parts: &[],
             filter: Filter::No,
             sort: None,
         }
@@ -145,6 +170,12 @@ impl Attribute {
     /// Is given on PUT by those only.
     pub const fn updated_by(mut self, rule: Rule) -> Self {
         self.update = rule;
+        self
+    }
+
+    /// Has parts with rules of their own.
+    pub const fn parts(mut self, parts: &'static [Part]) -> Self {
+        self.parts = parts;
         self
     }
 

@@ -23,7 +23,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
-use crate::attributes::{Attribute, Object, Table};
+use crate::attributes::{Attribute, Object, Part, Table};
 use crate::context::Context;
 use crate::error::ApiError;
 use check::Check;
@@ -327,6 +327,11 @@ impl Policy {
         ctx.policy = Arc::clone(self);
     }
 
+    /// Names every rule that decides about something by itself, and that a file can replace.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(String::as_str)
+    }
+
     /// Writes every rule as it is in force, the defaults behind `#`: a policy file to begin with.
     pub fn print(&self) -> String {
         let helpers = names::HELPERS.iter().map(|(name, text)| (*name, *text));
@@ -386,6 +391,20 @@ pub fn may(table: &Table, ctx: &Context, verb: &str, rule: Rule, facts: Facts<'_
 pub fn may_give(table: &Table, ctx: &Context, attribute: &Attribute, create: bool, facts: Facts<'_>) -> bool {
     let (verb, rule) = if create { ("create", attribute.create) } else { ("update", attribute.update) };
     let (check, _) = ctx.policy.condition(rule, || format!("{verb}_{}:{}", table.policy_name(), attribute.name));
+    ctx.policy.decide(check, ctx, Some(&facts)) == Some(true)
+}
+
+/// Tells whether the caller may give a part of an attribute.
+pub fn may_give_part(
+    table: &Table,
+    ctx: &Context,
+    (attribute, part): (&Attribute, &Part),
+    create: bool,
+    facts: Facts<'_>,
+) -> bool {
+    let verb = if create { "create" } else { "update" };
+    let name = || format!("{verb}_{}:{}:{}", table.policy_name(), attribute.name, part.name);
+    let (check, _) = ctx.policy.condition(part.set, name);
     ctx.policy.decide(check, ctx, Some(&facts)) == Some(true)
 }
 

@@ -1,13 +1,14 @@
 //! The names of all rules and what they are by default, in oslo.policy's language.
 //!
 //! Three sources make the one list that a policy file can override: the helpers below, the tables of the
-//! resources (`create_router`, `create_router:ha`, `get_port:binding:host_id`, ...), and what is neither an
-//! action nor an attribute of a table ([`OTHERS`]). Names are Neutron's.
+//! resources (`create_router`, `create_router:ha`, `create_port:fixed_ips:ip_address`, `get_port:binding:host_id`,
+//! ...), and what is none of a table's ([`OTHERS`]). Names are Neutron's. Invariant: every name but a helper's is
+//! asked somewhere (`tests/api/policy.rs` puts a request to each).
 
 use std::collections::BTreeMap;
 
 use super::Rule;
-use crate::attributes::Table;
+use crate::attributes::{Kind, Table};
 use crate::resources;
 
 /// Rules that others are made of. An installation's own files refer to them, so all of Neutron's are here.
@@ -58,7 +59,7 @@ pub(super) const HELPERS: &[(&str, &str)] = &[
     ("admin_or_sg_owner_reader", "rule:admin_only or (role:reader and rule:sg_owner)"),
 ];
 
-/// Rules on actions below an object and on parts of attributes.
+/// Rules on actions below an object and on what is no resource with a table.
 pub(super) const OTHERS: &[(&str, Rule)] = &[
     ("add_router_interface", Rule::Member),
     ("remove_router_interface", Rule::Member),
@@ -67,16 +68,6 @@ pub(super) const OTHERS: &[(&str, Rule)] = &[
     ("add_prefixes", Rule::Member),
     ("remove_prefixes", Rule::Member),
     ("onboard_network_subnets", Rule::Member),
-    ("create_router:external_gateway_info:network_id", Rule::Member),
-    ("create_router:external_gateway_info:enable_snat", Rule::Admin),
-    ("create_router:external_gateway_info:external_fixed_ips", Rule::Admin),
-    ("update_router:external_gateway_info:network_id", Rule::Member),
-    ("update_router:external_gateway_info:enable_snat", Rule::Admin),
-    ("update_router:external_gateway_info:external_fixed_ips", Rule::Admin),
-    ("create_port:fixed_ips:ip_address", Rule::NetworkOwnerOrService),
-    ("create_port:fixed_ips:subnet_id", Rule::NetworkOwnerOrShared),
-    ("update_port:fixed_ips:ip_address", Rule::NetworkOwnerOrService),
-    ("update_port:fixed_ips:subnet_id", Rule::NetworkOwnerOrShared),
     ("get_l3-agents", Rule::Admin),
     ("get_l3-routers", Rule::Admin),
     ("create_l3-router", Rule::Admin),
@@ -140,15 +131,22 @@ fn of_table(table: &Table, names: &mut BTreeMap<String, Rule>) {
         }
     }
     for attribute in table.attributes {
-        let mut add = |verb: &str, rule: Rule| names.insert(format!("{verb}_{singular}:{}", attribute.name), rule);
-        if attribute.post && table.create != Rule::Nobody {
-            add("create", attribute.create);
-        }
-        if attribute.put && table.update != Rule::Nobody {
-            add("update", attribute.update);
+        let mut add = |verb: &str, of: &str, rule: Rule| names.insert(format!("{verb}_{singular}:{of}"), rule);
+        // Whose an object is says the token, but for admins; and what is not offered is given by nobody.
+        let is_given =
+            attribute.name != "project_id" && !matches!(attribute.kind, Kind::NotOffered | Kind::NoneOffered);
+        let verbs = [
+            ("create", is_given && attribute.post && table.create != Rule::Nobody, attribute.create),
+            ("update", is_given && attribute.put && table.update != Rule::Nobody, attribute.update),
+        ];
+        for (verb, _, rule) in verbs.into_iter().filter(|(_, is_given, _)| *is_given) {
+            add(verb, attribute.name, rule);
+            for part in attribute.parts {
+                add(verb, &format!("{}:{}", attribute.name, part.name), part.set);
+            }
         }
         if attribute.see != Rule::Nobody {
-            add("get", attribute.see);
+            add("get", attribute.name, attribute.see);
         }
     }
     if table.tagged {

@@ -6,14 +6,14 @@ use evergate_model::{Mac, NetworkId, PortId};
 use serde_json::{Value as Json, json};
 
 use super::{Call, Resource, must_see, networks, object, parse_id, rbac_policies, security_groups, standard, visible};
-use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
+use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Part, Table};
 use crate::error::ApiError;
 use crate::ipam::{FixedIp, FixedIpRequest};
 use crate::objects::dhcp_options::{self, DhcpOption};
 use crate::objects::network::Network;
 use crate::objects::port::{self, NewPort, Port, owner};
 use crate::objects::{Changes, floating_ip, port_forwarding, router, security_group, tags};
-use crate::policy::{self, Facts, Rule, Target};
+use crate::policy::{Rule, Target};
 use crate::values;
 
 /// The resource `ports`.
@@ -68,6 +68,10 @@ static TABLE: Table = Table {
             .put()
             .set_by(Rule::NetworkOwnerOrShared)
             .updated_by(Rule::NetworkOwnerOrService)
+            .parts(&[
+                Part::new("subnet_id", Rule::NetworkOwnerOrShared),
+                Part::new("ip_address", Rule::NetworkOwnerOrService),
+            ])
             .filter(Filter::FixedIps),
         Attribute::new("device_id", Kind::Text(255)).post(Absent::Text("")).put().column("t.device_id"),
         Attribute::new("device_owner", Kind::Text(255))
@@ -148,7 +152,7 @@ impl Resource for Ports {
     fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
         let network = Network::get(call.tx, body.need::<NetworkId>("network_id")?)?;
         refuse_plain_external(call, &network)?;
-        let fixed_ips = requested_ips(call, body, &network)?;
+        let fixed_ips = requested_ips(call, body)?;
         let device_owner: String = body.need("device_owner")?;
         let (pairs, secured) = security(call, body, network.port_security_enabled, &json!([]))?;
         let secured = secured && !is_trusted(&device_owner);
@@ -186,9 +190,8 @@ impl Resource for Ports {
     fn update(&self, call: Call<'_>, id: &str, body: &Body) -> Result<(), ApiError> {
         let mut port = Port::get(call.tx, parse_id(self, id)?)?;
         refuse_changes_of_router_port(call, &port, body)?;
-        let network = Network::get(call.tx, port.network_id)?;
         let mut changes = Changes::default();
-        let mut requests = requested_ips(call, body, &network)?;
+        let mut requests = requested_ips(call, body)?;
         if let Some(mac) = new_mac(call, &port, body)? {
             changes.set("mac_address", Some(mac));
             let made = port.change_mac(call.tx, mac)?;
@@ -281,17 +284,12 @@ pub(super) fn refuse_plain_external(call: Call<'_>, network: &Network) -> Result
     Ok(())
 }
 
-/// Reads `fixed_ips`, and refuses those exact addresses that only a network's owner may pick.
-fn requested_ips(call: Call<'_>, body: &Body, network: &Network) -> Result<Option<Vec<FixedIpRequest>>, ApiError> {
+/// Reads `fixed_ips`.
+fn requested_ips(call: Call<'_>, body: &Body) -> Result<Option<Vec<FixedIpRequest>>, ApiError> {
     let Some(requests) = body.get::<Vec<FixedIpRequest>>("fixed_ips")? else { return Ok(None) };
     let max = call.options.max_fixed_ips_per_port;
     if requests.len() > max {
         return Err(ApiError::invalid(format!("Exceeded maximum amount of fixed ips per port: {max}")));
-    }
-    let target = Target { network_project_id: Some(network.project_id.clone()), ..Target::default() };
-    let exact = requests.iter().any(|request| request.ip_address.is_some());
-    if exact && !policy::passes(call.ctx, "create_port:fixed_ips:ip_address", Facts::of(&target)) {
-        return Err(policy::forbidden("create_port", &["fixed_ips", "fixed_ips:ip_address"]));
     }
     Ok(Some(requests))
 }

@@ -11,7 +11,7 @@ use super::gateway::{self, GatewayInfo};
 use super::quotas;
 use super::shortage::{self, Copies};
 use super::{Call, Resource, object, parse_id, standard, writable};
-use crate::attributes::{self, Absent, Attribute, Body, Kind, Object, Table};
+use crate::attributes::{self, Absent, Attribute, Body, Kind, Object, Part, Table};
 use crate::error::ApiError;
 use crate::ha::{self, Form};
 use crate::ipam::FixedIp;
@@ -20,7 +20,7 @@ use crate::objects::port::{self, Port};
 use crate::objects::router::{self, Role, Router, RouterPort};
 use crate::objects::subnet::Route;
 use crate::objects::{Changes, Standard, query_in, tags};
-use crate::policy::{self, Facts, Rule, Target};
+use crate::policy::{self, Rule};
 use crate::store::Kind as Changed;
 use crate::values;
 
@@ -67,7 +67,11 @@ static TABLE: Table = Table {
         Attribute::new(PREFERRED_HOST, Kind::TextOrNull(255)).put().only(Rule::Admin),
         Attribute::new(PREEMPT, Kind::Bool).put().only(Rule::Admin),
         Attribute::new(MOVE_TO, Kind::TextOrNull(255)).put().only(Rule::Admin),
-        Attribute::new("external_gateway_info", Kind::GatewayInfo).post(Absent::Null).put(),
+        Attribute::new("external_gateway_info", Kind::GatewayInfo).post(Absent::Null).put().parts(&[
+            Part::new("network_id", Rule::Member),
+            Part::new("enable_snat", Rule::Admin),
+            Part::new("external_fixed_ips", Rule::Admin),
+        ]),
         Attribute::new("routes", Kind::Routes).put(),
         Attribute::new("availability_zone_hints", Kind::Strings(255)).post(Absent::EmptyList),
         Attribute::new("availability_zones", Kind::Computed),
@@ -135,7 +139,6 @@ impl Resource for Routers {
     fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
         refuse_unoffered(call, body)?;
         let gateway = GatewayInfo::read(body)?.flatten();
-        check_gateway_policy(call, gateway.as_ref(), "create_router", &body.need::<String>("project_id")?)?;
         let router = Router {
             id: router::new_id(),
             project_id: body.need("project_id")?,
@@ -175,7 +178,6 @@ impl Resource for Routers {
             ha::convert(call.tx, call.options, &mut router, to)?;
         }
         if let Some(info) = GatewayInfo::read(body)? {
-            check_gateway_policy(call, info.as_ref(), "update_router", &router.project_id)?;
             gateway::set(call, &router, info.as_ref())?;
         }
         if let Some(routes) = body.get::<Vec<Route>>("routes")? {
@@ -248,25 +250,6 @@ fn refuse_unoffered(call: Call<'_>, body: &Body) -> Result<(), ApiError> {
 
 fn distributed_by_default(call: Call<'_>) -> bool {
     call.options.enable_dvr && call.options.router_distributed
-}
-
-/// By default only admins choose a gateway's addresses and whether it translates.
-fn check_gateway_policy(
-    call: Call<'_>,
-    info: Option<&GatewayInfo>,
-    action: &str,
-    project: &str,
-) -> Result<(), ApiError> {
-    let Some(info) = info else { return Ok(()) };
-    let target = Target::of_project(project);
-    let parts = [
-        ("external_gateway_info:network_id", true),
-        ("external_gateway_info:enable_snat", info.enable_snat.is_some()),
-        ("external_gateway_info:external_fixed_ips", info.external_fixed_ips.is_some()),
-    ];
-    let passes = |part: &str| policy::passes(call.ctx, &format!("{action}:{part}"), Facts::of(&target));
-    let refused: Vec<_> = parts.iter().filter(|(part, given)| *given && !passes(part)).map(|(part, _)| *part).collect();
-    if refused.is_empty() { Ok(()) } else { Err(policy::forbidden(action, &refused)) }
 }
 
 fn zone_hints(call: Call<'_>, body: &Body) -> Result<Vec<String>, ApiError> {

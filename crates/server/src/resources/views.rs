@@ -11,7 +11,7 @@ use crate::attributes::Object;
 use crate::attributes::query::{fields, refuse_unknown};
 use crate::error::ApiError;
 use crate::ipam::{self, Pool, to_number};
-use crate::policy;
+use crate::policy::{self, Facts, Target};
 
 /// Values of all pairs of one of the names.
 fn wanted<'p>(pairs: &'p [(String, String)], names: &[&str]) -> BTreeSet<&'p str> {
@@ -142,14 +142,21 @@ pub fn floating_ip_pools(call: Call<'_>, pairs: &[(String, String)]) -> Result<J
     let found = super::list(call, &subnets::Subnets, &only, "")?;
     let found: Json = serde_json::from_slice(&found).map_err(|error| ApiError::internal(error.to_string()))?;
     let pools = found["subnets"].as_array().into_iter().flatten().map(|subnet| {
-        let mut shown = super::object(json!({
+        super::object(json!({
             "network_id": subnet["network_id"],
             "subnet_id": subnet["id"],
             "subnet_name": subnet["name"],
             "cidr": subnet["cidr"],
             "project_id": subnet["project_id"],
             "tenant_id": subnet["project_id"],
-        }));
+        }))
+    });
+    let seen = pools.filter(|pool| {
+        let target = Target::of_project(pool.get("project_id").and_then(Json::as_str).unwrap_or_default());
+        let facts = Facts { target: &target, given: None, object: Some(pool) };
+        policy::passes(call.ctx, "get_floatingip_pool", facts)
+    });
+    let pools = seen.map(|mut shown| {
         shown.retain(|key, _| fields.is_empty() || fields.contains(key));
         shown
     });

@@ -23,6 +23,7 @@ mod lists;
 mod networks;
 mod outages;
 mod policy;
+mod policy_names;
 mod port_forwardings;
 mod ports;
 mod postgres;
