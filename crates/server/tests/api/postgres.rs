@@ -14,7 +14,7 @@ use evergate_server::store::{Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::harness::{POSTGRES, PROJECT, Server, admin, id, member, pick};
-use crate::support::Cluster;
+use crate::support::{Cluster, Port};
 
 /// Tells a child which database to race for.
 const RACE: &str = "EVERGATE_TEST_RACE";
@@ -407,4 +407,17 @@ fn tls_to_the_database_is_spoken_as_the_url_says() {
         }
     }
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_clusters_port_is_nobody_elses_while_it_is_stopped() {
+    let (one, other) = (Port::reserve(), Port::reserve());
+    assert_ne!(one.number, other.number);
+    let given = (0..100).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect::<Vec<_>>();
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let ends: Vec<u16> = range.split_whitespace().map(|end| end.parse().unwrap()).collect();
+    for port in [&one, &other] {
+        assert!(!(ends[0]..=ends[1]).contains(&port.number), "{range}");
+        assert!(given.iter().all(|listener| listener.local_addr().unwrap().port() != port.number));
+    }
 }

@@ -1,4 +1,5 @@
-//! A PostgreSQL of its own for tests: Debian's, in a temporary directory, on a free port of the loopback.
+//! A PostgreSQL of its own for tests: Debian's, in a temporary directory, on a port of the loopback that stays its own
+//! while it starts and while it is stopped.
 //!
 //! A shell watches over it: when the test goes away, however it does, the shell's input ends, and it stops
 //! the cluster and removes the directory.
@@ -7,6 +8,8 @@
 
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -60,7 +63,7 @@ rm -rf "$1"
 /// A running cluster; it ends with the value.
 pub(crate) struct Cluster {
     directory: PathBuf,
-    port: u16,
+    port: Port,
     watch: Child,
     commands: Option<ChildStdin>,
     said: std::io::BufReader<std::process::ChildStdout>,
@@ -85,14 +88,15 @@ impl Cluster {
 
     fn start_on(fsync: bool, disk: &str) -> Self {
         let programs = programs();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let directory = std::env::temp_dir().join(format!("evergate-postgres-{}-{port}", std::process::id()));
+        let port = Port::reserve();
+        let number = port.number.to_string();
+        let directory = std::env::temp_dir().join(format!("evergate-postgres-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("password"), PASSWORD).unwrap();
         // In a session of its own: who ends the test's whole group shall not end what cleans up after it.
         let mut watch = Command::new("setsid")
             .args(["sh", "-c", WATCH, "watch"])
-            .args([directory.as_path(), Path::new(&port.to_string()), &programs])
+            .args([directory.as_path(), Path::new(&number), &programs])
             .args([if fsync { "on" } else { "off" }, disk])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -107,7 +111,7 @@ impl Cluster {
 
     /// The URL of a database.
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgresql://evergate:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+        format!("postgresql://evergate:{PASSWORD}@127.0.0.1:{}/{database}", self.port.number)
     }
 
     /// Makes a database; answers its URL.
@@ -201,6 +205,33 @@ impl Drop for Cluster {
         while self.watch.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// A port of the loopback that is kept for whoever has the value, also while nothing listens on it: it is none of those
+/// that the kernel gives to whom it is all the same, and tests ask each other.
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    /// What tests see that it is taken by: it needs no cleaning up.
+    _mark: UnixListener,
+}
+
+impl Port {
+    /// Finds one.
+    pub(crate) fn reserve() -> Self {
+        let by_chance = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let (first, last) = by_chance.trim().split_once(char::is_whitespace).unwrap();
+        let (first, last): (u16, u16) = (first.parse().unwrap(), last.trim().parse().unwrap());
+        let ports: Vec<u16> = (10_000..first).chain(last.saturating_add(1)..u16::MAX).collect();
+        // Not all from the same one on.
+        let start = std::process::id() as usize * 97 % ports.len();
+        let reserve = |number: &u16| {
+            let name = SocketAddr::from_abstract_name(format!("evergate-test-port-{number}")).unwrap();
+            let mark = UnixListener::bind_addr(&name).ok()?;
+            TcpListener::bind(("127.0.0.1", *number)).ok()?;
+            Some(Self { number: *number, _mark: mark })
+        };
+        ports[start..].iter().chain(&ports[..start]).find_map(reserve).expect("a port is free")
     }
 }
 
