@@ -154,6 +154,8 @@ pub fn eui64(cidr: IpNet, mac: Mac) -> IpAddr {
 pub struct Wanted<'a> {
     /// The network it is on.
     pub network_id: NetworkId,
+    /// The network's subnets, oldest first.
+    pub subnets: &'a [Subnet],
     /// Its Ethernet address, for SLAAC.
     pub mac: Mac,
     /// What it is for: routers may take addresses that others may not.
@@ -168,10 +170,9 @@ pub struct Wanted<'a> {
 ///
 /// When an address is outside the subnet or in use, or a subnet has none left.
 pub fn allocate(tx: &Tx<'_>, wanted: Wanted<'_>) -> Result<Vec<FixedIp>, ApiError> {
-    let subnets = Subnet::of_network(tx, wanted.network_id)?;
     match wanted.requests {
-        Some(requests) => requested(tx, wanted, &subnets, requests),
-        None => one_of_each_family(tx, wanted, &subnets),
+        Some(requests) => requested(tx, wanted, wanted.subnets, requests),
+        None => one_of_each_family(tx, wanted, wanted.subnets),
     }
 }
 
@@ -216,8 +217,7 @@ pub fn automatic(tx: &Tx<'_>, wanted: Wanted<'_>, have: &[FixedIp]) -> Result<Ve
     if wanted.device_owner.starts_with("network:") {
         return Ok(added);
     }
-    let subnets = Subnet::of_network(tx, wanted.network_id)?;
-    for subnet in offered_to(&subnets, wanted.device_owner) {
+    for subnet in offered_to(wanted.subnets, wanted.device_owner) {
         let is_new = !have.iter().any(|fixed| fixed.subnet_id == subnet.id);
         if subnet.is_auto_address() && is_new {
             let ip = eui64(subnet.cidr, wanted.mac);

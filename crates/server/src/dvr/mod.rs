@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 
 use crate::error::ApiError;
 use crate::objects::fleet::Fleet;
-use crate::objects::query_in;
+use crate::objects::{ask, ask_in};
 use crate::options::Options;
 use crate::store::{Kind, StoreError, Tx};
 
@@ -70,7 +70,21 @@ fn every_distributed(tx: &Tx<'_>, named: &[String]) -> Result<Vec<String>, Store
 fn touched(tx: &Tx<'_>, routers: Vec<String>, networks: &[String]) -> Result<Vec<String>, StoreError> {
     let on_networks = "SELECT DISTINCT rp.router_id FROM router_ports rp JOIN routers r ON r.id = rp.router_id \
                        WHERE rp.role = 'interface' AND r.distributed = 1 AND rp.network_id IN ({})";
-    let mut ids: BTreeSet<String> = routers.into_iter().collect();
-    ids.extend(query_in(tx, on_networks, networks, |row| row.text(0))?);
+    // A central router is a distributed one's neighbour, or was distributed; or it is gone, and what it leaves behind
+    // are hosts' ports on external networks.
+    let concerned = "SELECT r.id FROM routers r WHERE r.id IN ({}) AND (r.distributed = 1 \
+                     OR EXISTS (SELECT 1 FROM router_hosts h WHERE h.router_id = r.id) \
+                     OR EXISTS (SELECT 1 FROM router_ports rp WHERE rp.router_id = r.id AND rp.role = 'snat') \
+                     OR EXISTS (SELECT 1 FROM router_subnets mine \
+                       JOIN router_subnets theirs ON theirs.subnet_id = mine.subnet_id \
+                       JOIN routers d ON d.id = theirs.router_id AND d.distributed = 1 WHERE mine.router_id = r.id))";
+    let on_networks = ask_in(tx, on_networks, networks, |row| row.text(0))?;
+    let concerned = ask_in(tx, concerned, &routers, |row| row.text(0))?;
+    let leftovers = ask(tx, "SELECT 1 FROM agent_gateway_ports LIMIT 1", &[], |_| Ok(()))?;
+    let mut ids: BTreeSet<String> = on_networks.read()?.into_iter().collect();
+    ids.extend(concerned.read()?);
+    if !leftovers.read()?.is_empty() {
+        ids.extend(routers);
+    }
     Ok(ids.into_iter().collect())
 }

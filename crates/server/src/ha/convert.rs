@@ -143,8 +143,9 @@ fn refuse_impossible(
 /// Gives the router a VRID, and its copy a port on the HA network.
 fn gain_ha(tx: &Tx<'_>, options: &Options, router: &Router, kept: &[Binding]) -> Result<(), ApiError> {
     super::take_vrid(tx, options, router)?;
+    let network = super::ha_network_of(tx, router)?;
     for binding in kept {
-        let port = make_ha_port(tx, options, router, &binding.host)?;
+        let port = make_ha_port(tx, options, router, network, &binding.host)?;
         let sql = "UPDATE router_bindings SET ha_port_id = ?3 WHERE router_id = ?1 AND agent_id = ?2";
         tx.execute(sql, &values![router.id, binding.agent_id, port])?;
     }

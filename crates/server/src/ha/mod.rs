@@ -17,6 +17,7 @@ use evergate_model::{AgentId, PortId, RouterId};
 
 use crate::error::ApiError;
 use crate::objects::agent::{Agent, alive_since};
+use crate::objects::ask;
 use crate::objects::fleet::Mode;
 use crate::objects::port::{self, NewPort, Port, owner};
 use crate::objects::router::{self, Binding, Role, Router, RouterPort};
@@ -35,8 +36,9 @@ pub use states::{CopyState, active_copy, copy_states, record_states};
 ///
 /// When no HA network can be made.
 pub fn enable(tx: &Tx<'_>, options: &Options, router: &Router) -> Result<(), ApiError> {
+    let candidates = Candidates::read(tx, options)?;
     take_vrid(tx, options, router)?;
-    schedule(tx, options, &Candidates::read(tx, options)?, router)?;
+    schedule(tx, options, &candidates, router)?;
     Ok(())
 }
 
@@ -71,11 +73,12 @@ pub fn schedule(tx: &Tx<'_>, options: &Options, candidates: &Candidates, router:
         (true, max) => max as usize,
     };
     let missing = wanted.saturating_sub(present.len());
-    let chosen =
-        placement::choose(&candidates.list(router.distributed), &present, &router.availability_zone_hints, missing);
-    for agent in &chosen {
-        bind(tx, options, router, *agent)?;
-        candidates.count(*agent);
+    let list = candidates.list(router.distributed);
+    let chosen = placement::choose(&list, &present, &router.availability_zone_hints, missing);
+    let network = if router.ha && !chosen.is_empty() { Some(ha_network_of(tx, router)?) } else { None };
+    for agent in list.iter().filter(|candidate| chosen.contains(&candidate.agent_id)) {
+        put(tx, options, router, network, (agent.agent_id, &agent.host))?;
+        candidates.count(agent.agent_id);
     }
     Ok(chosen.len())
 }
@@ -111,11 +114,23 @@ pub fn schedule_missing(tx: &Tx<'_>, options: &Options) -> Result<(), ApiError> 
 /// When its port cannot be made.
 pub fn bind(tx: &Tx<'_>, options: &Options, router: &Router, agent: AgentId) -> Result<(), ApiError> {
     let agent = Agent::get(tx, agent)?;
-    let ha_port = if router.ha { Some(make_ha_port(tx, options, router, &agent.host)?) } else { None };
+    let network = if router.ha { Some(ha_network_of(tx, router)?) } else { None };
+    put(tx, options, router, network, (agent.id, &agent.host))
+}
+
+/// Puts a copy on an agent of a host; of an HA router, with a port on its HA network.
+fn put(
+    tx: &Tx<'_>,
+    options: &Options,
+    router: &Router,
+    network: Option<HaNetwork>,
+    (agent, host): (AgentId, &str),
+) -> Result<(), ApiError> {
+    let ha_port = network.map(|network| make_ha_port(tx, options, router, network, host)).transpose()?;
     let sql = "INSERT INTO router_bindings (router_id, agent_id, ha_port_id) VALUES (?1, ?2, ?3)";
-    tx.execute(sql, &values![router.id, agent.id, ha_port])?;
+    tx.execute(sql, &values![router.id, agent, ha_port])?;
     if !router.ha {
-        port::bind(tx, &moving_ports(tx, router.id)?, &agent.host)?;
+        port::bind(tx, &moving_ports(tx, router.id)?, host)?;
     }
     tx.changed(Kind::Router, router.id);
     Ok(())
@@ -230,9 +245,18 @@ fn texts(ids: &[PortId]) -> Vec<String> {
     ids.iter().map(PortId::to_string).collect()
 }
 
-fn make_ha_port(tx: &Tx<'_>, options: &Options, router: &Router, host: &str) -> Result<PortId, ApiError> {
-    let network = HaNetwork::of_router(tx, router.id)?
-        .ok_or_else(|| ApiError::internal(format!("HA router {} has no HA network", router.id)))?;
+fn ha_network_of(tx: &Tx<'_>, router: &Router) -> Result<HaNetwork, ApiError> {
+    HaNetwork::of_router(tx, router.id)?
+        .ok_or_else(|| ApiError::internal(format!("HA router {} has no HA network", router.id)))
+}
+
+fn make_ha_port(
+    tx: &Tx<'_>,
+    options: &Options,
+    router: &Router,
+    network: HaNetwork,
+    host: &str,
+) -> Result<PortId, ApiError> {
     let (name, device) = (format!("HA port tenant {}", router.project_id), router.id.to_string());
     let new = NewPort { name: &name, host_id: host, ..NewPort::device(network.network_id, owner::HA, &device) };
     let port = Port::create(tx, options, &new)?;
@@ -254,10 +278,11 @@ impl Candidates {
     /// As [`Tx::query`].
     pub fn read(tx: &Tx<'_>, options: &Options) -> Result<Self, StoreError> {
         let sql = "SELECT agent_id, count(*) FROM router_bindings GROUP BY agent_id";
-        let loads: BTreeMap<AgentId, u64> =
-            tx.query(sql, &[], |row| Ok((row.parse(0)?, row.num(1)?)))?.into_iter().collect();
+        let loads = ask(tx, sql, &[], |row| Ok((row.parse(0)?, row.num(1)?)))?;
+        let agents = Agent::all_l3(tx)?;
+        let loads: BTreeMap<AgentId, u64> = loads.read()?.into_iter().collect();
         let since = alive_since(tx.now(), options);
-        let eligible = Agent::all_l3(tx)?.into_iter().filter(|agent| agent.admin_state_up && agent.is_alive(&since));
+        let eligible = agents.into_iter().filter(|agent| agent.admin_state_up && agent.is_alive(&since));
         let candidates = eligible.map(|agent| {
             let mode = agent.mode();
             let routers = loads.get(&agent.id).copied().unwrap_or(0);

@@ -50,27 +50,28 @@ impl HaNetwork {
 
 /// Finds the project's first HA network with a free VRID, or makes one, and picks the VRID.
 pub(super) fn with_free_vrid(tx: &Tx<'_>, options: &Options, project: &str) -> Result<(HaNetwork, u8), ApiError> {
-    let sql = "SELECT network_id, subnet_id FROM ha_networks WHERE project_id = ?1 ORDER BY ordinal";
-    let networks = tx.query(sql, &values![project], HaNetwork::read)?;
-    for network in &networks {
-        if let Some(vrid) = free_vrid(tx, network.network_id)? {
+    let sql = "SELECT n.network_id, n.subnet_id, r.vrid FROM ha_networks n \
+               LEFT JOIN ha_routers r ON r.network_id = n.network_id WHERE n.project_id = ?1 ORDER BY n.ordinal";
+    let mut networks = Vec::<(HaNetwork, BTreeSet<i64>)>::new();
+    for (network, vrid) in tx.query(sql, &values![project], |row| Ok((HaNetwork::read(row)?, row.opt_int(2)?)))? {
+        match networks.last_mut() {
+            Some((last, used)) if *last == network => used.extend(vrid),
+            _ => networks.push((network, vrid.into_iter().collect())),
+        }
+    }
+    for (network, used) in &networks {
+        if let Some(vrid) = free_vrid(used) {
             return Ok((*network, vrid));
         }
     }
     let network = make(tx, options, project, networks.len() as i64)?;
-    let vrid =
-        free_vrid(tx, network.network_id)?.ok_or_else(|| ApiError::internal("a new HA network has no free VRID"))?;
+    let vrid = free_vrid(&BTreeSet::new()).ok_or_else(|| ApiError::internal("a new HA network has no free VRID"))?;
     Ok((network, vrid))
 }
 
-fn free_vrid(tx: &Tx<'_>, network: NetworkId) -> Result<Option<u8>, StoreError> {
-    let sql = "SELECT vrid FROM ha_routers WHERE network_id = ?1";
-    let used: BTreeSet<u8> = tx.query(sql, &values![network], |row| row.num(0))?.into_iter().collect();
-    let free: Vec<u8> = (1..=MAX_VRID).filter(|vrid| !used.contains(vrid)).collect();
-    if free.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(free[random::below(free.len() as u128) as usize]))
+fn free_vrid(used: &BTreeSet<i64>) -> Option<u8> {
+    let free: Vec<u8> = (1..=MAX_VRID).filter(|vrid| !used.contains(&i64::from(*vrid))).collect();
+    if free.is_empty() { None } else { Some(free[random::below(free.len() as u128) as usize]) }
 }
 
 fn make(tx: &Tx<'_>, options: &Options, project: &str, ordinal: i64) -> Result<HaNetwork, ApiError> {

@@ -150,7 +150,7 @@ fn beat(tx: &Tx<'_>, report: &HostReport, before: u64) -> Result<bool, StoreErro
         report.incarnation.to_string(),
         number(before)
     ];
-    if tx.execute(sql, &params)? == 0 {
+    if tx.execute_counted(sql, &params)? == 0 {
         return Ok(false);
     }
     for agent in &report.agents {

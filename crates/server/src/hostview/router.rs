@@ -228,7 +228,7 @@ impl Rows {
             addresses: port_addresses(tx, &port_ids)?,
             macs: port_macs(tx, &port_ids)?,
             advertised: advertised(tx, &networks)?,
-            scopes: subnet_pool::scopes_of(tx, &networks)?,
+            scopes: subnet_pool::scopes_of(tx, &networks)?.read()?,
             ports: group(ports, |port| port.router_id),
             ha: ha_rows(tx, ids)?,
             external: subnets(tx, &Vec::from_iter(external))?,

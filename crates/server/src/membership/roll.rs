@@ -168,7 +168,7 @@ pub(super) fn tokens(tx: &Tx<'_>) -> Result<Vec<KnownToken>, StoreError> {
 
 /// Makes a token useless; tells whether there was one.
 pub(super) fn revoke_token(tx: &Tx<'_>, id: &str) -> Result<bool, StoreError> {
-    Ok(tx.execute("DELETE FROM join_tokens WHERE id = ?1", &values![id])? > 0)
+    Ok(tx.execute_counted("DELETE FROM join_tokens WHERE id = ?1", &values![id])? > 0)
 }
 
 /// A host that was let in.
@@ -251,7 +251,7 @@ pub(super) fn shut_out(tx: &Tx<'_>, host: &str) -> Result<Option<ShutOut>, Store
 /// Ends what certificates a host has; answers how many counted until now.
 fn revoke(tx: &Tx<'_>, host: &str, why: Revoked) -> Result<usize, StoreError> {
     let sql = "UPDATE host_certificates SET revoked = ?2 WHERE host = ?1 AND revoked IS NULL AND expires_at > ?3";
-    let ended = tx.execute(sql, &values![host, why.as_str(), tx.now_text()])?;
+    let ended = tx.execute_counted(sql, &values![host, why.as_str(), tx.now_text()])?;
     note_change(tx)?;
     Ok(ended)
 }

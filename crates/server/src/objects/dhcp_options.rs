@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evergate_model::PortId;
 use serde::{Deserialize, Serialize};
 
-use super::query_in;
+use super::{Later, ask_in};
 use crate::store::{StoreError, Tx};
 use crate::values;
 
@@ -25,18 +25,17 @@ pub struct DhcpOption {
 /// # Errors
 ///
 /// As [`Tx::query`].
-pub fn of_ports(tx: &Tx<'_>, ports: &[String]) -> Result<BTreeMap<PortId, Vec<DhcpOption>>, StoreError> {
+pub fn of_ports<'t>(
+    tx: &'t Tx<'_>,
+    ports: &[String],
+) -> Result<Later<'t, BTreeMap<PortId, Vec<DhcpOption>>>, StoreError> {
     let sql = "SELECT port_id, opt_name, opt_value, ip_version FROM port_dhcp_options WHERE port_id IN ({}) \
                ORDER BY port_id, opt_name, ip_version";
-    let mut options: BTreeMap<PortId, Vec<DhcpOption>> = BTreeMap::new();
-    let rows = query_in(tx, sql, ports, |row| {
+    let rows = ask_in(tx, sql, ports, |row| {
         let option = DhcpOption { opt_name: row.text(1)?, opt_value: row.opt_text(2)?, ip_version: row.num(3)? };
         Ok((row.parse(0)?, option))
-    })?;
-    for (port, option) in rows {
-        options.entry(port).or_default().push(option);
-    }
-    Ok(options)
+    });
+    Ok(rows?.by_key())
 }
 
 /// Sets options of a port, or removes those without a value. Others stay.

@@ -17,6 +17,8 @@ pub mod subnet;
 pub mod subnet_pool;
 pub mod tags;
 
+use std::collections::BTreeMap;
+
 use crate::store::{Row, StoreError, Tx, Value};
 use crate::values;
 
@@ -58,14 +60,100 @@ pub fn query_in<T, I: AsRef<str>>(
 ) -> Result<Vec<T>, StoreError> {
     let mut found = Vec::new();
     for chunk in ids.chunks(CHUNK) {
-        // The last is named several times, so that there are few lengths, and few statements to prepare.
-        let length = chunk.len().next_power_of_two().min(CHUNK);
-        let places: Vec<_> = (1..=length).map(|n| format!("?{n}")).collect();
-        let last = std::iter::repeat(chunk.last()).flatten();
-        let params: Vec<Value> = chunk.iter().chain(last).take(length).map(|id| Value::from(id.as_ref())).collect();
-        found.extend(tx.query(&sql.replace("{}", &places.join(", ")), &params, &mut read)?);
+        let (sql, params) = in_chunk(sql, chunk);
+        found.extend(tx.query(&sql, &params, &mut read)?);
     }
     Ok(found)
+}
+
+fn in_chunk(sql: &str, chunk: &[impl AsRef<str>]) -> (String, Vec<Value>) {
+    // The last is named several times, so that there are few lengths, and few statements to prepare.
+    let length = chunk.len().next_power_of_two().min(CHUNK);
+    let places: Vec<_> = (1..=length).map(|n| format!("?{n}")).collect();
+    let last = std::iter::repeat(chunk.last()).flatten();
+    let params = chunk.iter().chain(last).take(length).map(|id| Value::from(id.as_ref()));
+    (sql.replace("{}", &places.join(", ")), params.collect())
+}
+
+/// What the database was asked for together with other questions.
+#[must_use]
+pub struct Later<'t, T>(Box<dyn FnOnce() -> Result<T, StoreError> + 't>);
+
+impl<'t, T: 't> Later<'t, T> {
+    /// What need not be asked.
+    pub fn known(value: T) -> Self {
+        Self(Box::new(move || Ok(value)))
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn read(self) -> Result<T, StoreError> {
+        self.0()
+    }
+
+    /// Reads it together with something else.
+    pub fn and<U: 't>(self, other: Later<'t, U>) -> Later<'t, (T, U)> {
+        Later(Box::new(move || Ok((self.read()?, other.read()?))))
+    }
+
+    /// Makes something of it when it is read.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U + 't) -> Later<'t, U> {
+        Later(Box::new(move || self.read().map(make)))
+    }
+}
+
+impl<'t, K: Ord + 't, V: 't> Later<'t, Vec<(K, V)>> {
+    /// Gathers what has the same key.
+    pub fn by_key(self) -> Later<'t, BTreeMap<K, Vec<V>>> {
+        self.map(|rows| {
+            let mut by_key = BTreeMap::<K, Vec<V>>::new();
+            rows.into_iter().for_each(|(key, value)| by_key.entry(key).or_default().push(value));
+            by_key
+        })
+    }
+}
+
+/// Asks for the rows of a query, for reading later.
+///
+/// # Errors
+///
+/// As [`Tx::query`].
+pub fn ask<'t, T: 't>(
+    tx: &'t Tx<'_>,
+    sql: &str,
+    params: &[Value],
+    read: impl FnMut(&Row<'_>) -> Result<T, StoreError> + 't,
+) -> Result<Later<'t, Vec<T>>, StoreError> {
+    let asked = tx.ask(sql, params)?;
+    Ok(Later(Box::new(move || asked.rows(read))))
+}
+
+/// Asks what [`query_in`] would, for reading later.
+///
+/// # Errors
+///
+/// As [`Tx::query`].
+pub fn ask_in<'t, T: 't>(
+    tx: &'t Tx<'_>,
+    sql: &str,
+    ids: &[impl AsRef<str>],
+    mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError> + 't,
+) -> Result<Later<'t, Vec<T>>, StoreError> {
+    let chunks = ids.chunks(CHUNK).map(|chunk| {
+        let (sql, params) = in_chunk(sql, chunk);
+        tx.ask(&sql, &params)
+    });
+    let asked: Vec<_> = chunks.collect::<Result<_, _>>()?;
+    Ok(Later(Box::new(move || {
+        let mut found = Vec::new();
+        for chunk in asked {
+            found.extend(chunk.rows(&mut read)?);
+        }
+        Ok(found)
+    })))
 }
 
 /// Writes a new row of a table whose columns end with the standard ones: these are the transaction's, and the

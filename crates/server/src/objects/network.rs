@@ -2,7 +2,7 @@
 
 use evergate_model::NetworkId;
 
-use super::{Standard, query_in, tags};
+use super::{Later, Standard, ask_in, tags};
 use crate::error::ApiError;
 use crate::options::Options;
 use crate::random;
@@ -134,7 +134,16 @@ impl Network {
     ///
     /// As [`Tx::query`].
     pub fn many(tx: &Tx<'_>, ids: &[String]) -> Result<Vec<Self>, StoreError> {
-        query_in(tx, &format!("SELECT {COLUMNS} FROM networks WHERE id IN ({{}})"), ids, Self::read)
+        Self::ask_many(tx, ids)?.read()
+    }
+
+    /// Asks for many networks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn ask_many<'t>(tx: &'t Tx<'_>, ids: &[String]) -> Result<Later<'t, Vec<Self>>, StoreError> {
+        ask_in(tx, &format!("SELECT {COLUMNS} FROM networks WHERE id IN ({{}})"), ids, Self::read)
     }
 
     /// Writes a new network.

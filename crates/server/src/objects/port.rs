@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use evergate_model::{Mac, NetworkId, PortId, SubnetId};
 
 use super::subnet::Subnet;
-use super::{Standard, bump, floating_ip, port_forwarding, query_in, tags};
+use super::{Later, Standard, ask, ask_in, bump, floating_ip, port_forwarding, query_in, tags};
 use crate::error::ApiError;
 use crate::ipam::{self, FixedIp, FixedIpRequest, Wanted};
 use crate::options::Options;
@@ -151,12 +151,22 @@ impl Port {
     ///
     /// As [`Tx::query`].
     pub fn many(tx: &Tx<'_>, ids: &[String]) -> Result<Vec<Self>, StoreError> {
-        let mut ports = query_in(tx, &format!("SELECT {COLUMNS} FROM ports WHERE id IN ({{}})"), ids, Self::read)?;
-        let mut addresses = fixed_ips_of(tx, ids)?;
-        for port in &mut ports {
-            port.fixed_ips = addresses.remove(&port.id).unwrap_or_default();
-        }
-        Ok(ports)
+        Self::ask_many(tx, ids)?.read()
+    }
+
+    /// Asks for many ports.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn ask_many<'t>(tx: &'t Tx<'_>, ids: &[String]) -> Result<Later<'t, Vec<Self>>, StoreError> {
+        let ports = ask_in(tx, &format!("SELECT {COLUMNS} FROM ports WHERE id IN ({{}})"), ids, Self::read)?;
+        Ok(ports.and(ask_fixed_ips_of(tx, ids)?).map(|(mut ports, mut addresses)| {
+            for port in &mut ports {
+                port.fixed_ips = addresses.remove(&port.id).unwrap_or_default();
+            }
+            ports
+        }))
     }
 
     /// Makes a port with addresses of its network.
@@ -165,6 +175,7 @@ impl Port {
     ///
     /// When the MAC or an address cannot be had.
     pub fn create(tx: &Tx<'_>, options: &Options, new: &NewPort<'_>) -> Result<Self, ApiError> {
+        let subnets = Subnet::ask_of_network(tx, new.network_id)?;
         let mac = match new.mac_address {
             Some(mac) => {
                 if mac_is_taken(tx, new.network_id, mac)? {
@@ -175,8 +186,13 @@ impl Port {
             }
             None => free_mac(tx, options, new.network_id)?,
         };
-        let wanted =
-            Wanted { network_id: new.network_id, mac, device_owner: new.device_owner, requests: new.fixed_ips };
+        let wanted = Wanted {
+            network_id: new.network_id,
+            subnets: &subnets.read()?,
+            mac,
+            device_owner: new.device_owner,
+            requests: new.fixed_ips,
+        };
         let mut fixed_ips = ipam::allocate(tx, wanted)?;
         if new.fixed_ips.is_some_and(|requests| !requests.is_empty()) {
             fixed_ips.extend(ipam::automatic(tx, wanted, &fixed_ips)?);
@@ -237,11 +253,13 @@ impl Port {
     /// When an address cannot be had.
     pub fn change_fixed_ips(&mut self, tx: &Tx<'_>, requests: &[FixedIpRequest]) -> Result<(), ApiError> {
         let (kept, open) = keep(&self.fixed_ips, requests);
+        let subnets = Subnet::of_network(tx, self.network_id)?;
         let sql = "DELETE FROM fixed_ips WHERE port_id = ?1";
         tx.execute(sql, &values![self.id])?;
         write_fixed_ips(tx, self.id, self.network_id, &kept)?;
         let wanted = Wanted {
             network_id: self.network_id,
+            subnets: &subnets,
             mac: self.mac_address,
             device_owner: &self.device_owner,
             requests: Some(&open),
@@ -353,15 +371,18 @@ fn write_fixed_ips(tx: &Tx<'_>, port: PortId, network: NetworkId, ips: &[FixedIp
 ///
 /// As [`Tx::query`].
 pub fn fixed_ips_of(tx: &Tx<'_>, ids: &[String]) -> Result<BTreeMap<PortId, Vec<FixedIp>>, StoreError> {
+    ask_fixed_ips_of(tx, ids)?.read()
+}
+
+fn ask_fixed_ips_of<'t>(
+    tx: &'t Tx<'_>,
+    ids: &[String],
+) -> Result<Later<'t, BTreeMap<PortId, Vec<FixedIp>>>, StoreError> {
     let sql = "SELECT port_id, subnet_id, ip_address FROM fixed_ips WHERE port_id IN ({}) ORDER BY port_id, position";
-    let rows = query_in(tx, sql, ids, |row| {
-        Ok((row.parse::<PortId>(0)?, FixedIp { subnet_id: row.parse(1)?, ip_address: row.parse(2)? }))
-    })?;
-    let mut addresses: BTreeMap<PortId, Vec<FixedIp>> = BTreeMap::new();
-    for (port, fixed) in rows {
-        addresses.entry(port).or_default().push(fixed);
-    }
-    Ok(addresses)
+    let rows = ask_in(tx, sql, ids, |row| {
+        Ok((row.parse(0)?, FixedIp { subnet_id: row.parse(1)?, ip_address: row.parse(2)? }))
+    });
+    Ok(rows?.by_key())
 }
 
 pub(crate) fn mac_is_taken(tx: &Tx<'_>, network: NetworkId, mac: Mac) -> Result<bool, StoreError> {
@@ -392,7 +413,7 @@ pub fn bind(tx: &Tx<'_>, ports: &[PortId], host: &str) -> Result<(), StoreError>
     for port in ports {
         let sql = "UPDATE ports SET host_id = ?2, status = 'DOWN', updated_at = ?3, \
                    revision_number = revision_number + 1 WHERE id = ?1 AND host_id <> ?2";
-        if tx.execute(sql, &values![port, host, tx.now_text()])? > 0 {
+        if tx.execute_counted(sql, &values![port, host, tx.now_text()])? > 0 {
             tx.changed(Kind::Port, port);
             let sql = "SELECT network_id FROM ports WHERE id = ?1";
             // Where the port is decides which hosts its network reaches.
@@ -473,7 +494,7 @@ pub fn refresh_distributed_status(tx: &Tx<'_>, routers: &[String]) -> Result<(),
 /// # Errors
 ///
 /// As [`Tx::query`].
-pub fn l2_hosts(tx: &Tx<'_>) -> Result<BTreeSet<String>, StoreError> {
+pub fn l2_hosts<'t>(tx: &'t Tx<'_>) -> Result<Later<'t, BTreeSet<String>>, StoreError> {
     let sql = "SELECT DISTINCT host FROM agents WHERE agent_type <> 'L3 agent'";
-    Ok(tx.query(sql, &[], |row| row.text(0))?.into_iter().collect())
+    Ok(ask(tx, sql, &[], |row| row.text(0))?.map(|hosts| hosts.into_iter().collect()))
 }

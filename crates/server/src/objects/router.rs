@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evergate_model::{AgentId, NetworkId, PortId, RouterId, SubnetId};
 
 use super::subnet::Route;
-use super::{Standard, bump, query_in};
+use super::{Later, Standard, ask_in, bump, query_in};
 use crate::error::ApiError;
 use crate::random;
 use crate::store::{Kind, Row, StoreError, Tx};
@@ -153,7 +153,16 @@ impl Router {
     ///
     /// As [`Tx::query`].
     pub fn many(tx: &Tx<'_>, ids: &[String]) -> Result<Vec<Self>, StoreError> {
-        query_in(tx, &format!("SELECT {COLUMNS} FROM routers WHERE id IN ({{}})"), ids, Self::read)
+        Self::ask_many(tx, ids)?.read()
+    }
+
+    /// Asks for many routers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn ask_many<'t>(tx: &'t Tx<'_>, ids: &[String]) -> Result<Later<'t, Vec<Self>>, StoreError> {
+        ask_in(tx, &format!("SELECT {COLUMNS} FROM routers WHERE id IN ({{}})"), ids, Self::read)
     }
 
     /// Writes a new router; its times and revision number are the transaction's.
@@ -311,16 +320,24 @@ fn read_port(row: &Row<'_>) -> Result<RouterPort, StoreError> {
 ///
 /// As [`Tx::query`].
 pub fn routes_of(tx: &Tx<'_>, routers: &[String]) -> Result<BTreeMap<RouterId, Vec<Route>>, StoreError> {
+    ask_routes_of(tx, routers)?.read()
+}
+
+/// Asks for the extra routes of many routers at once.
+///
+/// # Errors
+///
+/// As [`Tx::query`].
+pub fn ask_routes_of<'t>(
+    tx: &'t Tx<'_>,
+    routers: &[String],
+) -> Result<Later<'t, BTreeMap<RouterId, Vec<Route>>>, StoreError> {
     let sql = "SELECT router_id, destination, nexthop FROM router_routes WHERE router_id IN ({}) \
                ORDER BY router_id, destination, nexthop";
-    let rows = query_in(tx, sql, routers, |row| {
-        Ok((row.parse::<RouterId>(0)?, Route { destination: row.parse(1)?, nexthop: row.parse(2)? }))
-    })?;
-    let mut routes: BTreeMap<RouterId, Vec<Route>> = BTreeMap::new();
-    for (router, route) in rows {
-        routes.entry(router).or_default().push(route);
-    }
-    Ok(routes)
+    let rows = ask_in(tx, sql, routers, |row| {
+        Ok((row.parse(0)?, Route { destination: row.parse(1)?, nexthop: row.parse(2)? }))
+    });
+    Ok(rows?.by_key())
 }
 
 fn read_binding(row: &Row<'_>) -> Result<Binding, StoreError> {

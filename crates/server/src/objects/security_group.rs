@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use evergate_model::PortId;
 
-use super::{Standard, insert, query_in, tags};
+use super::{Later, Standard, ask, ask_in, insert, query_in, tags};
 use crate::error::ApiError;
 use crate::random;
 use crate::store::{Row, StoreError, Tx, Value};
@@ -207,8 +207,17 @@ impl Rule {
 ///
 /// As [`Tx::query`].
 pub fn default_of(tx: &Tx<'_>, project: &str) -> Result<Option<String>, StoreError> {
+    ask_default_of(tx, project)?.read()
+}
+
+/// Asks for a project's default group.
+///
+/// # Errors
+///
+/// As [`Tx::query`].
+pub fn ask_default_of<'t>(tx: &'t Tx<'_>, project: &str) -> Result<Later<'t, Option<String>>, StoreError> {
     let sql = "SELECT id FROM security_groups WHERE project_id = ?1 AND is_default = 1";
-    tx.query_opt(sql, &values![project], |row| row.text(0))
+    Ok(ask(tx, sql, &values![project], |row| row.text(0))?.map(|found| found.into_iter().next()))
 }
 
 /// Finds a project's default group, or makes it.
@@ -217,9 +226,18 @@ pub fn default_of(tx: &Tx<'_>, project: &str) -> Result<Option<String>, StoreErr
 ///
 /// As [`Tx::execute`].
 pub fn ensure_default(tx: &Tx<'_>, project: &str) -> Result<String, StoreError> {
-    if let Some(id) = default_of(tx, project)? {
-        return Ok(id);
+    match default_of(tx, project)? {
+        Some(id) => Ok(id),
+        None => make_default(tx, project),
     }
+}
+
+/// Makes the default group of a project that has none.
+///
+/// # Errors
+///
+/// As [`Tx::execute`].
+pub fn make_default(tx: &Tx<'_>, project: &str) -> Result<String, StoreError> {
     let group = SecurityGroup {
         id: random::id().to_string(),
         project_id: project.to_owned(),
@@ -238,14 +256,10 @@ pub fn ensure_default(tx: &Tx<'_>, project: &str) -> Result<String, StoreError> 
 /// # Errors
 ///
 /// As [`Tx::query`].
-pub fn of_ports(tx: &Tx<'_>, ports: &[String]) -> Result<BTreeMap<PortId, Vec<String>>, StoreError> {
+pub fn of_ports<'t>(tx: &'t Tx<'_>, ports: &[String]) -> Result<Later<'t, BTreeMap<PortId, Vec<String>>>, StoreError> {
     let sql = "SELECT port_id, security_group_id FROM port_security_groups WHERE port_id IN ({}) \
                ORDER BY port_id, security_group_id";
-    let mut groups: BTreeMap<PortId, Vec<String>> = BTreeMap::new();
-    for (port, group) in query_in(tx, sql, ports, |row| Ok((row.parse(0)?, row.text(1)?)))? {
-        groups.entry(port).or_default().push(group);
-    }
-    Ok(groups)
+    Ok(ask_in(tx, sql, ports, |row| Ok((row.parse(0)?, row.text(1)?)))?.by_key())
 }
 
 /// Makes these the groups that a port is in.

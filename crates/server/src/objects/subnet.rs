@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use evergate_model::{NetworkId, SubnetId};
+use evergate_model::{NetworkId, RouterId, SubnetId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Standard, insert, query_in, tags};
+use super::{Later, Standard, ask, ask_in, insert, tags};
 use crate::error::ApiError;
 use crate::ipam::Pool;
 use crate::store::{Kind, Row, StoreError, Tx};
@@ -93,7 +93,16 @@ impl Subnet {
     ///
     /// As [`Tx::query`].
     pub fn many(tx: &Tx<'_>, ids: &[String]) -> Result<Vec<Self>, StoreError> {
-        query_in(tx, &format!("SELECT {COLUMNS} FROM subnets WHERE id IN ({{}})"), ids, Self::read)
+        Self::ask_many(tx, ids)?.read()
+    }
+
+    /// Asks for many subnets.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn ask_many<'t>(tx: &'t Tx<'_>, ids: &[String]) -> Result<Later<'t, Vec<Self>>, StoreError> {
+        ask_in(tx, &format!("SELECT {COLUMNS} FROM subnets WHERE id IN ({{}})"), ids, Self::read)
     }
 
     /// Reads the subnets of a network, oldest first.
@@ -102,8 +111,31 @@ impl Subnet {
     ///
     /// As [`Tx::query`].
     pub fn of_network(tx: &Tx<'_>, network: NetworkId) -> Result<Vec<Self>, StoreError> {
+        Self::ask_of_network(tx, network)?.read()
+    }
+
+    /// Asks for the subnets of a network, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn ask_of_network<'t>(tx: &'t Tx<'_>, network: NetworkId) -> Result<Later<'t, Vec<Self>>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM subnets WHERE network_id = ?1 ORDER BY created_at, id");
-        tx.query(&sql, &values![network], Self::read)
+        ask(tx, &sql, &values![network], Self::read)
+    }
+
+    /// Reads the subnets of a router's interfaces, and all of its external network's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn of_router(tx: &Tx<'_>, router: RouterId) -> Result<Vec<Self>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM subnets WHERE id IN (SELECT rs.subnet_id FROM router_subnets rs WHERE rs.router_id = ?1) \
+             OR network_id IN (SELECT rp.network_id FROM router_ports rp WHERE rp.role = 'gateway' AND rp.router_id = ?1) \
+             ORDER BY id"
+        );
+        tx.query(&sql, &values![router], Self::read)
     }
 
     /// Writes a new subnet; its times and revision number are the transaction's.

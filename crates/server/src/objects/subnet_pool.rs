@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evergate_model::{AddressScopeId, NetworkId};
 use ipnet::IpNet;
 
-use super::{Standard, insert, query_in, tags};
+use super::{Later, Standard, ask_in, insert, query_in, tags};
 use crate::error::ApiError;
 use crate::objects::subnet::json;
 use crate::store::{Kind, Row, StoreError, Tx};
@@ -177,18 +177,18 @@ impl SubnetPool {
     }
 }
 
+/// Address scopes by network and IP version.
+pub type Scopes = BTreeMap<(NetworkId, u8), AddressScopeId>;
+
 /// The address scopes of networks: by network and IP version, where there is one.
 ///
 /// # Errors
 ///
 /// As [`Tx::query`].
-pub fn scopes_of(
-    tx: &Tx<'_>,
-    networks: &[impl AsRef<str>],
-) -> Result<BTreeMap<(NetworkId, u8), AddressScopeId>, StoreError> {
+pub fn scopes_of<'t>(tx: &'t Tx<'_>, networks: &[impl AsRef<str>]) -> Result<Later<'t, Scopes>, StoreError> {
     let sql = "SELECT DISTINCT s.network_id, s.ip_version, p.address_scope_id FROM subnets s \
                JOIN subnet_pools p ON p.id = s.subnetpool_id \
                WHERE p.address_scope_id IS NOT NULL AND s.network_id IN ({})";
-    let rows = query_in(tx, sql, networks, |row| Ok(((row.parse(0)?, row.num(1)?), row.parse(2)?)))?;
-    Ok(rows.into_iter().collect())
+    let rows = ask_in(tx, sql, networks, |row| Ok(((row.parse(0)?, row.num(1)?), row.parse(2)?)))?;
+    Ok(rows.map(|rows| rows.into_iter().collect()))
 }

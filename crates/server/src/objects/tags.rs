@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::query_in;
+use super::{Later, ask_in};
 use crate::store::{StoreError, Tx};
 use crate::values;
 
@@ -11,13 +11,9 @@ use crate::values;
 /// # Errors
 ///
 /// As [`Tx::query`].
-pub fn of_many(tx: &Tx<'_>, ids: &[String]) -> Result<BTreeMap<String, Vec<String>>, StoreError> {
+pub fn of_many<'t>(tx: &'t Tx<'_>, ids: &[String]) -> Result<Later<'t, BTreeMap<String, Vec<String>>>, StoreError> {
     let sql = "SELECT object_id, tag FROM tags WHERE object_id IN ({}) ORDER BY object_id, tag";
-    let mut tags: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (id, tag) in query_in(tx, sql, ids, |row| Ok((row.text(0)?, row.text(1)?)))? {
-        tags.entry(id).or_default().push(tag);
-    }
-    Ok(tags)
+    Ok(ask_in(tx, sql, ids, |row| Ok((row.text(0)?, row.text(1)?)))?.by_key())
 }
 
 /// Reads the tags of one object, in order.
@@ -59,6 +55,6 @@ pub fn add(tx: &Tx<'_>, id: &str, tag: &str) -> Result<(), StoreError> {
 ///
 /// As [`Tx::execute`].
 pub fn remove(tx: &Tx<'_>, id: &str, tag: &str) -> Result<bool, StoreError> {
-    let removed = tx.execute("DELETE FROM tags WHERE object_id = ?1 AND tag = ?2", &values![id, tag])?;
+    let removed = tx.execute_counted("DELETE FROM tags WHERE object_id = ?1 AND tag = ?2", &values![id, tag])?;
     Ok(removed > 0)
 }

@@ -51,7 +51,7 @@ impl Resource for AddressScopes {
     }
 
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
-        let shared = rbac_policies::shared_with_caller(call, ids)?;
+        let shared = rbac_policies::shared_with_caller(call, ids)?.read()?;
         let sql = "SELECT id, project_id, name, ip_version FROM address_scopes WHERE id IN ({})";
         let scopes = query_in(call.tx, sql, ids, |row| {
             let id = row.text(0)?;

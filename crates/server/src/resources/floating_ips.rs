@@ -68,8 +68,9 @@ impl Resource for FloatingIps {
     }
 
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
-        let mut tags = tags::of_many(call.tx, ids)?;
+        let tags = tags::of_many(call.tx, ids)?;
         let floating_ips = FloatingIp::many(call.tx, ids)?;
+        let mut tags = tags.read()?;
         let ports: Vec<String> = floating_ips.iter().filter_map(|f| f.port_id).map(|id| id.to_string()).collect();
         let ports: BTreeMap<PortId, Port> = Port::many(call.tx, &ports)?.into_iter().map(|p| (p.id, p)).collect();
         let forwardings = PortForwarding::of_floating_ips(call.tx, ids)?;

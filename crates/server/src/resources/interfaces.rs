@@ -12,7 +12,7 @@ use crate::objects::network::Network;
 use crate::objects::port::{NewPort, Port};
 use crate::objects::router::{self, Role, Router, RouterPort};
 use crate::objects::subnet::Subnet;
-use crate::objects::{Changes, port_forwarding, query_in, security_group};
+use crate::objects::{Changes, port_forwarding, security_group};
 use crate::values;
 
 /// What a request names: a subnet, a port, or (on removal) both.
@@ -258,11 +258,7 @@ pub(super) fn refuse_overlaps(call: Call<'_>, router: &Router, new: &[Subnet]) -
 
 /// The subnets of the router's interfaces, and all of its external network's.
 fn connected(call: Call<'_>, router: &Router) -> Result<Vec<Subnet>, ApiError> {
-    let sql = "SELECT subnet_id FROM router_subnets WHERE router_id IN ({}) UNION \
-               SELECT s.id FROM router_ports rp JOIN subnets s ON s.network_id = rp.network_id \
-               WHERE rp.role = 'gateway' AND rp.router_id IN ({})";
-    let ids = query_in(call.tx, sql, &[router.id.to_string()], |row| row.text(0))?;
-    Ok(Subnet::many(call.tx, &ids)?)
+    Ok(Subnet::of_router(call.tx, router.id)?)
 }
 
 /// The router's port on the subnet's network that has IPv6 addresses already.

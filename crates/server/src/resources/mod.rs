@@ -39,7 +39,7 @@ use crate::attributes::query::{Condition, ListQuery};
 use crate::attributes::{Body, Object, Table};
 use crate::context::Context;
 use crate::error::ApiError;
-use crate::objects;
+use crate::objects::{self, Later};
 use crate::options::Options;
 use crate::policy::{self, Facts, Rule, Target};
 use crate::store::{Tx, Value};
@@ -318,24 +318,27 @@ fn claimed_targets(call: Call<'_>, resource: &dyn Resource, bodies: &[Body]) -> 
     for body in bodies {
         *by_project.entry(body.get("project_id")?.unwrap_or_default()).or_default() += 1;
     }
-    let claim = |(project, count): (&String, &i64)| quotas::claim(call, resource.table().singular, project, *count);
-    let over = match by_project.iter().try_for_each(claim) {
-        Ok(()) => None,
-        Err(over @ ApiError::OverQuota { .. }) => Some(over),
-        Err(error) => return Err(error),
-    };
-    let looked_at = if over.is_some() { bodies.len().min(LOOKED_AT_OVER_QUOTA) } else { bodies.len() };
+    let kind = resource.table().singular;
+    let claims = by_project.iter().map(|(project, count)| quotas::ask_claim(call, kind, project, *count));
+    let mut claims = claims.collect::<Result<Vec<_>, _>>()?;
     let mut known = BTreeMap::new();
-    let mut targets = Vec::new();
-    for body in &bodies[..looked_at] {
+    let (mut targets, mut has_room) = (Vec::new(), true);
+    for (n, body) in bodies.iter().enumerate() {
+        if !has_room && n >= LOOKED_AT_OVER_QUOTA {
+            break;
+        }
         let of_body = |name: &str| body.json(name).map(Json::to_string);
         let target = match known.entry((resource.parent().and_then(of_body), of_body("project_id"))) {
             Entry::Occupied(known) => Rc::clone(known.get()),
             Entry::Vacant(new) => Rc::clone(new.insert(Rc::new(resource.target(call, body)?))),
         };
         targets.push(target);
+        // They were asked together with the first target.
+        for claim in claims.drain(..) {
+            has_room &= claim.read()?;
+        }
     }
-    over.map_or(Ok(targets), Err)
+    if has_room { Ok(targets) } else { Err(quotas::over(kind)) }
 }
 
 /// Changes an object, if it is still at the revision that `If-Match` names.
@@ -413,10 +416,15 @@ pub fn visible(call: Call<'_>, resource: &dyn Resource, id: &str) -> Result<Obje
     if sight.nothing {
         return Err(ApiError::not_found());
     }
-    let only = Condition { sql: "t.id = ?".into(), values: vec![Value::from(id.to_ascii_lowercase())] };
+    let id_of_row = id.to_ascii_lowercase();
+    let only = Condition { sql: "t.id = ?".into(), values: vec![Value::from(&id_of_row)] };
     let query = ListQuery { conditions: vec![only], ..ListQuery::default() };
-    let ids = matching_ids(call, resource, &query, None)?;
-    let mut found = resource.load(call, &ids)?;
+    // Whether it may be seen is asked together with what it is.
+    let ids = ask_matching_ids(call, resource, &query, None)?;
+    let mut found = resource.load(call, &[id_of_row])?;
+    if ids.read()?.is_empty() {
+        found.clear();
+    }
     if sight.each {
         found = seen_each(call, resource, found)?;
     }
@@ -473,6 +481,15 @@ fn matching_ids(
     query: &ListQuery,
     limit: Option<usize>,
 ) -> Result<Vec<String>, ApiError> {
+    Ok(ask_matching_ids(call, resource, query, limit)?.read()?)
+}
+
+fn ask_matching_ids<'t>(
+    call: Call<'t>,
+    resource: &dyn Resource,
+    query: &ListQuery,
+    limit: Option<usize>,
+) -> Result<Later<'t, Vec<String>>, ApiError> {
     let table = resource.table();
     let (mut conditions, mut params) = (Vec::new(), Vec::new());
     if !policy::sight(table, call.ctx).everything {
@@ -509,7 +526,7 @@ fn matching_ids(
         params.push(Value::from(i64::try_from(limit).unwrap_or(i64::MAX)));
         sql.push_str(&format!(" LIMIT ?{}", params.len()));
     }
-    Ok(call.tx.query(&sql, &params, |row| row.text(0))?)
+    Ok(objects::ask(call.tx, &sql, &params, |row| row.text(0))?)
 }
 
 /// Finds the ids of a page, and no others where the database can tell where it begins.

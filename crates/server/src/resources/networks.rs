@@ -1,18 +1,16 @@
 //! Networks.
 
-use std::collections::BTreeMap;
-
 use evergate_model::NetworkId;
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, object, parse_id, rbac_policies, standard, subnets};
+use super::{Call, Resource, must_see, object, parse_id, rbac_policies, standard, subnets};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::objects::network::{self, Network, NewNetwork, Segment, allocate_segment, max_mtu};
 use crate::objects::port::{Port, owner};
 use crate::objects::subnet::Subnet;
-use crate::objects::{Changes, floating_ip, query_in, subnet_pool, tags};
-use crate::policy::Rule;
+use crate::objects::{Changes, ask_in, floating_ip, subnet_pool, tags};
+use crate::policy::{self, Rule};
 use crate::store::Kind as Changed;
 use crate::values;
 
@@ -98,15 +96,13 @@ impl Resource for Networks {
     }
 
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
-        let mut tags = tags::of_many(call.tx, ids)?;
+        let (networks, tags) = (Network::ask_many(call.tx, ids)?, tags::of_many(call.tx, ids)?);
         let sql = "SELECT network_id, id FROM subnets WHERE network_id IN ({}) ORDER BY network_id, created_at, id";
-        let mut subnets: BTreeMap<NetworkId, Vec<String>> = BTreeMap::new();
-        for (network, subnet) in query_in(call.tx, sql, ids, |row| Ok((row.parse(0)?, row.text(1)?)))? {
-            subnets.entry(network).or_default().push(subnet);
-        }
-        let shared = rbac_policies::shared_with_caller(call, ids)?;
-        let scopes = subnet_pool::scopes_of(call.tx, ids)?;
-        let networks = Network::many(call.tx, ids)?.into_iter().map(|network| {
+        let subnets = ask_in(call.tx, sql, ids, |row| Ok((row.parse::<NetworkId>(0)?, row.text(1)?)))?.by_key();
+        let (shared, scopes) = (rbac_policies::shared_with_caller(call, ids)?, subnet_pool::scopes_of(call.tx, ids)?);
+        let (mut tags, mut subnets) = (tags.read()?, subnets.read()?);
+        let (shared, scopes) = (shared.read()?, scopes.read()?);
+        let networks = networks.read()?.into_iter().map(|network| {
             let mut shown = show(
                 &network,
                 shared.contains(&network.id.to_string()),
@@ -350,11 +346,32 @@ fn remove_spare_ports(call: Call<'_>, network: NetworkId) -> Result<(), ApiError
     Ok(())
 }
 
+/// Whose a network is that the caller may see and whether it is shared with the caller, as policy for what is to be on
+/// it needs it.
+///
+/// # Errors
+///
+/// 404 where there is none.
+pub(super) fn seen_owner_of(call: Call<'_>, id: &str) -> Result<(String, bool), ApiError> {
+    let sight = policy::sight(&TABLE, call.ctx);
+    if sight.nothing || sight.each {
+        must_see(call, &Networks, id)?;
+        return owner_of(call, &Json::from(id));
+    }
+    let scope = if sight.everything { "1 = 1" } else { TABLE.scope };
+    let shared = rbac_policies::IS_SHARED.replace('?', "?1");
+    let sql = format!("SELECT t.project_id, {shared} FROM networks t WHERE t.id = ?2 AND ({scope})");
+    let own = call.ctx.project_id.as_deref().filter(|project| !project.is_empty());
+    let found =
+        call.tx.query_opt(&sql, &values![own, id.to_ascii_lowercase()], |row| Ok((row.text(0)?, row.bool(1)?)))?;
+    found.ok_or_else(|| Networks.not_found(id))
+}
+
 /// Whose a network is and whether it is shared with the caller, as policy for what is on it needs it.
 pub(super) fn owner_of(call: Call<'_>, network: &Json) -> Result<(String, bool), ApiError> {
     let id = network.as_str().unwrap_or_default();
     let sql = "SELECT project_id FROM networks WHERE id = ?1";
     let project = call.tx.query_opt(sql, &values![id], |row| row.text(0))?;
     let project = project.ok_or_else(|| ApiError::NetworkNotFound { id: id.to_owned() })?;
-    Ok((project, !rbac_policies::shared_with_caller(call, &[id.to_owned()])?.is_empty()))
+    Ok((project, !rbac_policies::shared_with_caller(call, &[id.to_owned()])?.read()?.is_empty()))
 }

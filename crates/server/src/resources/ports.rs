@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use evergate_model::{Mac, NetworkId, PortId};
 use serde_json::{Value as Json, json};
 
-use super::{Call, Resource, must_see, networks, object, parse_id, rbac_policies, security_groups, standard, visible};
+use super::{Call, Resource, networks, object, parse_id, rbac_policies, security_groups, standard, visible};
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Part, Table};
 use crate::error::ApiError;
 use crate::ipam::{FixedIp, FixedIpRequest};
@@ -117,11 +117,11 @@ impl Resource for Ports {
     }
 
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
-        let mut tags = tags::of_many(call.tx, ids)?;
-        let l2_hosts = port::l2_hosts(call.tx)?;
-        let mut groups = security_group::of_ports(call.tx, ids)?;
-        let mut dhcp_options = dhcp_options::of_ports(call.tx, ids)?;
-        let ports = Port::many(call.tx, ids)?.into_iter().map(|port| {
+        let (ports, l2_hosts) = (Port::ask_many(call.tx, ids)?, port::l2_hosts(call.tx)?);
+        let (tags, groups) = (tags::of_many(call.tx, ids)?, security_group::of_ports(call.tx, ids)?);
+        let mut dhcp_options = dhcp_options::of_ports(call.tx, ids)?.read()?;
+        let (mut tags, mut groups, l2_hosts) = (tags.read()?, groups.read()?, l2_hosts.read()?);
+        let ports = ports.read()?.into_iter().map(|port| {
             let mut shown = show(&port, &l2_hosts);
             shown.insert("security_groups".into(), json!(groups.remove(&port.id).unwrap_or_default()));
             shown.insert("extra_dhcp_opts".into(), json!(dhcp_options.remove(&port.id).unwrap_or_default()));
@@ -137,9 +137,7 @@ impl Resource for Ports {
 
     fn target(&self, call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
         let project_id = body.need("project_id")?;
-        let network: String = body.need("network_id")?;
-        must_see(call, &networks::Networks, &network)?;
-        let (network_project, network_shared) = networks::owner_of(call, &Json::from(network))?;
+        let (network_project, network_shared) = networks::seen_owner_of(call, &body.need::<String>("network_id")?)?;
         Ok(Target { project_id, network_project_id: Some(network_project), network_shared })
     }
 
@@ -150,16 +148,18 @@ impl Resource for Ports {
     }
 
     fn create(&self, call: Call<'_>, body: &Body) -> Result<String, ApiError> {
+        let project_id: String = body.need("project_id")?;
+        let default_group = security_group::ask_default_of(call.tx, &project_id)?;
         let network = Network::get(call.tx, body.need::<NetworkId>("network_id")?)?;
+        let default_group = default_group.read()?;
         refuse_plain_external(call, &network)?;
         let fixed_ips = requested_ips(call, body)?;
         let device_owner: String = body.need("device_owner")?;
         let (pairs, secured) = security(call, body, network.port_security_enabled, &json!([]))?;
         let secured = secured && !is_trusted(&device_owner);
-        let groups = groups_of_new(call, body, secured)?;
+        let groups = groups_of_new(call, body, secured, default_group)?;
         let host_id = body.get::<Option<String>>("binding:host_id")?.flatten().unwrap_or_default();
-        let (project_id, name, description): (String, String, String) =
-            (body.need("project_id")?, body.need("name")?, body.need("description")?);
+        let (name, description): (String, String) = (body.need("name")?, body.need("description")?);
         let device_id: String = body.need("device_id")?;
         let new = NewPort {
             project_id: &project_id,
@@ -276,8 +276,10 @@ fn show(port: &Port, l2_hosts: &BTreeSet<String>) -> Object {
 /// Members use an external network through routers and floating IPs, not with ports of their own.
 pub(super) fn refuse_plain_external(call: Call<'_>, network: &Network) -> Result<(), ApiError> {
     let owns = call.ctx.project_id.as_deref() == Some(network.project_id.as_str());
-    let shared = !rbac_policies::shared_with_caller(call, &[network.id.to_string()])?.is_empty();
-    if network.external && !shared && !call.ctx.is_admin && !owns {
+    if !network.external || call.ctx.is_admin || owns {
+        return Ok(());
+    }
+    if rbac_policies::shared_with_caller(call, &[network.id.to_string()])?.read()?.is_empty() {
         let message = "It is not allowed to create ports on external network".to_owned();
         return Err(ApiError::HTTPForbidden { message });
     }
@@ -315,13 +317,16 @@ fn is_trusted(device_owner: &str) -> bool {
 }
 
 /// Which groups a new port is in: those that were asked for, or else its project's default one.
-fn groups_of_new(call: Call<'_>, body: &Body, secured: bool) -> Result<Vec<String>, ApiError> {
+fn groups_of_new(call: Call<'_>, body: &Body, secured: bool, default: Option<String>) -> Result<Vec<String>, ApiError> {
     let project: String = body.need("project_id")?;
-    match body.get::<Vec<String>>("security_groups")? {
-        Some(groups) if !secured && !groups.is_empty() => Err(ApiError::PortSecurityAndIPRequiredForSecurityGroups {}),
-        Some(groups) => check_groups(call, groups),
-        None if secured && !project.is_empty() => Ok(vec![security_group::ensure_default(call.tx, &project)?]),
-        None => Ok(Vec::new()),
+    match (body.get::<Vec<String>>("security_groups")?, default) {
+        (Some(groups), _) if !secured && !groups.is_empty() => {
+            Err(ApiError::PortSecurityAndIPRequiredForSecurityGroups {})
+        }
+        (Some(groups), _) => check_groups(call, groups),
+        (None, _) if !secured || project.is_empty() => Ok(Vec::new()),
+        (None, Some(default)) => Ok(vec![default]),
+        (None, None) => Ok(vec![security_group::make_default(call.tx, &project)?]),
     }
 }
 
@@ -341,7 +346,7 @@ fn check_groups(call: Call<'_>, groups: Vec<String>) -> Result<Vec<String>, ApiE
 fn change_groups(call: Call<'_>, port: &Port, body: &Body, secured: bool) -> Result<(), ApiError> {
     let given = body.get::<Vec<String>>("security_groups")?;
     if !secured {
-        let has = security_group::of_ports(call.tx, &[port.id.to_string()])?.remove(&port.id);
+        let has = security_group::of_ports(call.tx, &[port.id.to_string()])?.read()?.remove(&port.id);
         return match (given, has) {
             (Some(groups), _) if !groups.is_empty() => Err(ApiError::PortSecurityAndIPRequiredForSecurityGroups {}),
             (None, Some(_)) => Err(ApiError::PortSecurityPortHasSecurityGroup {}),

@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 use super::Call;
 use crate::attributes::{Attribute, Body, Kind, Object, Table};
 use crate::error::ApiError;
+use crate::objects::{Later, ask};
 use crate::options::Limits;
 use crate::policy::{self, Rule};
 use crate::values;
@@ -122,14 +123,31 @@ pub(crate) static TABLE: Table = Table {
 ///
 /// 409 `OverQuota`.
 pub fn claim(call: Call<'_>, kind: &str, project: &str, count: i64) -> Result<(), ApiError> {
+    if ask_claim(call, kind, project, count)?.read()? { Ok(()) } else { Err(over(kind)) }
+}
+
+/// The refusal of an object of a kind.
+pub fn over(kind: &str) -> ApiError {
+    ApiError::OverQuota { overs: format!("['{kind}']") }
+}
+
+/// Asks whether a project may have so many more objects of a kind.
+///
+/// # Errors
+///
+/// When the store cannot be read.
+pub fn ask_claim<'t>(call: Call<'t>, kind: &str, project: &str, count: i64) -> Result<Later<'t, bool>, ApiError> {
     let Some(counted) = COUNTED.iter().find(|counted| counted.name == kind).filter(|_| !project.is_empty()) else {
-        return Ok(());
+        return Ok(Later::known(true));
     };
-    let limit = limit_of(call, project, counted)?;
-    if limit >= 0 && used(call, project, counted)? + count > limit {
-        return Err(ApiError::OverQuota { overs: format!("['{kind}']") });
-    }
-    Ok(())
+    let own = "SELECT max_count FROM quotas WHERE project_id = ?1 AND resource = ?2";
+    let sql = format!("SELECT ({own}), ({})", counted.count);
+    let found = ask(call.tx, &sql, &values![project, counted.name], |row| Ok((row.opt_int(0)?, row.int(1)?)))?;
+    Ok(found.map(move |found| {
+        let (own, used) = found.first().copied().unwrap_or_default();
+        let limit = own.unwrap_or_else(|| (counted.configured)(&call.options.limits));
+        limit < 0 || used + count <= limit
+    }))
 }
 
 /// Refuses to let a router of a project have so many extra routes.
@@ -141,7 +159,7 @@ pub fn check_routes(call: Call<'_>, project: &str, routes: usize) -> Result<(), 
     let Some(counted) = COUNTED.iter().find(|counted| counted.name == ROUTES) else { return Ok(()) };
     let limit = limit_of(call, project, counted)?;
     if limit >= 0 && i64::try_from(routes).unwrap_or(i64::MAX) > limit {
-        return Err(ApiError::OverQuota { overs: format!("['{ROUTES}']") });
+        return Err(over(ROUTES));
     }
     Ok(())
 }
@@ -266,7 +284,7 @@ pub fn update(call: Call<'_>, project: &str, json: &Object) -> Result<Json, ApiE
 /// 404 where it has none of its own.
 pub fn delete(call: Call<'_>, project: &str) -> Result<(), ApiError> {
     policy::require(call.ctx, "delete_quota", project)?;
-    match call.tx.execute("DELETE FROM quotas WHERE project_id = ?1", &values![project])? {
+    match call.tx.execute_counted("DELETE FROM quotas WHERE project_id = ?1", &values![project])? {
         0 => Err(ApiError::TenantQuotaNotFound { project: project.to_owned() }),
         _ => Ok(()),
     }

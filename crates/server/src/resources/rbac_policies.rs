@@ -13,7 +13,7 @@ use super::{Call, Resource, address_scopes, networks, object, security_groups, s
 use crate::attributes::{self, Absent, Attribute, Body, Filter, Kind, Object, Table};
 use crate::error::ApiError;
 use crate::objects::network::Network;
-use crate::objects::{bump, query_in};
+use crate::objects::{Later, ask_in, bump, query_in};
 use crate::policy::{self, Rule};
 use crate::random;
 use crate::store::Kind as Changed;
@@ -362,11 +362,16 @@ pub(super) fn shared_with_all(call: Call<'_>, object: &str) -> Result<bool, ApiE
 }
 
 /// Tells which of the objects are shared with the caller's project, by name or with all.
-pub(super) fn shared_with_caller(call: Call<'_>, objects: &[String]) -> Result<BTreeSet<String>, ApiError> {
+pub(super) fn shared_with_caller<'t>(
+    call: Call<'t>,
+    objects: &[String],
+) -> Result<Later<'t, BTreeSet<String>>, ApiError> {
     let sql = "SELECT object_id, target_project FROM rbac_policies WHERE action = 'access_as_shared' \
                AND object_id IN ({})";
     let own = call.ctx.project_id.as_deref();
-    let policies = query_in(call.tx, sql, objects, |row| Ok((row.text(0)?, row.text(1)?)))?;
-    let mine = policies.into_iter().filter(|(_, target)| target == ALL || own == Some(target.as_str()));
-    Ok(mine.map(|(object, _)| object).collect())
+    let policies = ask_in(call.tx, sql, objects, |row| Ok((row.text(0)?, row.text(1)?)))?;
+    Ok(policies.map(move |policies| {
+        let mine = policies.into_iter().filter(|(_, target)| target == ALL || own == Some(target.as_str()));
+        mine.map(|(object, _)| object).collect()
+    }))
 }

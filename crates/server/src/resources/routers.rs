@@ -19,7 +19,7 @@ use crate::objects::agent::Agent;
 use crate::objects::port::{self, Port};
 use crate::objects::router::{self, Role, Router, RouterPort};
 use crate::objects::subnet::Route;
-use crate::objects::{Changes, Standard, query_in, tags};
+use crate::objects::{Changes, Later, Standard, ask_in, tags};
 use crate::policy::{self, Rule};
 use crate::store::Kind as Changed;
 use crate::values;
@@ -92,13 +92,14 @@ impl Resource for Routers {
     }
 
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
-        let mut tags = tags::of_many(call.tx, ids)?;
-        let mut routes = router::routes_of(call.tx, ids)?;
-        let mut zones = zones_of(call, ids)?;
-        let gateways = gateways_of(call, ids)?;
+        let (routers, tags) = (Router::ask_many(call.tx, ids)?, tags::of_many(call.tx, ids)?);
+        let (routes, zones) = (router::ask_routes_of(call.tx, ids)?, zones_of(call, ids)?);
         let tells = TABLE.attribute(shortage::WARNINGS).map(|warnings| policy::shows(&TABLE, call.ctx, warnings));
         let copies = Copies::of_many(call, ids, tells.flatten() != Some(false))?;
-        let routers = Router::many(call.tx, ids)?.into_iter().map(|router| {
+        let gateways = gateways_of(call, ids)?;
+        let (mut tags, mut routes, mut zones) = (tags.read()?, routes.read()?, zones.read()?);
+        let (routers, copies) = (routers.read()?, copies.read(call)?);
+        let routers = routers.into_iter().map(|router| {
             let mut shown = object(json!({
                 "id": router.id,
                 "project_id": router.project_id,
@@ -267,15 +268,11 @@ fn zone_hints(call: Call<'_>, body: &Body) -> Result<Vec<String>, ApiError> {
 }
 
 /// The zones that each router's copies are in.
-fn zones_of(call: Call<'_>, ids: &[String]) -> Result<BTreeMap<RouterId, Vec<String>>, ApiError> {
+fn zones_of<'t>(call: Call<'t>, ids: &[String]) -> Result<Later<'t, BTreeMap<RouterId, Vec<String>>>, ApiError> {
     let sql = "SELECT DISTINCT b.router_id, a.availability_zone FROM router_bindings b \
                JOIN agents a ON a.id = b.agent_id \
                WHERE a.availability_zone IS NOT NULL AND b.router_id IN ({}) ORDER BY b.router_id, a.availability_zone";
-    let mut zones: BTreeMap<RouterId, Vec<String>> = BTreeMap::new();
-    for (router, zone) in query_in(call.tx, sql, ids, |row| Ok((row.parse(0)?, row.text(1)?)))? {
-        zones.entry(router).or_default().push(zone);
-    }
-    Ok(zones)
+    Ok(ask_in(call.tx, sql, ids, |row| Ok((row.parse(0)?, row.text(1)?)))?.by_key())
 }
 
 /// Each router's gateway port, with its addresses.

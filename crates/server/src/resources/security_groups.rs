@@ -51,8 +51,8 @@ impl Resource for SecurityGroups {
     }
 
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
-        let mut tags = tags::of_many(call.tx, ids)?;
-        let shared = rbac_policies::shared_with_caller(call, ids)?;
+        let (tags, shared) = (tags::of_many(call.tx, ids)?, rbac_policies::shared_with_caller(call, ids)?);
+        let (mut tags, shared) = (tags.read()?, shared.read()?);
         let rules = security_group_rules::shown(call, &GroupRule::of_groups(call.tx, ids)?)?;
         let groups = SecurityGroup::many(call.tx, ids)?.into_iter().map(|group| {
             let own = rules.iter().filter(|rule| rule["security_group_id"] == group.id.as_str());

@@ -14,8 +14,8 @@ use crate::dvr;
 use crate::error::ApiError;
 use crate::objects::agent::alive_since;
 use crate::objects::fleet::Fleet;
-use crate::objects::query_in;
 use crate::objects::router::Router;
+use crate::objects::{Later, ask_in, query_in};
 
 /// The attribute that says what is amiss.
 pub const WARNINGS: &str = "evergate:warnings";
@@ -42,32 +42,24 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Counts the copies of many routers at once; what distributed ones lack is only looked for `with_hosts`.
+    /// Asks for the copies of many routers at once; what distributed ones lack is only looked for `with_hosts`.
     ///
     /// # Errors
     ///
     /// When the store cannot be read.
-    pub fn of_many(call: Call<'_>, ids: &[String], with_hosts: bool) -> Result<Self, ApiError> {
+    pub fn of_many<'t>(call: Call<'t>, ids: &[String], with_hosts: bool) -> Result<AskedCopies<'t>, ApiError> {
         let since = alive_since(call.tx.now(), call.options);
         let sql = "SELECT b.router_id, a.admin_state_up, a.heartbeat_at FROM router_bindings b \
                    JOIN agents a ON a.id = b.agent_id WHERE b.router_id IN ({})";
-        let rows =
-            query_in(call.tx, sql, ids, |row| Ok((row.parse::<RouterId>(0)?, row.bool(1)? && row.text(2)? >= since)))?;
-        let mut counts: BTreeMap<RouterId, (u32, u32)> = BTreeMap::new();
-        for (router, serves) in rows {
-            let (copies, serving) = counts.entry(router).or_default();
-            *copies += 1;
-            *serving += u32::from(serves);
-        }
-        // "On every host" is as many as there are; but one alone is no redundancy.
-        let wanted = match call.options.max_l3_agents_per_router {
-            0 => 2,
-            max => max,
-        };
+        let heard_since = since.clone();
+        let serving = ask_in(call.tx, sql, ids, move |row| {
+            Ok((row.parse::<RouterId>(0)?, row.bool(1)? && row.text(2)? >= heard_since))
+        })?;
         let sql = "SELECT router_id FROM router_ports WHERE role = 'gateway' AND router_id IN ({})";
-        let gateways = query_in(call.tx, sql, ids, |row| row.parse(0))?.into_iter().collect();
-        let on_hosts = if with_hosts { on_hosts(call, ids, &since)? } else { BTreeMap::new() };
-        Ok(Self { counts, wanted, gateways, on_hosts })
+        let gateways = ask_in(call.tx, sql, ids, |row| row.parse(0))?;
+        let sql = "SELECT id FROM routers WHERE distributed = 1 AND id IN ({})";
+        let distributed = ask_in(call.tx, sql, if with_hosts { ids } else { &[] }, |row| row.text(0))?;
+        Ok(AskedCopies { since, serving, gateways, distributed })
     }
 
     /// A distributed router without a gateway has nothing to translate, and needs no copy for that.
@@ -103,29 +95,56 @@ impl Copies {
     }
 }
 
+/// What [`Copies`] are counted from, asked for together with other questions.
+pub struct AskedCopies<'t> {
+    since: String,
+    serving: Later<'t, Vec<(RouterId, bool)>>,
+    gateways: Later<'t, Vec<RouterId>>,
+    distributed: Later<'t, Vec<String>>,
+}
+
+impl AskedCopies<'_> {
+    /// Counts them.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn read(self, call: Call<'_>) -> Result<Copies, ApiError> {
+        let mut counts: BTreeMap<RouterId, (u32, u32)> = BTreeMap::new();
+        for (router, serves) in self.serving.read()? {
+            let (copies, serving) = counts.entry(router).or_default();
+            *copies += 1;
+            *serving += u32::from(serves);
+        }
+        // "On every host" is as many as there are; but one alone is no redundancy.
+        let wanted = match call.options.max_l3_agents_per_router {
+            0 => 2,
+            max => max,
+        };
+        let gateways = self.gateways.read()?.into_iter().collect();
+        let on_hosts = on_hosts(call, &self.distributed.read()?, &self.since)?;
+        Ok(Copies { counts, wanted, gateways, on_hosts })
+    }
+}
+
 /// Finds what is amiss with distributed routers on the hosts of their ports.
-fn on_hosts(call: Call<'_>, ids: &[String], since: &str) -> Result<BTreeMap<RouterId, Vec<String>>, ApiError> {
-    let sql = "SELECT id FROM routers WHERE distributed = 1 AND id IN ({})";
-    let distributed = query_in(call.tx, sql, ids, |row| row.text(0))?;
+fn on_hosts(call: Call<'_>, distributed: &[String], since: &str) -> Result<BTreeMap<RouterId, Vec<String>>, ApiError> {
     let mut amiss = BTreeMap::<RouterId, Vec<String>>::new();
     if distributed.is_empty() {
         return Ok(amiss);
     }
     let fleet = Fleet::read(call.tx)?;
-    for (router, hosts) in dvr::unserved(call.tx, &fleet, &distributed)? {
+    for (router, hosts) in dvr::unserved(call.tx, &fleet, distributed)? {
         let text = format!("hosts with ports on its subnets that do not route for it: {}", hosts.join(", "));
         amiss.entry(router).or_default().push(text);
     }
     let lacking = [
-        ("hosts that route for it and are not heard of", silent(call, &distributed, since)?),
+        ("hosts that route for it and are not heard of", silent(call, distributed, since)?),
         (
             "hosts without a device for its external network, whose floating IPs go by its source NAT",
-            without_link(call, &fleet, &distributed)?,
+            without_link(call, &fleet, distributed)?,
         ),
-        (
-            "hosts that got no address on its external network, which has none left",
-            without_address(call, &distributed)?,
-        ),
+        ("hosts that got no address on its external network, which has none left", without_address(call, distributed)?),
     ];
     for (what, routers) in lacking {
         for (router, names) in routers {

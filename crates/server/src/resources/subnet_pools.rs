@@ -69,8 +69,8 @@ impl Resource for SubnetPools {
     }
 
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
-        let mut tags = tags::of_many(call.tx, ids)?;
-        let shared = rbac_policies::shared_with_caller(call, ids)?;
+        let (tags, shared) = (tags::of_many(call.tx, ids)?, rbac_policies::shared_with_caller(call, ids)?);
+        let (mut tags, shared) = (tags.read()?, shared.read()?);
         let pools = SubnetPool::many(call.tx, ids)?.into_iter().map(|pool| {
             let mut shown = show(&pool, shared.contains(&pool.id));
             standard(&mut shown, &pool.standard, tags.remove(&pool.id));

@@ -1,5 +1,6 @@
 //! Subnets.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use evergate_model::{NetworkId, PortId, SubnetId};
@@ -82,12 +83,12 @@ impl Resource for Subnets {
     }
 
     fn load(&self, call: Call<'_>, ids: &[String]) -> Result<Vec<Object>, ApiError> {
-        let mut tags = tags::of_many(call.tx, ids)?;
+        let (subnets, tags) = (Subnet::ask_many(call.tx, ids)?, tags::of_many(call.tx, ids)?);
         let sql = "SELECT s.id FROM subnets s JOIN networks n ON n.id = s.network_id \
                    WHERE n.external = 1 AND s.id IN ({})";
-        let external: std::collections::BTreeSet<SubnetId> =
-            query_in(call.tx, sql, ids, |row| row.parse(0))?.into_iter().collect();
-        let subnets = Subnet::many(call.tx, ids)?.into_iter().map(|subnet| {
+        let external: BTreeSet<SubnetId> = query_in(call.tx, sql, ids, |row| row.parse(0))?.into_iter().collect();
+        let mut tags = tags.read()?;
+        let subnets = subnets.read()?.into_iter().map(|subnet| {
             let mut shown = show(&subnet, external.contains(&subnet.id));
             standard(&mut shown, &subnet.standard, tags.remove(&subnet.id.to_string()));
             shown
@@ -101,9 +102,7 @@ impl Resource for Subnets {
 
     fn target(&self, call: Call<'_>, body: &Body) -> Result<Target, ApiError> {
         let project_id = body.need("project_id")?;
-        let network: String = body.need("network_id")?;
-        must_see(call, &networks::Networks, &network)?;
-        let (network_project, network_shared) = networks::owner_of(call, &Json::from(network))?;
+        let (network_project, network_shared) = networks::seen_owner_of(call, &body.need::<String>("network_id")?)?;
         Ok(Target { project_id, network_project_id: Some(network_project), network_shared })
     }
 
@@ -208,13 +207,15 @@ pub(super) fn check_mtu(network: NetworkId, mtu: u16, ip_version: u8) -> Result<
 }
 
 fn new_subnet(call: Call<'_>, body: &Body) -> Result<Subnet, ApiError> {
-    let network = Network::get(call.tx, body.need("network_id")?)?;
+    let network: NetworkId = body.need("network_id")?;
+    let others = Subnet::ask_of_network(call.tx, network)?;
+    let (network, others) = (Network::get(call.tx, network)?, others.read()?);
     let ip_version: u8 = body.need("ip_version")?;
     check_mtu(network.id, network.mtu, ip_version)?;
     let pool = pool(call, body, ip_version)?;
     let cidr = prefix(call, body, ip_version, pool.as_ref())?;
-    check_cidr(call, network.id, cidr)?;
-    check_affinity(call, network.id, ip_version, pool.as_ref())?;
+    check_cidr(&others, network.id, cidr)?;
+    check_affinity(call, &others, ip_version, pool.as_ref())?;
     let gateway = match body.get::<Option<IpAddr>>("gateway_ip")? {
         Some(gateway) => gateway,
         None => ipam::default_gateway(cidr),
@@ -301,19 +302,22 @@ fn prefix(call: Call<'_>, body: &Body, ip_version: u8, pool: Option<&SubnetPool>
 /// Subnets of one version on a network are of one pool, or at least of one address scope.
 fn check_affinity(
     call: Call<'_>,
-    network: NetworkId,
+    others: &[Subnet],
     ip_version: u8,
     pool: Option<&SubnetPool>,
 ) -> Result<(), ApiError> {
-    let sql = "SELECT s.subnetpool_id, p.address_scope_id FROM subnets s \
-               LEFT JOIN subnet_pools p ON p.id = s.subnetpool_id WHERE s.network_id = ?1 AND s.ip_version = ?2";
-    let others = call.tx.query(sql, &values![network, ip_version], |row| Ok((row.opt_text(0)?, row.opt_text(1)?)))?;
+    let others: Vec<&Subnet> = others.iter().filter(|other| other.ip_version == ip_version).collect();
+    let pools: BTreeSet<&String> = others.iter().filter_map(|other| other.subnetpool_id.as_ref()).collect();
+    let sql = "SELECT id, address_scope_id FROM subnet_pools WHERE id IN ({})";
+    let scopes = query_in(call.tx, sql, &Vec::from_iter(pools), |row| Ok((row.text(0)?, row.opt_text(1)?)))?;
+    let scopes: BTreeMap<String, Option<String>> = scopes.into_iter().collect();
     let scope = pool.and_then(|pool| pool.address_scope_id).map(|scope| scope.to_string());
-    for (other_pool, other_scope) in others {
-        if other_scope != scope {
+    for other in others {
+        let other_scope = other.subnetpool_id.as_ref().and_then(|pool| scopes.get(pool)?.as_ref());
+        if other_scope != scope.as_ref() {
             return Err(ApiError::NetworkAddressScopeAffinityError {});
         }
-        if scope.is_none() && other_pool.as_ref() != pool.map(|pool| &pool.id) {
+        if scope.is_none() && other.subnetpool_id.as_ref() != pool.map(|pool| &pool.id) {
             return Err(ApiError::NetworkSubnetPoolAffinityError {});
         }
     }
@@ -327,12 +331,12 @@ fn check_version(name: &str, shown: &impl std::fmt::Display, ip: IpAddr, version
     Err(ApiError::invalid(format!("{name} '{shown}' does not match the ip_version '{version}'")))
 }
 
-fn check_cidr(call: Call<'_>, network: NetworkId, cidr: IpNet) -> Result<(), ApiError> {
+fn check_cidr(others: &[Subnet], network: NetworkId, cidr: IpNet) -> Result<(), ApiError> {
     if cidr.prefix_len() == 0 {
         return Err(ApiError::invalid("0 is not allowed as CIDR prefix length"));
     }
     let overlaps = |other: &Subnet| other.cidr.contains(&cidr.network()) || cidr.contains(&other.cidr.network());
-    if Subnet::of_network(call.tx, network)?.iter().any(overlaps) {
+    if others.iter().any(overlaps) {
         let reason = format!("Requested subnet with cidr: {cidr} for network: {network} overlaps with another subnet");
         return Err(ApiError::invalid(reason));
     }

@@ -50,6 +50,13 @@ pub(super) enum Connection {
     Postgres(Box<postgres::Connection>),
 }
 
+/// Rows that were asked for and not read yet.
+pub(super) enum Question {
+    /// Waiting costs nothing here: it is asked when it is read.
+    Sqlite(String, Vec<Value>),
+    Postgres(postgres::Question),
+}
+
 /// Passes a call on to the database's own connection.
 macro_rules! either {
     ($self:ident, $connection:ident => $call:expr) => {
@@ -83,6 +90,58 @@ impl Connection {
 
     pub(super) fn execute(&self, sql: &str, params: &[Value]) -> Result<usize, StoreError> {
         either!(self, c => c.execute(sql, params))
+    }
+
+    /// As [`Connection::execute`], where nobody asks how many rows it changed.
+    pub(super) fn run(&self, sql: &str, params: &[Value]) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(connection) => connection.execute(sql, params).map(drop),
+            Self::Postgres(connection) => connection.run(sql, params),
+        }
+    }
+
+    /// Asks for rows that are read later.
+    pub(super) fn ask(&self, sql: &str, params: &[Value]) -> Result<Question, StoreError> {
+        Ok(match self {
+            Self::Sqlite(_) => Question::Sqlite(sql.to_owned(), params.to_vec()),
+            Self::Postgres(connection) => Question::Postgres(connection.ask(sql, params)?),
+        })
+    }
+
+    /// Reads rows that were asked for until `read` wants no more.
+    pub(super) fn answer(
+        &self,
+        question: Question,
+        read: &mut dyn FnMut(&Row<'_>) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        match (self, question) {
+            (Self::Sqlite(connection), Question::Sqlite(sql, params)) => connection.query(&sql, &params, read),
+            (Self::Postgres(connection), Question::Postgres(question)) => connection.answer(question, read),
+            _ => Err(StoreError::Database("another connection was asked".into())),
+        }
+    }
+
+    /// The newest revision, in a transaction that has the turn to write.
+    pub(super) fn revision_of_turn(&self) -> Result<i64, StoreError> {
+        match self {
+            Self::Postgres(connection) => connection.revision_of_turn(),
+            Self::Sqlite(connection) => {
+                let mut revision = None;
+                connection.query("SELECT revision FROM revision", &[], &mut |row| {
+                    revision = Some(row.int(0)?);
+                    Ok(false)
+                })?;
+                revision.ok_or_else(|| StoreError::Unsuitable("it has no revision".to_owned()))
+            }
+        }
+    }
+
+    /// How often the transaction waited for a database in another process.
+    pub(super) fn exchanges(&self) -> usize {
+        match self {
+            Self::Sqlite(_) => 0,
+            Self::Postgres(connection) => connection.exchanges(),
+        }
     }
 
     /// Reads rows until `read` wants no more.

@@ -39,7 +39,7 @@ pub use copy::copy;
 pub use dialect::Dialect;
 pub use error::{Cause, Outage, StoreError, TxError};
 pub use follow::Hear;
-pub use tx::{Tx, timestamp_text};
+pub use tx::{Asked, Tx, timestamp_text};
 pub use value::{Row, Value};
 
 use crate::values;
@@ -237,6 +237,7 @@ impl Store {
         let value = work(&tx)?;
         let revision = tx.append_changes()?;
         connection.commit()?;
+        tracing::debug!(statements = tx.statements(), exchanges = tx.exchanges(), revision, "a write was committed");
         drop(rollback);
         if let Some(revision) = revision {
             follow::raise(&self.newest, revision);

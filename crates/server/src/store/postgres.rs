@@ -4,6 +4,12 @@
 //! exchange with the database and no change of threads. Between uses nothing drives it, so whatever
 //! happened meanwhile (a restart of the database) is noticed at the next use.
 //!
+//! Writers wait for each other, so what counts is how long one of them takes, and that is how often it waits for the
+//! database ([`Connection::exchange`]). So a statement is sent when somebody asks what came of it, together with all
+//! those before it that nobody has asked about: the beginning of the transaction with its first question, what it
+//! writes with the next question or the COMMIT. The database works on them in their order, and what is wrong with
+//! one is told to whoever asks next; nobody is told of success before the COMMIT's.
+//!
 //! Writers take turns over all servers: a write transaction begins by locking the one row of `revision`.
 //! Reasons: rules that are checked before a write hold until its commit without a constraint for each (as
 //! with SQLite, whose writers take turns too, and with which the same code runs); revisions become visible
@@ -13,9 +19,13 @@
 //! state throughout (REPEATABLE READ).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error as _;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::str::FromStr as _;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{BufMut as _, BytesMut};
@@ -90,12 +100,43 @@ pub(super) fn parse_url(url: &str) -> Result<Config, StoreError> {
     Ok(Config { driver, tls })
 }
 
+/// Statements that wait for a question, at most.
+const UNSENT: usize = 64;
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+const TAKE_TURN: &str = "SELECT revision FROM revision FOR UPDATE";
+
+type Answer = Result<Vec<tokio_postgres::Row>, tokio_postgres::Error>;
+
+/// A statement that is sent with a later one.
+struct Unsent {
+    question: Option<Question>,
+    state: Progress,
+}
+
+enum Progress {
+    /// It is sent when it is polled first.
+    Asked(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    Answered(Answer),
+}
+
+/// What was asked and not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Question(u64);
+
 /// A connection.
 pub(super) struct Connection {
-    client: Client,
+    client: Arc<Client>,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     statements: RefCell<HashMap<String, Statement>>,
+    unsent: RefCell<Vec<Unsent>>,
+    /// Answers to questions that were not read yet.
+    answers: RefCell<BTreeMap<Question, Vec<tokio_postgres::Row>>>,
+    questions: Cell<u64>,
+    /// How often the transaction waited for the database.
+    exchanges: Cell<usize>,
+    /// Asks for the revision before this turn.
+    turn: Cell<Option<Question>>,
     in_transaction: Cell<bool>,
     /// A statement of the transaction failed. The database would answer a COMMIT with success, and roll back.
     failed: Cell<bool>,
@@ -115,9 +156,14 @@ impl Connection {
             Ok::<_, StoreError>(client)
         })?;
         let connection = Self {
-            client,
+            client: Arc::new(client),
             runtime: Some(runtime),
             statements: RefCell::default(),
+            unsent: RefCell::default(),
+            answers: RefCell::default(),
+            questions: Cell::new(0),
+            exchanges: Cell::new(0),
+            turn: Cell::new(None),
             in_transaction: Cell::new(false),
             failed: Cell::new(false),
             broken: Cell::new(false),
@@ -131,50 +177,91 @@ impl Connection {
         !(self.broken.get() || self.in_transaction.get() || self.client.is_closed())
     }
 
-    /// Starts a transaction and waits for the turn to write.
+    /// Starts a transaction that waits for the turn to write before anything else.
     pub(super) fn begin_write(&self) -> Result<(), StoreError> {
-        self.in_transaction.set(true);
-        self.failed.set(false);
-        self.execute_batch("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT revision FROM revision FOR UPDATE")
+        self.begin();
+        self.put_off(None, BEGIN, &[])?;
+        self.turn.set(Some(self.ask(TAKE_TURN, &[])?));
+        Ok(())
     }
 
     /// Starts a transaction that sees one state throughout.
     pub(super) fn begin_read(&self) -> Result<(), StoreError> {
+        self.begin();
+        self.execute_batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    }
+
+    fn begin(&self) {
         self.in_transaction.set(true);
         self.failed.set(false);
-        self.execute_batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self.exchanges.set(0);
+    }
+
+    /// The newest revision, which is nobody else's to change during the turn.
+    pub(super) fn revision_of_turn(&self) -> Result<i64, StoreError> {
+        let turn = self.turn.take().ok_or_else(|| StoreError::Database("there is no turn to write".into()))?;
+        let mut revision = None;
+        self.answer(turn, &mut |row| {
+            revision = Some(row.int(0)?);
+            Ok(false)
+        })?;
+        revision.ok_or_else(|| StoreError::Unsuitable("it has no revision".to_owned()))
+    }
+
+    /// How often the transaction waited for the database so far.
+    pub(super) fn exchanges(&self) -> usize {
+        self.exchanges.get()
     }
 
     pub(super) fn commit(&self) -> Result<(), StoreError> {
         if self.failed.get() {
             return Err(StoreError::Database("a statement of the transaction had failed".into()));
         }
+        // With the COMMIT goes what has begun for sure: of a connection that was lost before, no doubt remains.
+        if self.exchanges.get() == 0 {
+            self.exchange(async { Ok(()) })?;
+        }
         if let Err(error) = self.execute_batch("COMMIT") {
             // Whatever the database said itself it said instead of committing.
             let is_unknown = self.broken.get() && error.outage().is_some();
             return Err(if is_unknown { StoreError::unavailable(Outage::Uncertain, error) } else { error });
         }
-        self.in_transaction.set(false);
+        self.end();
         Ok(())
     }
 
     /// Ends a transaction that was not committed.
     pub(super) fn roll_back(&self) -> Result<(), StoreError> {
+        self.unsent.borrow_mut().clear();
         if self.in_transaction.get() && !self.broken.get() {
-            self.execute_batch("ROLLBACK")?;
-            self.in_transaction.set(false);
+            if self.exchanges.get() > 0 {
+                self.execute_batch("ROLLBACK")?;
+            }
+            self.end();
         }
         Ok(())
     }
 
+    fn end(&self) {
+        self.in_transaction.set(false);
+        self.answers.borrow_mut().clear();
+        self.turn.set(None);
+    }
+
     pub(super) fn execute_batch(&self, sql: &str) -> Result<(), StoreError> {
-        self.run(self.client.batch_execute(sql))
+        self.exchange(self.client.batch_execute(sql))
     }
 
     pub(super) fn execute(&self, sql: &str, params: &[Value]) -> Result<usize, StoreError> {
         let params = references(params)?;
-        let changed = self.run(async { self.client.execute(&self.statement(sql).await?, &params).await })?;
+        let changed = self.exchange(async { self.client.execute(&self.statement(sql).await?, &params).await })?;
         Ok(usize::try_from(changed).unwrap_or(usize::MAX))
+    }
+
+    /// As [`Connection::execute`], where nobody wants to know how many rows it changed: it is sent with the next
+    /// statement.
+    pub(super) fn run(&self, sql: &str, params: &[Value]) -> Result<(), StoreError> {
+        self.put_off(None, sql, params)
     }
 
     pub(super) fn query(
@@ -184,12 +271,47 @@ impl Connection {
         read: &mut dyn FnMut(&Row<'_>) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let params = references(params)?;
-        let rows = self.run(async { self.client.query(&self.statement(sql).await?, &params).await })?;
-        for row in &rows {
-            if !read(&Row::Postgres(row))? {
-                break;
-            }
+        let rows = self.exchange(async { self.client.query(&self.statement(sql).await?, &params).await })?;
+        read_rows(&rows, read)
+    }
+
+    /// Asks what is read by [`Connection::answer`]: it is sent with the next statement.
+    pub(super) fn ask(&self, sql: &str, params: &[Value]) -> Result<Question, StoreError> {
+        let question = Question(self.questions.get());
+        self.questions.set(question.0 + 1);
+        self.put_off(Some(question), sql, params)?;
+        Ok(question)
+    }
+
+    /// Reads what was asked.
+    pub(super) fn answer(
+        &self,
+        question: Question,
+        read: &mut dyn FnMut(&Row<'_>) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        if !self.answers.borrow().contains_key(&question) {
+            self.exchange(async { Ok(()) })?;
         }
+        let rows = self.answers.borrow_mut().remove(&question);
+        read_rows(&rows.ok_or_else(|| StoreError::Database("nobody asked that".into()))?, read)
+    }
+
+    fn put_off(&self, question: Option<Question>, sql: &str, params: &[Value]) -> Result<(), StoreError> {
+        references(params)?;
+        let known = self.statements.borrow().get(sql).cloned();
+        let statement = match known {
+            Some(statement) => statement,
+            None => self.block_on(self.statement(sql))?,
+        };
+        if self.unsent.borrow().len() >= UNSENT {
+            self.exchange(async { Ok(()) })?;
+        }
+        let (client, params) = (Arc::clone(&self.client), params.to_vec());
+        let work = Box::pin(async move {
+            let params: Vec<_> = params.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+            client.query(&statement, &params).await
+        });
+        self.unsent.borrow_mut().push(Unsent { question, state: Progress::Asked(work) });
         Ok(())
     }
 
@@ -206,7 +328,15 @@ impl Connection {
         Ok(statement)
     }
 
-    fn run<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
+    /// Sends all that was put off, and then this; waits for what comes of it.
+    fn exchange<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
+        self.exchanges.set(self.exchanges.get() + 1);
+        let (value, answers) = self.block_on(all(self.unsent.take(), work))?;
+        self.answers.borrow_mut().extend(answers);
+        Ok(value)
+    }
+
+    fn block_on<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
         let runtime = self.runtime.as_ref().expect("the runtime is taken out by drop alone");
         let result = runtime.block_on(async { tokio::time::timeout(STATEMENT_PATIENCE, work).await });
         let error = match result {
@@ -223,6 +353,55 @@ impl Connection {
         }
         Err(error)
     }
+}
+
+/// Sends statements one behind the other without waiting in between; of those that fail, the first tells why.
+async fn all<T>(
+    mut before: Vec<Unsent>,
+    last: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<(T, Vec<(Question, Vec<tokio_postgres::Row>)>), tokio_postgres::Error> {
+    let mut last = pin!(last);
+    let mut early = None;
+    // The driver sends what is polled, when it is polled first.
+    poll_fn(|cx| {
+        for Unsent { state, .. } in &mut before {
+            if let Progress::Asked(work) = state
+                && let Poll::Ready(answer) = work.as_mut().poll(cx)
+            {
+                *state = Progress::Answered(answer);
+            }
+        }
+        if let Poll::Ready(value) = last.as_mut().poll(cx) {
+            early = Some(value);
+        }
+        Poll::Ready(())
+    })
+    .await;
+    let mut answers = Vec::new();
+    for Unsent { question, state } in before {
+        let rows = match state {
+            Progress::Asked(work) => work.await?,
+            Progress::Answered(answer) => answer?,
+        };
+        answers.extend(question.map(|question| (question, rows)));
+    }
+    let value = match early {
+        Some(value) => value?,
+        None => last.await?,
+    };
+    Ok((value, answers))
+}
+
+fn read_rows(
+    rows: &[tokio_postgres::Row],
+    read: &mut dyn FnMut(&Row<'_>) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    for row in rows {
+        if !read(&Row::Postgres(row))? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Connection {

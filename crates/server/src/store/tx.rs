@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::connection::Connection;
+use super::connection::{Connection, Question};
 use super::value::{Row, Value};
 use super::{ChangedObject, Kind, StoreError};
 use crate::values;
@@ -17,18 +17,49 @@ const CHANGES_AT_ONCE: usize = 50;
 /// Old lines of the log are removed when so many revisions were added.
 const CLEANING_PERIOD: i64 = 100;
 
+/// Rows that were asked for. Invariant: nothing is written before they are read.
+pub struct Asked<'t> {
+    conn: &'t Connection,
+    question: Question,
+    /// The transaction's counts of rows that were read, and of statements that wrote.
+    counts: (&'t Cell<usize>, &'t Cell<usize>),
+    /// The latter when it was asked.
+    written: usize,
+}
+
+impl Asked<'_> {
+    /// Reads all rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn rows<T>(self, mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>) -> Result<Vec<T>, StoreError> {
+        let (rows, written) = self.counts;
+        debug_assert_eq!(written.get(), self.written, "something was written between a question and its answer");
+        let mut found = Vec::new();
+        self.conn.answer(self.question, &mut |row| {
+            found.push(read(row)?);
+            Ok(true)
+        })?;
+        rows.set(rows.get() + found.len());
+        Ok(found)
+    }
+}
+
 /// An open transaction.
 pub struct Tx<'c> {
     conn: &'c Connection,
     changed: RefCell<BTreeSet<(Kind, String)>>,
     statements: Cell<usize>,
+    written: Cell<usize>,
     rows: Cell<usize>,
     now: Timestamp,
 }
 
 impl<'c> Tx<'c> {
     pub(super) fn new(conn: &'c Connection) -> Self {
-        Self { conn, changed: RefCell::default(), statements: Cell::new(0), rows: Cell::new(0), now: Timestamp::now() }
+        let (changed, none) = (RefCell::default(), || Cell::new(0));
+        Self { conn, changed, statements: none(), written: none(), rows: none(), now: Timestamp::now() }
     }
 
     /// The time of this transaction, the same for all it writes.
@@ -41,14 +72,42 @@ impl<'c> Tx<'c> {
         timestamp_text(self.now)
     }
 
+    /// Runs a statement that changes rows, of which nobody asks how many. The database may get it together with the
+    /// next statement, and what is wrong with it may be told then, at the latest by the commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Constraint`] when a rule of the schema forbids it.
+    pub fn execute(&self, sql: &str, params: &[Value]) -> Result<(), StoreError> {
+        self.count_statement();
+        self.written.set(self.written.get() + 1);
+        self.conn.run(sql, params)
+    }
+
     /// Runs a statement that changes rows; answers how many.
     ///
     /// # Errors
     ///
     /// [`StoreError::Constraint`] when a rule of the schema forbids it.
-    pub fn execute(&self, sql: &str, params: &[Value]) -> Result<usize, StoreError> {
+    pub fn execute_counted(&self, sql: &str, params: &[Value]) -> Result<usize, StoreError> {
         self.count_statement();
+        self.written.set(self.written.get() + 1);
         self.conn.execute(sql, params)
+    }
+
+    /// Asks for rows that are read later, so that several questions cost one exchange with the database.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tx::query`].
+    pub fn ask(&self, sql: &str, params: &[Value]) -> Result<Asked<'_>, StoreError> {
+        self.count_statement();
+        Ok(Asked {
+            conn: self.conn,
+            question: self.conn.ask(sql, params)?,
+            counts: (&self.rows, &self.written),
+            written: self.written.get(),
+        })
     }
 
     /// Reads all rows of a query.
@@ -126,6 +185,11 @@ impl<'c> Tx<'c> {
         self.statements.get()
     }
 
+    /// Counts how often this transaction waited for a database in another process.
+    pub fn exchanges(&self) -> usize {
+        self.conn.exchanges()
+    }
+
     /// Counts the rows that queries answered.
     pub fn rows(&self) -> usize {
         self.rows.get()
@@ -182,9 +246,8 @@ impl<'c> Tx<'c> {
         if changed.is_empty() {
             return Ok(None);
         }
-        let sql = "UPDATE revision SET revision = revision + 1 RETURNING revision";
-        let revision = self.query(sql, &[], |row| row.int(0))?;
-        let revision = *revision.first().ok_or_else(|| StoreError::Unsuitable("it has no revision".to_owned()))?;
+        let revision = self.conn.revision_of_turn()? + 1;
+        self.execute("UPDATE revision SET revision = ?1", &values![revision])?;
         let changed = Vec::from_iter(changed);
         for lines in changed.chunks(CHANGES_AT_ONCE) {
             self.append_lines(revision, lines)?;

@@ -9,8 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use evergate_config::Database;
+use evergate_server::dvr;
 use evergate_server::options::{Limits, Options};
-use evergate_server::store::{Store, StoreError};
+use evergate_server::resources::{self, Call};
+use evergate_server::store::{Kind, Store, StoreError};
+use evergate_server::values;
 use serde_json::{Value, json};
 
 use crate::harness::{POSTGRES, PROJECT, Server, admin, id, member, pick};
@@ -419,5 +422,71 @@ fn a_clusters_port_is_nobody_elses_while_it_is_stopped() {
     for port in [&one, &other] {
         assert!(!(ends[0]..=ends[1]).contains(&port.number), "{range}");
         assert!(given.iter().all(|listener| listener.local_addr().unwrap().port() != port.number));
+    }
+}
+
+#[test]
+fn what_a_statement_did_wrong_that_nobody_asked_about_is_told_instead_of_success() {
+    let cluster = Cluster::start();
+    let store = Store::connect(&Database::Postgres(cluster.make_database())).unwrap();
+    let insert = "INSERT INTO settings (name, value) VALUES (?1, ?2)";
+    store.write(|tx| tx.execute(insert, &values!["a", "1"])).unwrap();
+    let is_constraint = |result: Result<(), StoreError>| matches!(result, Err(StoreError::Constraint { .. }));
+    // With the COMMIT, and with a question after it.
+    assert!(is_constraint(store.write(|tx| {
+        tx.execute(insert, &values!["b", "1"])?;
+        tx.execute(insert, &values!["a", "2"])?;
+        tx.execute(insert, &values!["c", "1"])
+    })));
+    let mut asked = 0;
+    assert!(is_constraint(store.write(|tx| {
+        tx.execute(insert, &values!["a", "2"])?;
+        let before = tx.ask("SELECT value FROM settings WHERE name = 'a'", &[])?;
+        asked += 1;
+        before.rows(|row| row.text(0)).map(drop)
+    })));
+    assert_eq!(asked, 3, "a lost race is tried again");
+    assert!(is_constraint(store.write(|tx| {
+        tx.execute(insert, &values!["a", "2"])?;
+        tx.changed(Kind::Router, "r");
+        Ok(())
+    })));
+    let kept = store.read(|tx| tx.query("SELECT name FROM settings WHERE length(name) = 1", &[], |row| row.text(0)));
+    assert_eq!(kept.unwrap(), ["a"]);
+    assert_eq!(*store.subscribe().borrow(), 0);
+    // Answers come to their questions, each as of when it was asked.
+    let read = store.write(|tx| {
+        let count = |name: &str| tx.ask("SELECT count(*) FROM settings WHERE name = ?1", &values![name]);
+        let (a, none) = (count("a")?, count("z")?);
+        let (none, a) = (none.rows(|row| row.int(0))?, a.rows(|row| row.int(0))?);
+        tx.execute(insert, &values!["z", "1"])?;
+        Ok::<_, StoreError>((a, none, count("z")?.rows(|row| row.int(0))?, tx.exchanges()))
+    });
+    assert_eq!(read.unwrap(), (vec![1], vec![0], vec![1], 2));
+}
+
+#[test]
+fn a_write_waits_for_the_database_a_few_times() {
+    let cluster = Cluster::start();
+    let server = Server::on(&Database::Postgres(cluster.make_database()), race_options());
+    server.hosts();
+    let who = admin();
+    let (network, _) = server.make_network(&who, "net", "10.0.0.0/24");
+    let subnet = json!({"subnet": {"network_id": network["id"], "ip_version": 4, "cidr": "10.1.0.0/24"}});
+    // The COMMIT is one more.
+    for (collection, body, most) in [
+        ("networks", json!({"network": {}}), 4),
+        ("subnets", subnet, 4),
+        ("ports", json!({"port": {"network_id": network["id"]}}), 6),
+        ("routers", json!({"router": {}}), 16),
+    ] {
+        let resource = resources::find(collection).unwrap();
+        let posted = resources::read_post(&who, resource, body.as_object().unwrap()).unwrap();
+        let exchanges = server.write(|tx| {
+            resources::create(Call { tx, ctx: &who, options: &server.options }, resource, &posted)?;
+            dvr::settle(tx, &server.options)?;
+            Ok(tx.exchanges())
+        });
+        assert!(exchanges <= most, "{collection}: {exchanges}");
     }
 }
