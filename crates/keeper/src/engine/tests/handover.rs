@@ -274,8 +274,9 @@ fn a_stop_ends_in_time_whoever_was_asked_and_whatever_control_still_says() {
     assert!(host.kernel.is_empty() && host.log.contains(&"advertise 0".to_owned()), "{:?}", host.log);
     let left = STOP_PATIENCE - (host.now - asked);
     assert!(left > Duration::from_secs(3), "the kernel may need seconds, and has {left:?}");
+    host.say(ToKeeper::Router(Box::new(host.spec.clone())));
     host.advance(Duration::from_secs(20));
-    assert!(host.engine.is_stopped());
+    assert_eq!((host.state(), host.kernel.len()), ("initialize".to_owned(), 0), "it takes part in nothing any more");
 }
 
 #[test]
