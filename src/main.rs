@@ -60,6 +60,8 @@ fn main() -> ExitCode {
             if let Err(error) = evergate_kernel::sys::raise_open_files_limit() {
                 eprintln!("evergate: the limit of open files stays as it is: {error}");
             }
+            // Long answers by many threads; what they took shall not stay with each of these.
+            evergate_kernel::sys::return_large_blocks();
             evergate_server::cli::run(args)
         }
         Command::Identity(args) => evergate_server::identity::manage::run(args),

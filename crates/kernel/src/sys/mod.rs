@@ -16,7 +16,7 @@ pub use namespaces::{
 };
 pub use process::{
     PidFd, Signal, SignalFd, kill, kill_session, process_exists, raise_open_files_limit, reap_child,
-    set_parent_death_signal, set_process_name, spawn_in_netns, spawn_in_session,
+    return_large_blocks, set_parent_death_signal, set_process_name, spawn_in_netns, spawn_in_session,
 };
 
 use std::ffi::CString;

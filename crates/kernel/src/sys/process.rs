@@ -257,6 +257,28 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// Blocks of memory from this size on, in bytes, go back to the kernel when they are freed. Answers and what passwords are hashed
+/// in are larger; what objects are made of is smaller, and used again.
+#[cfg(target_env = "gnu")]
+const LARGE_BLOCK: libc::c_int = 256 << 10;
+/// Pools of memory that threads share: as many as glibc makes for two cores. It would make eight for each core, and each
+/// keeps what the largest piece of work in it needed.
+#[cfg(target_env = "gnu")]
+const ARENAS: libc::c_int = 16;
+
+/// Lets large blocks of memory go back to the kernel as soon as they are freed. Without this glibc learns from the first
+/// that is freed to keep all up to its size (up to 32 MiB, `mallopt(3)`), for each thread's arena by itself. To be
+/// called before there are other threads.
+pub fn return_large_blocks() {
+    // Other allocators have habits of their own.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers; the parameters are ones that glibc knows, and the values are within its limits.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK);
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
