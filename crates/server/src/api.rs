@@ -17,7 +17,7 @@ use http_body::Body as _;
 use serde_json::Value as Json;
 
 use crate::attributes::body::Posted;
-use crate::attributes::{Object, query};
+use crate::attributes::{Body, Object, query};
 use crate::base_url::base_url;
 use crate::context::Context;
 use crate::dvr;
@@ -74,6 +74,15 @@ struct Asked {
     body: bytes::Bytes,
     /// The body, once it is read; `None` where it is no object.
     object: OnceCell<Option<Object>>,
+}
+
+/// What a request gives that is a resource's, read and checked against its table.
+enum Given<'a> {
+    New(&'static dyn Resource, Posted),
+    /// Of the object with this id.
+    Changes(&'static dyn Resource, &'a str, Body),
+    /// Nothing, or what its handler reads.
+    Else,
 }
 
 /// An answer: a status, and a body where there is one.
@@ -251,12 +260,20 @@ impl Asked {
         object.as_ref().ok_or_else(|| ApiError::bad_request("Body contains invalid data"))
     }
 
-    /// Reads what a POST to a collection is to make; nothing of any other request.
-    fn posted(&self, ctx: &Context) -> Result<Option<(&'static dyn Resource, Posted)>, ApiError> {
-        let [collection] = self.segments.as_slice() else { return Ok(None) };
-        let resource = resources::find(collection.trim_end_matches(".json"));
-        let Some(resource) = resource.filter(|_| self.method == Method::POST) else { return Ok(None) };
-        Ok(Some((resource, resources::read_post(ctx, resource, self.object()?)?)))
+    /// Reads what a POST to a collection or a PUT of a member gives; nothing of any other request.
+    fn given(&self, ctx: &Context) -> Result<Given<'_>, ApiError> {
+        let resource = |collection: &str| resources::find(collection.trim_end_matches(".json"));
+        Ok(match (&self.method, self.segments.as_slice()) {
+            (&Method::POST, [collection]) => match resource(collection) {
+                Some(resource) => Given::New(resource, resources::read_post(ctx, resource, self.object()?)?),
+                None => Given::Else,
+            },
+            (&Method::PUT, [collection, id]) => match resource(collection) {
+                Some(resource) => Given::Changes(resource, id, resources::read_put(resource, self.object()?)?),
+                None => Given::Else,
+            },
+            _ => Given::Else,
+        })
     }
 }
 
@@ -308,14 +325,16 @@ fn answer(state: &ApiState, ctx: &Context, asked: &Asked) -> Result<Answer, ApiE
         }
         _ => {
             // Whatever can be done before the turn to write is: everybody else waits for it.
-            let posted = asked.posted(ctx)?;
+            let given = asked.given(ctx)?;
             let _ = asked.object();
             state.store.write(|tx| {
-                let answer = match &posted {
-                    Some((resource, posted)) => {
-                        made(resources::create(Call { tx, ctx, options: &state.options }, *resource, posted)?)
+                let call = Call { tx, ctx, options: &state.options };
+                let answer = match &given {
+                    Given::New(resource, posted) => made(resources::create(call, *resource, posted)?),
+                    Given::Changes(resource, id, body) => {
+                        ok(resources::update(call, *resource, id.trim_end_matches(".json"), asked.if_match, body)?)
                     }
-                    None => work(tx),
+                    Given::Else => dispatch(call, asked),
                 }?;
                 dvr::settle(tx, &state.options)?;
                 Ok(answer)
@@ -404,7 +423,10 @@ fn collection_verb(call: Call<'_>, resource: &dyn Resource, path: &str, asked: &
 fn member_verb(call: Call<'_>, resource: &dyn Resource, id: &str, asked: &Asked) -> Result<Answer, ApiError> {
     match asked.method {
         Method::GET | Method::HEAD => ok(resources::show(call, resource, id, &query::fields(&asked.pairs))?),
-        Method::PUT => ok(resources::update(call, resource, id, asked.if_match, asked.object()?)?),
+        Method::PUT => {
+            let body = resources::read_put(resource, asked.object()?)?;
+            ok(resources::update(call, resource, id, asked.if_match, &body)?)
+        }
         Method::DELETE => {
             resources::delete(call, resource, id, asked.if_match)?;
             Ok(NO_CONTENT)

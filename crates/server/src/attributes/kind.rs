@@ -82,6 +82,9 @@ pub enum Kind {
     Computed,
 }
 
+/// Items of a list, at most: they are compared with each other, and each may be a row of its own.
+const MOST_ITEMS: usize = 1000;
+
 /// Why a value is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -102,6 +105,9 @@ impl Kind {
     ///
     /// Why the value cannot be used.
     pub fn convert(self, value: &Value) -> Result<Value, Refusal> {
+        if value.as_array().is_some_and(|items| items.len() > MOST_ITEMS) {
+            return Err(reason(format!("The list has more than {MOST_ITEMS} items")));
+        }
         match self {
             Self::BoolOrNull
             | Self::TextOrNull(_)

@@ -84,6 +84,9 @@ fn lists_hold_each_item_once() {
     converts(Kind::Routes, json!(null), json!([]));
     assert!(refuses(Kind::Routes, json!([route, canonical])).starts_with("Duplicate hostroute"));
     assert_eq!(refuses(Kind::Nameservers, json!(["::1", "0::1"])), "Duplicate nameserver '::1'");
+    let many = |count: usize| Value::from((0..count).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert!(Kind::Strings(9).convert(&many(1000)).is_ok());
+    assert_eq!(refuses(Kind::Strings(9), many(1001)), "The list has more than 1000 items");
     assert_eq!(refuses(Kind::Strings(9), json!(["a", "a"])), "Duplicate items in the list: 'a'");
 }
 

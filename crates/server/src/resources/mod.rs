@@ -341,23 +341,32 @@ fn claimed_targets(call: Call<'_>, resource: &dyn Resource, bodies: &[Body]) -> 
     if has_room { Ok(targets) } else { Err(quotas::over(kind)) }
 }
 
+/// Reads the body of a PUT, which takes no transaction.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn read_put(resource: &dyn Resource, json: &Object) -> Result<Body, ApiError> {
+    let table = resource.table();
+    if table.update == Rule::Nobody {
+        return Err(not_allowed("PUT", table.plural));
+    }
+    Body::of_put(table, json)
+}
+
 /// Changes an object, if it is still at the revision that `If-Match` names.
 ///
 /// # Errors
 ///
-/// What is wrong with the body, forbidden, or in the way; nothing is changed then.
+/// What is forbidden or in the way; nothing is changed then.
 pub fn update(
     call: Call<'_>,
     resource: &dyn Resource,
     id: &str,
     if_match: Option<i64>,
-    json: &Object,
+    body: &Body,
 ) -> Result<Json, ApiError> {
     let table = resource.table();
-    if table.update == Rule::Nobody {
-        return Err(not_allowed("PUT", table.plural));
-    }
-    let body = Body::of_put(table, json)?;
     let object = visible(call, resource, id)?;
     let target = resource.target_of(call, &object)?;
     let facts = Facts { object: Some(&object), ..body.facts(&target) };
@@ -367,7 +376,7 @@ pub fn update(
     body.check_policy(table, call.ctx, facts, false)?;
     check_revision(&object, if_match)?;
     if !body.is_empty() {
-        resource.update(call, &id_of(&object), &body)?;
+        resource.update(call, &id_of(&object), body)?;
     }
     show(call, resource, id, &[])
 }
