@@ -59,6 +59,9 @@ impl Wires {
 
     fn namespace(&mut self, name: &str) -> Result<()> {
         ip(&format!("netns add {name}"))?;
+        // As the product does: otherwise each of thousands of links solicits routers now and then, which goes to all.
+        let off = ["all", "default"].map(|all| format!("net.ipv6.conf.{all}.disable_ipv6=1")).join(" ");
+        ip(&format!("netns exec {name} sysctl -qw {off}"))?;
         ip(&format!("-n {name} link set lo up"))?;
         self.named.insert(name.to_owned());
         Ok(())
