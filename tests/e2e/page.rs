@@ -37,11 +37,11 @@ impl Page {
         std::fs::read_to_string(&self.path).unwrap()
     }
 
-    /// Takes notice of a report whose figures are to be on the page. One whose prober was late by more than its pace
+    /// Takes notice of a report whose figures are to be on the page. One whose prober was late by more than twice its pace
     /// tells of the prober, and is refused if the page is to be written.
     pub(crate) fn note(&mut self, what: &str, report: &Report) {
         self.late_ms = self.late_ms.max(report.sender_late_ms);
-        let late = report.sender_late_ms > self.pace.as_secs_f64() * 1000.0;
+        let late = report.sender_late_ms > 2.0 * self.pace.as_secs_f64() * 1000.0;
         assert!(!(late && self.is_written()), "{what}: this machine is too busy to measure on: {report}");
     }
 
