@@ -133,6 +133,13 @@ fn boot_with(n: u8, settings: HostSettings, cached: Option<HostConfig>, now: Ins
 }
 
 impl Host {
+    /// Another control takes the place of this one; it knows what is cached, and finds everything as it is.
+    fn replace_control(&mut self, settings: HostSettings, cached: HostConfig, now: Instant) {
+        let machine = std::mem::take(self.worker.machine_mut());
+        self.worker = Worker::new(machine, &settings);
+        self.core = Core::new(settings, 2, Some(cached), now);
+    }
+
     /// Addresses of the router on this host.
     fn addresses(&mut self) -> Vec<String> {
         let netns = Netns::Named(names::qrouter_namespace(ROUTER));
@@ -426,9 +433,7 @@ fn nothing_moves_while_a_control_is_replaced() {
     let cached = config_of(active, cluster.revision, cluster.active);
     let host = cluster.host(active);
     host.engine.handle_disconnected(now);
-    let machine = std::mem::take(host.worker.machine_mut());
-    host.worker = Worker::new(machine, &settings);
-    host.core = Core::new(settings, 2, Some(cached), now);
+    host.replace_control(settings, cached, now);
     (host.ops, host.transitions) = (0, Vec::new());
     cluster.pass(Duration::from_secs(60));
     cluster.connect_keeper(active);
@@ -449,9 +454,7 @@ fn a_router_that_stops_being_ha_while_its_control_is_replaced_goes_on() {
     let (now, settings) = (cluster.now, host_settings(active));
     let cached = config_of(active, cluster.revision, cluster.active);
     let host = cluster.host(active);
-    let machine = std::mem::take(host.worker.machine_mut());
-    host.worker = Worker::new(machine, &settings);
-    host.core = Core::new(settings, 2, Some(cached), now);
+    host.replace_control(settings, cached, now);
     // The server says so while the first round, towards what was cached, is under way.
     let round = std::iter::from_fn(|| host.core.poll_output());
     let round =

@@ -7,7 +7,6 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use evergate_kernel::rt::HopSocket;
@@ -16,7 +15,7 @@ use evergate_vrrp::bfd::session::{Config, Status};
 use evergate_vrrp::bfd::sessions::{Output, Path as Hops, Sessions};
 use evergate_vrrp::bfd::wire::{Diagnostic, State};
 use evergate_vrrp::bfd::{SINGLE_HOP_PORT, SOURCE_PORTS};
-use support::{output, require_root, sh};
+use support::{output, prefix, require_root, sh};
 
 const OURS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 const THEIRS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
@@ -98,9 +97,7 @@ struct Net {
 
 impl Net {
     fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("eg-test-{}-bfd{}-", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let net = Self { prefix };
+        let net = Self { prefix: prefix("bfd") };
         let (a, b) = (net.name("a"), net.name("b"));
         sh(&format!("ip netns add {a}; ip netns add {b}"));
         sh(&format!("ip link add eth0 netns {a} type veth peer name eth0 netns {b}"));
@@ -112,7 +109,7 @@ impl Net {
     }
 
     fn name(&self, which: &str) -> String {
-        format!("{}{which}", self.prefix)
+        format!("{}-{which}", self.prefix)
     }
 }
 

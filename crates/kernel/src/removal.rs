@@ -98,8 +98,7 @@ impl Kernel {
     /// By which number a namespace knows another one, if it does.
     pub(crate) fn netns_number(&mut self, netns: &Netns, other: &Netns) -> Result<Option<i32>, Cause> {
         let request = link::get_netns_number(&self.space(other)?.netns);
-        let answer = self.space(netns)?.route.get(request)?;
-        Ok(answer.as_deref().and_then(link::read_netns_number))
+        self.space(netns)?.route.netns_number(request)
     }
 }
 

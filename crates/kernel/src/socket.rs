@@ -211,9 +211,9 @@ impl Socket {
         unanswered.map_or(Ok(()), |index| Err((index, lost().into())))
     }
 
-    /// The number by which the socket's namespace knows another one, if it has one.
-    pub(crate) fn netns_number(&mut self, netns: &NetnsFd) -> Result<Option<i32>, Cause> {
-        Ok(self.get(link::get_netns_number(netns))?.as_deref().and_then(link::read_netns_number))
+    /// The number by which the socket's namespace knows another one, if it has one; asked by [`link::get_netns_number`].
+    pub(crate) fn netns_number(&mut self, request: Message) -> Result<Option<i32>, Cause> {
+        Ok(self.get(request)?.as_deref().and_then(link::read_netns_number))
     }
 
     /// Asks for one object. `None` when the answer is an acknowledgement only.

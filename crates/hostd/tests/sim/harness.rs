@@ -128,6 +128,14 @@ impl Sim {
         self.introduce();
     }
 
+    /// One whose keeper has the router.
+    pub(crate) fn with_router_in_keeper() -> Self {
+        let mut sim = Self::new(None);
+        sim.connect_keeper();
+        sim.snapshot(with_router(5));
+        sim
+    }
+
     pub(crate) fn change(&mut self, new: &HostConfig) {
         self.now += MOMENT;
         let change = Change::between(self.core.config().unwrap(), new).unwrap();

@@ -48,9 +48,7 @@ fn a_copy_is_not_ready_while_a_way_to_its_networks_is_missing() {
 
 #[test]
 fn a_copy_that_takes_part_is_not_taken_out_for_one_network() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     sim.kernel().remove_link("ext0");
     sim.pass(PERIOD * 2);
     assert!(sim.specs().iter().all(|spec| spec.ready));
@@ -59,9 +57,7 @@ fn a_copy_that_takes_part_is_not_taken_out_for_one_network() {
 
 #[test]
 fn what_the_keeper_did_is_left_alone() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     // The router becomes active: the keeper puts its addresses and its forwarding entries.
     let config = sim.core.config().unwrap().clone();
     let round = evergate_hostd::round::Round {
@@ -103,9 +99,7 @@ fn letters_pass_between_keeper_and_server_and_the_keeper_knows_whether_they_do()
 
 #[test]
 fn a_keeper_that_comes_back_is_told_everything_again() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     sim.to_keeper.clear();
     sim.disconnect_keeper();
     sim.connect_keeper();
@@ -116,9 +110,7 @@ fn a_keeper_that_comes_back_is_told_everything_again() {
 
 #[test]
 fn a_router_is_new_to_the_keeper_until_a_copy_was_active() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     assert!(sim.specs()[0].new);
     sim.keeper_says(became(HaState::Active, 1, 1000));
     sim.pass(PERIOD);
@@ -169,9 +161,7 @@ fn a_control_that_starts_learns_the_roles_from_the_keeper() {
 
 #[test]
 fn a_control_that_starts_does_not_take_an_active_router_away() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     sim.kernel().remove_link("ext0");
     let mut sim = sim.restart(Some(with_router(5)));
     sim.status = active(4);
@@ -195,9 +185,7 @@ fn a_keeper_that_does_not_say_what_it_has_is_told_all_the_same() {
 
 #[test]
 fn a_takeover_elsewhere_costs_a_message_and_no_round() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     let (rounds, follows) = (sim.rounds, sim.follows().len());
     let mut config = with_router(6);
     config.active_copies.insert(ROUTER, ActiveCopy { epoch: 2, vtep: ip(PEER_VTEP) });
@@ -213,9 +201,7 @@ fn a_takeover_elsewhere_costs_a_message_and_no_round() {
 
 #[test]
 fn a_router_whose_device_was_made_anew_is_told_anew() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     sim.kernel().remove_link("tap00100000-00");
     sim.core.handle_link_event("tap00100000-00", false, false, sim.now);
     sim.settle();

@@ -12,9 +12,7 @@ use crate::harness::{Sim, active, distributed, with_router};
 
 #[test]
 fn removal_waits_for_the_keeper() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     let mut config = with_router(6);
     remove_router(&mut config);
     sim.change(&config);
@@ -28,9 +26,7 @@ fn removal_waits_for_the_keeper() {
 
 #[test]
 fn a_router_that_becomes_distributed_moves_its_copy_to_another_namespace_and_back() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     let ways = [
         (distributed(with_router(6)), names::snat_namespace(ROUTER)),
         (with_router(7), names::qrouter_namespace(ROUTER)),
@@ -55,9 +51,7 @@ fn a_router_that_becomes_distributed_moves_its_copy_to_another_namespace_and_bac
 
 #[test]
 fn a_router_that_is_ha_no_more_goes_on_where_it_is() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     let mut config = no_ha(with_router(6), Location::Local);
     sim.change(&config);
     let removal = sim.to_keeper.iter().find(|message| matches!(message, ToKeeper::RemoveRouter { .. }));
@@ -249,9 +243,7 @@ fn routers_that_go_together_are_let_go_one_by_one() {
 
 #[test]
 fn removal_does_not_wait_for_ever() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     sim.disconnect_keeper();
     let mut config = with_router(6);
     remove_router(&mut config);
@@ -263,9 +255,7 @@ fn removal_does_not_wait_for_ever() {
 
 #[test]
 fn a_router_that_was_deleted_while_control_was_down_is_let_go_first() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let sim = Sim::with_router_in_keeper();
     let mut sim = sim.restart(None);
     sim.connect_keeper();
     let mut config = with_router(6);
@@ -279,9 +269,7 @@ fn a_router_that_was_deleted_while_control_was_down_is_let_go_first() {
 
 #[test]
 fn a_removal_is_asked_for_again_on_a_new_connection() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     let mut config = with_router(6);
     remove_router(&mut config);
     sim.change(&config);
@@ -295,9 +283,7 @@ fn a_removal_is_asked_for_again_on_a_new_connection() {
 
 #[test]
 fn a_router_that_comes_back_before_it_is_gone_stays() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     let mut config = with_router(6);
     remove_router(&mut config);
     sim.change(&config);
@@ -311,9 +297,7 @@ fn a_router_that_comes_back_before_it_is_gone_stays() {
 
 #[test]
 fn a_router_that_is_put_down_leaves_the_keeper_and_the_host() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     let mut config = with_router(6);
     config.routers.get_mut(&ROUTER).unwrap().admin_state_up = false;
     sim.change(&config);

@@ -44,9 +44,7 @@ fn a_floating_ip_that_is_translated_at_the_instance_works_whichever_copy_is_acti
 
 #[test]
 fn a_transition_is_reported_and_written_at_once() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     assert!(sim.report().floating_ips_active.is_empty(), "it does not work on a copy that stands by");
     let reports = sim.reports.len();
     sim.keeper_says(became(HaState::Active, 3, 1000));
@@ -60,9 +58,7 @@ fn a_transition_is_reported_and_written_at_once() {
 
 #[test]
 fn connections_that_the_kernel_has_no_room_for_are_told_of_while_it_has_none() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     let mut says = |missing| {
         let one = ReplicationStatus {
             router: ROUTER,
@@ -96,9 +92,7 @@ fn reports_come_at_the_interval_and_count_up() {
 
 #[test]
 fn the_configuration_for_keepalived_is_written_once_and_goes_with_the_router() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let mut sim = Sim::with_router_in_keeper();
     sim.pass(PERIOD * 2);
     let confs: Vec<&String> = sim
         .files

@@ -53,9 +53,7 @@ fn a_stale_change_asks_for_the_whole_state() {
 
 #[test]
 fn a_restart_adopts_everything() {
-    let mut sim = Sim::new(None);
-    sim.connect_keeper();
-    sim.snapshot(with_router(5));
+    let sim = Sim::with_router_in_keeper();
     let cached = sim.core.config().map(|config| (**config).clone());
     let mut sim = sim.restart(cached);
     assert_eq!((sim.rounds, sim.ops), (1, 0), "the plan is empty");

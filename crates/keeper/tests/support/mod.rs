@@ -21,7 +21,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -57,8 +56,7 @@ pub struct Lab {
 
 impl Lab {
     pub fn new(hosts: u8) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("eg-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let prefix = prefix("k");
         let run = std::env::temp_dir().join(&prefix);
         std::fs::create_dir_all(&run).expect("a folder can be made");
         let mut lab = Self { prefix, namespaces: Vec::new(), run };

@@ -63,12 +63,14 @@ impl BatchSocket {
     /// The number by which the socket's namespace knows another one, as notifications name it; it is given one if it has none.
     pub fn number_of(&mut self, netns: &NetnsFd) -> Result<i32, Error> {
         let mut number = || -> Result<i32, Cause> {
-            if let Some(number) = self.0.netns_number(netns)? {
+            if let Some(number) = self.0.netns_number(link::get_netns_number(netns))? {
                 return Ok(number);
             }
             // Somebody else, who makes a link between the two, may be first.
             let _ = self.0.exchange(&mut [link::number_netns(netns).finish()]);
-            self.0.netns_number(netns)?.ok_or_else(|| Cause::Invalid("it has no number here".to_owned()))
+            self.0
+                .netns_number(link::get_netns_number(netns))?
+                .ok_or_else(|| Cause::Invalid("it has no number here".to_owned()))
         };
         number().map_err(|cause| Error::new("number a network namespace", cause))
     }

@@ -22,8 +22,7 @@ pub struct Lab {
 
 impl Lab {
     pub fn new(machines: u8) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("eg-test-{}-v{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let prefix = prefix("v");
         let folder = std::env::temp_dir().join(&prefix);
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let mut lab = Self { prefix, namespaces: Vec::new(), folder };

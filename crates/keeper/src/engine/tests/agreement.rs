@@ -1,6 +1,5 @@
 //! Never two actives: claims supersede, silence is asked about, and whoever is cut off gives up.
 
-use super::liveness::Peer;
 use super::*;
 pub(super) use crate::claims::question::Kind as Say;
 
@@ -311,9 +310,7 @@ fn a_host_says_what_it_knows_and_passes_the_question_on() {
 #[test]
 fn a_host_whose_packets_are_late_is_asked_by_other_ways_before_it_is_given_up() {
     for answers in [true, false] {
-        let mut host = Host::beside(THEIRS, 300);
-        let mut peer = Peer::new(THEIRS, 300);
-        host.run_beside(&mut peer, Duration::from_secs(3));
+        let (mut host, mut peer) = Host::with_session();
         host.hear(advertisement(200, 50));
         host.run_beside(&mut peer, Duration::from_millis(500));
         host.asked.clear();
@@ -346,9 +343,7 @@ fn a_host_whose_packets_are_late_is_asked_by_other_ways_before_it_is_given_up() 
 #[test]
 fn a_host_that_is_short_of_processors_gives_others_as_long_as_it_needs_itself() {
     for (late, state) in [(Duration::ZERO, "active"), (Duration::from_millis(120), "backup")] {
-        let mut host = Host::beside(THEIRS, 300);
-        let mut peer = Peer::new(THEIRS, 300);
-        host.run_beside(&mut peer, Duration::from_secs(3));
+        let (mut host, mut peer) = Host::with_session();
         host.hear(advertisement(200, 50));
         host.run_beside(&mut peer, Duration::from_millis(100));
         let (due, _) = host.engine.poll_timeout().unwrap();

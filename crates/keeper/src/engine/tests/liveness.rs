@@ -10,9 +10,7 @@ use super::*;
 
 #[test]
 fn a_host_that_falls_silent_is_asked_and_then_replaced() {
-    let mut host = Host::beside(THEIRS, 300);
-    let mut peer = Peer::new(THEIRS, 300);
-    host.run_beside(&mut peer, Duration::from_secs(3));
+    let (mut host, mut peer) = Host::with_session();
     host.hear(advertisement(200, 50));
     host.run_beside(&mut peer, Duration::from_millis(500));
     host.log.clear();
@@ -25,9 +23,7 @@ fn a_host_that_falls_silent_is_asked_and_then_replaced() {
 
 #[test]
 fn the_routers_of_a_dead_host_are_claimed_before_the_kernel_is_ready() {
-    let mut host = Host::beside(THEIRS, 300);
-    let mut peer = Peer::new(THEIRS, 300);
-    host.run_beside(&mut peer, Duration::from_secs(3));
+    let (mut host, mut peer) = Host::with_session();
     host.hear(advertisement(200, 50));
     host.run_beside(&mut peer, Duration::from_millis(500));
     host.log.clear();
@@ -47,9 +43,7 @@ fn the_routers_of_a_dead_host_are_claimed_before_the_kernel_is_ready() {
 fn a_host_whose_router_still_advertises_keeps_it_and_the_operator_is_told_once() {
     // Whether the advertisement came before the silence was noticed, or answers the question.
     for answers in [false, true] {
-        let mut host = Host::beside(THEIRS, 300);
-        let mut peer = Peer::new(THEIRS, 300);
-        host.run_beside(&mut peer, Duration::from_secs(3));
+        let (mut host, mut peer) = Host::with_session();
         host.hear(advertisement(200, 50));
         host.run_beside(&mut peer, Duration::from_millis(100));
         host.log.clear();
@@ -77,9 +71,7 @@ fn a_host_whose_router_still_advertises_keeps_it_and_the_operator_is_told_once()
 #[test]
 fn a_host_that_says_that_it_is_down_or_stops_is_not_replaced() {
     for stops in [true, false] {
-        let mut host = Host::beside(THEIRS, 300);
-        let mut peer = Peer::new(THEIRS, 300);
-        host.run_beside(&mut peer, Duration::from_secs(3));
+        let (mut host, mut peer) = Host::with_session();
         host.hear(advertisement(200, 50));
         if stops {
             peer.sessions.handle_stop(host.now);
@@ -95,9 +87,7 @@ fn a_host_that_says_that_it_is_down_or_stops_is_not_replaced() {
 
 #[test]
 fn a_host_that_has_another_router_is_no_matter_and_sessions_follow_the_routers() {
-    let mut host = Host::beside(THEIRS, 300);
-    let mut peer = Peer::new(THEIRS, 300);
-    host.run_beside(&mut peer, Duration::from_secs(3));
+    let (mut host, _) = Host::with_session();
     assert_eq!(host.engine.status().bfd[0].state, "up");
     host.hear(advertisement(201, 50)); // the third host's copy is active
     host.log.clear();
@@ -124,9 +114,7 @@ fn without_a_key_or_an_interval_no_bfd_is_spoken() {
 
 #[test]
 fn a_stopping_keeper_says_that_its_silence_is_no_failure() {
-    let mut host = Host::beside(THEIRS, 300);
-    let mut peer = Peer::new(THEIRS, 300);
-    host.run_beside(&mut peer, Duration::from_secs(3));
+    let (mut host, mut peer) = Host::with_session();
     host.engine.handle_stop(host.now);
     host.settle();
     host.run_beside(&mut peer, Duration::from_millis(1));
@@ -152,9 +140,7 @@ fn a_keeper_that_is_restarted_on_purpose_is_given_time_even_at_short_intervals()
     assert_eq!(host.state(), "active", "but not for ever");
 
     // Whoever restarts says so, and touches nothing.
-    let mut host = Host::beside(THEIRS, 300);
-    let mut peer = Peer::new(THEIRS, 300);
-    host.run_beside(&mut peer, Duration::from_secs(3));
+    let (mut host, mut peer) = Host::with_session();
     host.hear(advertisement(200, 0));
     host.run_beside(&mut peer, Duration::from_secs(2));
     assert_eq!((host.state(), host.kernel.len()), ("active".to_owned(), 4));
@@ -199,6 +185,13 @@ impl Host {
         host.say(ToKeeper::Router(Box::new(host.spec.clone())));
         assert_eq!(host.state(), "backup");
         host
+    }
+
+    /// The same, with a session between the two that is up.
+    pub(super) fn with_session() -> (Self, Peer) {
+        let (mut host, mut peer) = (Self::beside(THEIRS, 300), Peer::new(THEIRS, 300));
+        host.run_beside(&mut peer, Duration::from_secs(3));
+        (host, peer)
     }
 
     pub(super) fn run_beside(&mut self, peer: &mut Peer, duration: Duration) {
