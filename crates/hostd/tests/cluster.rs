@@ -255,7 +255,7 @@ impl Cluster {
             return false;
         }
         let output = host.core.poll_output();
-        let effect = host.engine.poll_effect();
+        let effect = host.engine.poll_effect().or_else(|| host.engine.poll_announcement());
         let busy = output.is_some() || effect.is_some();
         match output {
             Some(Output::Reconcile(round)) => {

@@ -55,6 +55,8 @@ pub struct Options {
 const FIFO_PRIORITY: u8 = 40;
 /// Datagrams or frames taken from one socket per turn.
 const READS_PER_TURN: usize = 64;
+/// How long is announced before it is looked whether anything else is to be done.
+const ANNOUNCING: Duration = Duration::from_millis(1);
 /// A timer later than this means that we were kept from running.
 const CATCH_UP: Duration = Duration::from_millis(20);
 /// Turns that are given to packets alone when that happened.
@@ -218,7 +220,8 @@ impl Shell {
                 return self.leave();
             }
             self.write_to_control();
-            let until = self.next_deadline();
+            self.announce();
+            let until = if self.engine.has_announcements() { Instant::now() } else { self.next_deadline() };
             self.epoll.wait(Some(until), &mut ready).context("failed to wait for events")?;
             self.engine.handle_wakeup(until, Instant::now());
             self.handle_ready(&ready)?;
@@ -233,6 +236,19 @@ impl Shell {
                 self.handle_ready(&ready)?;
             }
             self.handle_timers();
+        }
+    }
+
+    /// Announces for a moment: what is left goes on when all else that is to be done has been.
+    fn announce(&mut self) {
+        let end = Instant::now() + ANNOUNCING;
+        while let Some(effect) = self.engine.poll_announcement() {
+            if let Effect::SendFrame { router, ifindex, frame } = effect {
+                self.send_frame(router, ifindex, &frame);
+            }
+            if Instant::now() >= end {
+                return;
+            }
         }
     }
 

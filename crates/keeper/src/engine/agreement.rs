@@ -30,6 +30,8 @@ const QUIET: Duration = Duration::from_secs(3);
 /// Bounds of how long it asks then. Shorter, and a host that is short of processor time is taken for cut
 /// off; longer, and a host that is cut off serves for too long beside its successor.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(300));
+/// Longest that it asks where it was late itself lately: its questions may have been answered as late, or not read yet.
+const LATE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The host's part in agreements.
 #[derive(Debug)]
@@ -285,6 +287,9 @@ impl Engine {
             agreement.company.configure(members, quiet, patience);
         }
         if self.shared.can_ask() {
+            let late = self.shared.lateness.worst_lately(now).min(LATE_PATIENCE);
+            let patience = self.shared.quiet_and_patience().1.max(late);
+            self.shared.agreement.company.set_patience(patience);
             self.shared.agreement.company.set_serving(!self.actives.is_empty());
             self.doubt_hosts(now);
             match self.shared.agreement.company.handle_timeout(now) {

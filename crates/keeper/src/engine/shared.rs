@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) agreement: Agreement,
     pub(super) lateness: Lateness,
     pub(super) effects: VecDeque<Effect>,
+    /// Copies that have something to announce, in the order of their turns.
+    pub(super) announcing: VecDeque<RouterId>,
     /// Copies that are to hear which hosts hold all their connections.
     pub(super) incomplete: BTreeSet<RouterId>,
     /// Counts what was ever wanted of any copy's items.
@@ -69,6 +71,7 @@ impl Shared {
             agreement: Agreement::new(seed),
             lateness: Lateness::default(),
             effects: VecDeque::new(),
+            announcing: VecDeque::new(),
             incomplete: BTreeSet::new(),
             generation: 0,
             away_since: None,

@@ -58,6 +58,8 @@ struct Host {
     stalled: Vec<Batch>,
     /// The item that the kernel does not take.
     refuses: Option<String>,
+    /// There is always something to do before the next announcement.
+    is_busy: bool,
     /// BFD packets that were sent, by receiver.
     bfd_out: Vec<(IpAddr, Vec<u8>)>,
     /// Questions, answers and handovers that were sent, with the receiver.
@@ -92,6 +94,7 @@ impl Host {
             kernel_stalls: false,
             stalled: Vec::new(),
             refuses: None,
+            is_busy: false,
             bfd_out: Vec::new(),
             asked: Vec::new(),
             letters: Vec::new(),
@@ -202,11 +205,15 @@ impl Host {
 
     fn settle(&mut self) {
         let mut effects = 0;
-        while let Some(effect) = self.engine.poll_effect() {
+        while let Some(effect) = self.engine.poll_effect().or_else(|| self.announcement()) {
             effects += 1;
             assert!(effects < 10_000, "the engine goes round in circles");
             self.carry_out(effect);
         }
+    }
+
+    fn announcement(&mut self) -> Option<Effect> {
+        if self.is_busy { None } else { self.engine.poll_announcement() }
     }
 
     fn carry_out(&mut self, effect: Effect) {

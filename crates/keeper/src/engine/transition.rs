@@ -3,13 +3,19 @@
 //!
 //! The kernel's answers come later than its orders ([`effect`](super::effect)). Until the last of them,
 //! announcements, claims and the report wait; advertisements do not.
+//!
+//! Announcements also wait for their turn ([`Engine::poll_announcement`]): a bridge copies a broadcast to each of its ports
+//! in its sender's time. With 500 routers on one external network one took 1.5 ms, and 500 at once kept this host from
+//! claiming, and from hearing anybody, for so long that it took itself for cut off.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use evergate_model::HaState;
 use evergate_vrrp::announce;
 use evergate_vrrp::router::Reason;
 
+use super::Engine;
 use super::copy::RouterCopy;
 use super::effect::{Batch, Effect};
 use super::shared::Shared;
@@ -20,7 +26,10 @@ use crate::protocol::{Announce, FromKeeper, Transition};
 pub(super) struct Waiting {
     /// Batches that were not answered yet.
     batches: usize,
-    announce: Vec<Announce>,
+    /// What is to be announced then.
+    announce: VecDeque<Announce>,
+    /// Its turn to announce will come.
+    in_line: bool,
     claim: bool,
     transition: Option<(Transition, Instant)>,
     /// What control was told last.
@@ -68,19 +77,33 @@ impl RouterCopy {
         self.report_transition(shared, now);
     }
 
-    /// Announces when the kernel has the addresses.
+    /// Announces in its turn, when the kernel has the addresses.
     pub(super) fn announce(&mut self, what: Vec<Announce>, shared: &mut Shared) {
-        if !self.waiting.is_over() {
-            let new = what.into_iter().filter(|one| !self.waiting.announce.contains(one)).collect::<Vec<_>>();
-            self.waiting.announce.extend(new);
-            return;
+        for one in what {
+            if !self.waiting.announce.contains(&one) {
+                self.waiting.announce.push_back(one);
+            }
         }
-        let send = |one: Announce| Effect::SendFrame {
-            router: self.spec.router,
-            ifindex: one.ifindex,
-            frame: announce::frame(one.mac.0, one.ip),
-        };
-        shared.effects.extend(what.into_iter().map(send));
+        self.stand_in_line(shared);
+    }
+
+    fn stand_in_line(&mut self, shared: &mut Shared) {
+        if self.waiting.is_over() && !self.waiting.announce.is_empty() && !self.waiting.in_line {
+            self.waiting.in_line = true;
+            shared.announcing.push_back(self.id());
+        }
+    }
+
+    /// What is to be announced next, of a copy whose turn it is; none when its turn is over.
+    fn next_announcement(&mut self) -> Option<Effect> {
+        if !self.is_active() {
+            self.waiting.announce.clear();
+        }
+        let next = if self.waiting.is_over() { self.waiting.announce.pop_front() } else { None };
+        self.waiting.in_line = next.is_some();
+        let one = next?;
+        let frame = announce::frame(one.mac.0, one.ip);
+        Some(Effect::SendFrame { router: self.id(), ifindex: one.ifindex, frame })
     }
 
     pub(super) fn announce_all(&mut self, shared: &mut Shared) {
@@ -116,8 +139,7 @@ impl RouterCopy {
         if !self.waiting.is_over() {
             return;
         }
-        let announce = std::mem::take(&mut self.waiting.announce);
-        self.announce(announce, shared);
+        self.stand_in_line(shared);
         if std::mem::take(&mut self.waiting.claim) && self.is_active() {
             shared.claim(self.id(), self.epoch, &self.spec.claim_to, now);
         }
@@ -129,6 +151,25 @@ impl RouterCopy {
             transition.took_us = now.saturating_duration_since(since).as_micros() as u64;
             shared.emit(FromKeeper::Transition(transition));
         }
+    }
+}
+
+impl Engine {
+    /// Takes the next announcement to send, or nothing. It is no effect among others: whoever carries out effects asks for
+    /// it when there is nothing else to do, and sends few at a time.
+    pub fn poll_announcement(&mut self) -> Option<Effect> {
+        loop {
+            let router = self.shared.announcing.front()?;
+            if let Some(frame) = self.copies.get_mut(router).and_then(RouterCopy::next_announcement) {
+                return Some(frame);
+            }
+            self.shared.announcing.pop_front();
+        }
+    }
+
+    /// Whether there may be an announcement to send.
+    pub fn has_announcements(&self) -> bool {
+        !self.shared.announcing.is_empty()
     }
 }
 

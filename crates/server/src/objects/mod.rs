@@ -47,7 +47,8 @@ impl Standard {
     }
 }
 
-/// Runs a query whose text has `{}` where the list of ids belongs, for any number of ids.
+/// Runs a query whose text has `{}` where the list of ids belongs, for any number of ids. An id that is named several
+/// times counts once.
 ///
 /// # Errors
 ///
@@ -59,19 +60,29 @@ pub fn query_in<T, I: AsRef<str>>(
     mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
 ) -> Result<Vec<T>, StoreError> {
     let mut found = Vec::new();
-    for chunk in ids.chunks(CHUNK) {
-        let (sql, params) = in_chunk(sql, chunk);
+    for (sql, params) in in_chunks(sql, ids) {
         found.extend(tx.query(&sql, &params, &mut read)?);
     }
     Ok(found)
 }
 
-fn in_chunk(sql: &str, chunk: &[impl AsRef<str>]) -> (String, Vec<Value>) {
+/// The query for as many ids as one may have, and again for the others. In one list the database minds no
+/// repetition; from two, a row would come twice.
+fn in_chunks(sql: &str, ids: &[impl AsRef<str>]) -> Vec<(String, Vec<Value>)> {
+    let mut ids: Vec<&str> = ids.iter().map(AsRef::as_ref).collect();
+    if ids.len() > CHUNK {
+        ids.sort_unstable();
+        ids.dedup();
+    }
+    ids.chunks(CHUNK).map(|chunk| in_chunk(sql, chunk)).collect()
+}
+
+fn in_chunk(sql: &str, chunk: &[&str]) -> (String, Vec<Value>) {
     // The last is named several times, so that there are few lengths, and few statements to prepare.
     let length = chunk.len().next_power_of_two().min(CHUNK);
     let places: Vec<_> = (1..=length).map(|n| format!("?{n}")).collect();
     let last = std::iter::repeat(chunk.last()).flatten();
-    let params = chunk.iter().chain(last).take(length).map(|id| Value::from(id.as_ref()));
+    let params = chunk.iter().chain(last).take(length).map(|id| Value::from(*id));
     (sql.replace("{}", &places.join(", ")), params.collect())
 }
 
@@ -142,10 +153,7 @@ pub fn ask_in<'t, T: 't>(
     ids: &[impl AsRef<str>],
     mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError> + 't,
 ) -> Result<Later<'t, Vec<T>>, StoreError> {
-    let chunks = ids.chunks(CHUNK).map(|chunk| {
-        let (sql, params) = in_chunk(sql, chunk);
-        tx.ask(&sql, &params)
-    });
+    let chunks = in_chunks(sql, ids).into_iter().map(|(sql, params)| tx.ask(&sql, &params));
     let asked: Vec<_> = chunks.collect::<Result<_, _>>()?;
     Ok(Later(Box::new(move || {
         let mut found = Vec::new();

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use evergate_model::host::{AddressMode, HaState, Location, RouterAdvertisement, Segment};
 use evergate_model::{HostConfig, RouterId};
+use evergate_server::objects::{ask_in, query_in};
 use evergate_server::options::Options;
 use serde_json::{Value, json};
 
@@ -255,4 +256,17 @@ fn a_router_advertises_the_subnets_that_are_to_be_and_hosts_hear_of_changes() {
     w.server.put(&member(PROJECT), &format!("/v2.0/subnets/{}", id(&slaac)), body);
     assert!(advertised().unwrap().dns_servers.is_empty());
     assert!(w.server.told("h1").revision > before);
+}
+
+#[test]
+fn an_id_that_is_named_more_than_once_counts_once_also_where_one_list_does_not_hold_all_ids() {
+    let server = Server::new();
+    let network = id(&server.make(&admin(), "network", json!({}))).to_owned();
+    let others = (0..600).map(|n| format!("{n:08}-0000-0000-0000-000000000000"));
+    let ids: Vec<String> = std::iter::once(network.clone()).chain(others).chain([network.clone()]).collect();
+    let sql = "SELECT id FROM networks WHERE id IN ({})";
+    let found = server.store.read(|tx| query_in(tx, sql, &ids, |row| row.text(0))).unwrap();
+    assert_eq!(found, std::slice::from_ref(&network));
+    let found = server.store.read(|tx| ask_in(tx, sql, &ids, |row| row.text(0))?.read()).unwrap();
+    assert_eq!(found, [network]);
 }

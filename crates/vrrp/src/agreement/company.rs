@@ -63,6 +63,11 @@ impl Company {
         (self.members, self.quiet, self.patience) = (members, quiet, patience);
     }
 
+    /// Sets how long they are asked from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Sets whether something is active here.
     pub fn set_serving(&mut self, serving: bool) {
         self.serving = serving;

@@ -232,6 +232,26 @@ fn an_active_that_loses_all_company_steps_down_unless_it_may_serve_alone_or_neve
 }
 
 #[test]
+fn an_active_that_was_late_itself_gives_the_others_as_long_before_it_takes_itself_for_cut_off() {
+    let steps_down_after = |late: Duration| {
+        let mut host = active(200);
+        host.say_known(THIRD, 1, Some(OURS));
+        host.say_known(THEIRS, 1, Some(OURS));
+        let heard = host.now;
+        host.advance(Duration::from_secs(2));
+        host.engine.handle_wakeup(host.now - late, host.now);
+        while host.state() == "active" {
+            host.advance(Duration::from_millis(10));
+        }
+        host.now - heard
+    };
+    let usual = steps_down_after(Duration::ZERO);
+    let late = steps_down_after(Duration::from_millis(800));
+    assert_eq!((late - usual).as_millis(), 500, "instead of 300 ms");
+    assert_eq!((steps_down_after(Duration::from_secs(60)) - usual).as_millis(), 700, "at most a second");
+}
+
+#[test]
 fn a_host_that_comes_back_after_long_asks_whoever_it_is_told_of_before_it_takes_over() {
     for lives in [true, false] {
         let mut host = active(200);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_takeover_advertises_then_adds_in_order_then_announces_reports_and_claims() {
+fn a_takeover_advertises_then_adds_in_order_then_reports_and_claims_and_announces_in_its_turn() {
     let mut host = Host::with_router();
     host.log.clear();
     host.advance(ACTIVE_DOWN);
@@ -13,10 +13,10 @@ fn a_takeover_advertises_then_adds_in_order_then_announces_reports_and_claims() 
         "router + vip",
         "router + lan",
         "router + default",
-        "announce 10.0.0.1",
         "transition active 1",
         "claim 192.0.2.2 claim 1",
         "claim 192.0.2.3 claim 1",
+        "announce 10.0.0.1",
     ];
     assert_eq!(host.log, expected);
     assert_eq!(host.kernel, ["tap", "vip", "lan", "default"]);
@@ -47,8 +47,22 @@ fn a_kernel_that_takes_its_time_delays_what_is_said_but_no_advertisement() {
     host.log.clear();
     host.kernel_goes_on();
     let said: Vec<_> = host.log.iter().filter(|line| !line.contains(" + ")).collect();
-    let expected = ["announce 10.0.0.1", "transition active 1", "claim 192.0.2.2 claim 1", "claim 192.0.2.3 claim 1"];
+    let expected = ["transition active 1", "claim 192.0.2.2 claim 1", "claim 192.0.2.3 claim 1", "announce 10.0.0.1"];
     assert_eq!(said, expected);
+}
+
+#[test]
+fn a_copy_that_has_lost_the_role_when_its_turn_to_announce_comes_says_nothing() {
+    let mut host = Host::with_router();
+    host.is_busy = true;
+    host.advance(ACTIVE_DOWN);
+    assert_eq!(host.state(), "active");
+    assert!(host.engine.has_announcements() && !host.log.iter().any(|line| line.starts_with("announce")));
+    host.hear(advertisement(200, 50));
+    assert_eq!(host.state(), "backup");
+    host.is_busy = false;
+    host.settle();
+    assert!(!host.engine.has_announcements() && !host.log.iter().any(|line| line.starts_with("announce")));
 }
 
 #[test]
