@@ -37,6 +37,11 @@ pub enum FlowEvent {
 }
 
 /// Hears of a namespace's flows. Nothing is told of flows that were there before and do not change.
+///
+/// The kernel offers each event, of whichever namespace, to each such socket of the machine, 20 to 40 ns each
+/// (`benches/events.rs`). One socket for all namespaces would not be cheaper: whether it is to hear an event, the kernel
+/// finds out by going through the numbers that its namespace has for others, one after another. And what it was too slow
+/// for would concern them all.
 #[derive(Debug)]
 pub struct FlowWatch {
     socket: Socket,

@@ -3,7 +3,7 @@
 //! `client` and `server` are joined by two routers, `a` and `b`, with the same addresses and Ethernet
 //! addresses, of which one is up. `conntrack` (the tool) says what the kernel holds.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -196,6 +196,51 @@ fn connections_go_on_in_the_namespace_that_their_entries_were_put_into() {
     assert!(refused, "the error did not find its way back");
     wait_for("echoes through the other router", || pings() > before + 2);
     run("kill $(cat /run/ping.pid)");
+}
+
+/// No router of Evergate's has a helper. Where somebody loads one, what it brought about goes on like any connection, and
+/// what it does to sequence numbers with it; what it expects next is not told.
+#[test]
+fn a_connection_that_another_one_led_to_goes_on_and_so_does_that_other_one() {
+    let _kernel = host();
+    topology();
+    run(r#"ip netns exec a nft -f - <<'END'
+           table ip helped {
+             ct helper ftp { type "ftp" protocol tcp; }
+             chain pre { type filter hook prerouting priority 0; tcp dport 21 ct helper set "ftp"; }
+           }
+END"#);
+    let (mut client, mut server) = connect("client", "server", "192.0.2.9:21", "192.0.2.9:21");
+    let listener = netns_fd("client").run(|| TcpListener::bind("10.0.0.9:0").unwrap()).unwrap();
+    // The helper begins to read after an end of line.
+    talk(&mut client, &mut server, b"USER anonymous\r\n");
+    // RFC 959: the client says where the server is to connect to.
+    let [high, low] = listener.local_addr().unwrap().port().to_be_bytes();
+    client.write_all(format!("PORT 10,0,0,9,{high},{low}\r\n").as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(server.try_clone().unwrap()).read_line(&mut line).unwrap();
+    let numbers: Vec<u16> = line.trim()["PORT ".len()..].split(',').map(|number| number.parse().unwrap()).collect();
+    assert_eq!(numbers[..4], [192, 0, 2, 1], "the helper has put the external address in its place");
+    let to = ("192.0.2.1", numbers[4] << 8 | numbers[5]);
+    let mut far = netns_fd("server").run(|| TcpStream::connect(to).unwrap()).unwrap();
+    let (mut near, _) = listener.accept().unwrap();
+    for end in [&near, &far] {
+        end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    }
+    talk(&mut far, &mut near, b"data");
+
+    let listed = FlowTable::open(&netns_fd("a")).unwrap().list().unwrap();
+    let flows: Vec<Flow> = listed.into_iter().filter(|flow| flow.original.protocol == protocol::TCP).collect();
+    assert_eq!(flows.len(), 2, "{flows:#?}");
+    let adjusted = |flow: &Flow| flow.sequence_adjustment.iter().any(Option::is_some);
+    assert!(flows.iter().any(|flow| flow.has(status::EXPECTED) && flow.destination_nat().is_some()), "{flows:#?}");
+    assert!(flows.iter().any(|flow| !flow.has(status::EXPECTED) && adjusted(flow)), "{flows:#?}");
+    all_ok(FlowTable::open(&netns_fd("b")).unwrap().apply(&flows.into_iter().map(FlowOp::Create).collect::<Vec<_>>()));
+    switch();
+    talk(&mut far, &mut near, b"more data");
+    talk(&mut near, &mut far, b"and back");
+    talk(&mut server, &mut client, b"200 Command okay.");
+    talk(&mut client, &mut server, b"QUIT");
 }
 
 #[test]
