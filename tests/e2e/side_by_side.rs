@@ -38,7 +38,7 @@ fn wait_ping(cloud: &Cloud, from: &str, to: &str) {
 }
 
 /// The IPv6 address that an instance made of what its router advertises.
-fn learned_address(cloud: &Cloud, instance: &str) -> String {
+pub(crate) fn learned_address(cloud: &Cloud, instance: &str) -> String {
     let line = "ip -6 -o address show dev eth0 scope global dynamic | awk '{print $4}' | cut -d/ -f1 | head -n1";
     wait_for(&format!("{instance} has an IPv6 address"), PATIENCE, || {
         let address = cloud.lab.instance_shell(instance, line)?.trim().to_owned();

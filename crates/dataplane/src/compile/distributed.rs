@@ -8,7 +8,8 @@
 //! Out leads a default route to an `sg-` port, on whichever host is the gateway. Where the way depends on who
 //! sends, there is none, and what the main table does not know is decided by policy rules behind it:
 //! 1. from an instance with a floating IP that is translated here: out by this host's `fip-` namespace;
-//! 2. from a subnet of the router: to the subnet's own `sg-` port.
+//! 2. in by the device of a subnet: to the subnet's own `sg-` port. (Neutron goes by the sender's address, and so loses
+//!    what another router on the subnet sends on.)
 //!
 //! Rules are not there without a reason: from the first one in a namespace on, the kernel looks up every packet in
 //! one table after the other, which costs each 5 % of its way between two instances on two hosts.
@@ -142,8 +143,8 @@ fn to_source_nat(parts: &RouterNamespace<'_>, distributed: &Distributed) -> (Vec
             // An extra route to everywhere, by way of an instance.
         } else if depends_on_sender(parts, &ways, is_ipv4) {
             rules.extend(ways.iter().map(|way| {
-                let (priority, from) = (subnet_number(way.subnet.addr()), Some(way.subnet.trunc()));
-                Rule { priority, from, to: None, iif: None, table: priority }
+                let (priority, iif) = (subnet_number(way.subnet.addr()), Some(way.leg.link.clone()));
+                Rule { priority, from: None, to: None, iif, table: priority }
             }));
             routes.extend(ways.iter().map(|way| in_table(subnet_number(way.subnet.addr()), way.route())));
         } else {

@@ -224,8 +224,17 @@ fn what_stays_inside_never_meets_the_rules_for_the_outside() {
     assert!(router.rules.iter().all(|rule| rule.priority > 32766));
     assert!(router.routes.iter().all(|route| route.table != 254 || route.destination.prefix_len() > 0));
     let rules: Vec<String> =
-        router.rules.iter().map(|r| format!("{} {} {}", r.priority, r.from.unwrap(), r.table)).collect();
-    assert_eq!(rules, ["32768 10.0.0.9/32 16", "167772161 10.0.0.0/24 167772161", "167772417 10.0.1.0/24 167772417"]);
+        router.rules.iter().map(|r| format!("{} {:?} {:?} {}", r.priority, r.from, r.iif, r.table)).collect();
+    // By where it comes in, and not by who sends: another router on the subnet sends on what is of others.
+    let (first, second) = (names::internal_device(QR_PORT), names::internal_device(QR2_PORT));
+    assert_eq!(
+        rules,
+        [
+            "32768 Some(10.0.0.9/32) None 16".to_owned(),
+            format!("167772161 None Some({first:?}) 167772161"),
+            format!("167772417 None Some({second:?}) 167772417"),
+        ]
+    );
 }
 
 /// Routes to everywhere and rules of the router on the compute host.
