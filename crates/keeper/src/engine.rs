@@ -511,7 +511,7 @@ impl Engine {
         let mut answers = Vec::new();
         for entry in &message.entries {
             if message.kind == Kind::Ack {
-                self.shared.outbox.acknowledged(message.sender, entry.router, entry.epoch);
+                self.shared.outbox.acknowledged(message.sender, entry.router, entry.epoch, now);
             }
             // A router that control has not told of yet is not acknowledged, so the claim comes again.
             if !self.is_relevant(entry.router) {

@@ -1,11 +1,16 @@
 //! When which claim is sent to whom.
 //!
-//! A new claim is sent at once, then after 20 ms, doubling up to a second, until its receiver has
-//! acknowledged it or 15 s have passed. From then on the slow repeat of everything that is active
-//! carries it: so a host that was down, or did not know the router yet, learns within seconds.
+//! A new claim is sent at once, then after 20 ms, doubling up to half a second, until its receiver has
+//! acknowledged it or 2 s have passed. From then on the receiver counts as away: every half second it gets one
+//! datagram, with as many of its claims as fit, in turns; and as soon as it acknowledges any, all the others at once.
+//! So a host that returns learns within a second where thousands of routers are, however long it was away, and costs
+//! little until then.
+//!
+//! The slow repeat of everything that is active is for what was acknowledged and got lost all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use evergate_model::RouterId;
@@ -14,10 +19,11 @@ use super::wire::{Entry, Kind, MAX_ENTRIES, Message};
 
 /// First re-sending: well above an underlay's round trip, well below what a probe would call an outage.
 const FIRST_RESEND: Duration = Duration::from_millis(20);
-/// Longest time between two re-sendings.
-const MAX_RESEND: Duration = Duration::from_secs(1);
-/// When to leave a receiver to the slow repeat.
-const GIVE_UP: Duration = Duration::from_secs(15);
+/// Longest time between two re-sendings, and between two datagrams to a receiver that is away: half of the second
+/// within which one that returns is to know everything.
+const MAX_RESEND: Duration = Duration::from_millis(500);
+/// When a receiver counts as away.
+const GIVE_UP: Duration = Duration::from_secs(2);
 /// Time between two slow repeats, before jitter of a fifth either way.
 const REPEAT: Duration = Duration::from_secs(5);
 
@@ -29,6 +35,10 @@ pub struct Outbox {
     ///
     /// Invariant: one for each that waits.
     due: BTreeSet<(Instant, IpAddr, RouterId)>,
+    /// Claims for receivers that are away.
+    away: BTreeMap<IpAddr, Away>,
+    /// When each of these gets its next datagram; `None`: nobody is away.
+    next_knock: Option<Instant>,
     /// What this host is active with, and who is to know. Whoever is waited for is one of these.
     active: BTreeMap<RouterId, (u64, BTreeSet<IpAddr>)>,
     next_repeat: Option<Instant>,
@@ -46,6 +56,31 @@ struct Waiting {
     give_up: Instant,
 }
 
+impl Waiting {
+    fn from(epoch: u64, now: Instant) -> Self {
+        Self { epoch, next: now, pause: FIRST_RESEND, give_up: now + GIVE_UP }
+    }
+}
+
+/// Claims that a receiver has not acknowledged for long. One that waits is none of these.
+#[derive(Debug, Default)]
+struct Away {
+    claims: BTreeMap<RouterId, u64>,
+    /// The last that was sent: the next datagram begins behind it.
+    last: Option<RouterId>,
+}
+
+impl Away {
+    /// The next in turn, as many as a datagram carries.
+    fn turn(&mut self) -> BTreeMap<RouterId, u64> {
+        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = self.claims.range((behind, Bound::Unbounded)).chain(&self.claims);
+        let turn: Vec<_> = rest.take(MAX_ENTRIES.min(self.claims.len())).map(|(&id, &epoch)| (id, epoch)).collect();
+        self.last = turn.last().map(|(router, _)| *router);
+        turn.into_iter().collect()
+    }
+}
+
 /// What is to be sent: to whom, of which kind, with which routers and epochs.
 pub type Due = (IpAddr, Kind, Vec<(RouterId, u64)>);
 
@@ -55,6 +90,8 @@ impl Outbox {
         Self {
             waiting: BTreeMap::new(),
             due: BTreeSet::new(),
+            away: BTreeMap::new(),
+            next_knock: None,
             active: BTreeMap::new(),
             next_repeat: None,
             random: seed | 1,
@@ -75,8 +112,7 @@ impl Outbox {
             None => BTreeSet::new(),
         };
         for &receiver in to.difference(&told) {
-            let waiting = Waiting { epoch, next: now, pause: FIRST_RESEND, give_up: now + GIVE_UP };
-            self.wait(receiver, router, waiting);
+            self.wait(receiver, router, Waiting::from(epoch, now));
         }
         if self.next_repeat.is_none() {
             self.next_repeat = Some(now + self.jittered_repeat());
@@ -103,12 +139,30 @@ impl Outbox {
         if let Some(waiting) = self.waiting.remove(&(receiver, router)) {
             self.due.remove(&(waiting.next, receiver, router));
         }
+        if let Some(away) = self.away.get_mut(&receiver) {
+            away.claims.remove(&router);
+            if away.claims.is_empty() {
+                self.away.remove(&receiver);
+            }
+        }
+        if self.away.is_empty() {
+            self.next_knock = None;
+        }
     }
 
-    /// Takes an acknowledgement.
-    pub fn acknowledged(&mut self, by: IpAddr, router: RouterId, epoch: u64) {
+    /// Takes an acknowledgement. Whoever was away is back, and told the rest.
+    pub fn acknowledged(&mut self, by: IpAddr, router: RouterId, epoch: u64, now: Instant) {
         if self.waiting.get(&(by, router)).is_some_and(|waiting| epoch >= waiting.epoch) {
             self.forget(by, router);
+        }
+        let Some(away) = self.away.remove(&by) else { return };
+        for (other, claimed) in away.claims {
+            if other != router || epoch < claimed {
+                self.wait(by, other, Waiting::from(claimed, now));
+            }
+        }
+        if self.away.is_empty() {
+            self.next_knock = None;
         }
     }
 
@@ -126,9 +180,17 @@ impl Outbox {
             (waiting.next, waiting.pause) = (now + waiting.pause, (waiting.pause * 2).min(MAX_RESEND));
             if now < waiting.give_up {
                 self.wait(receiver, router, waiting);
+            } else {
+                self.away.entry(receiver).or_default().claims.insert(router, waiting.epoch);
+                self.next_knock.get_or_insert(now + MAX_RESEND);
             }
         }
         let mut due = in_datagrams(Kind::Claim, claims);
+        if self.next_knock.is_some_and(|next| next <= now) {
+            let turns = self.away.iter_mut().map(|(&receiver, away)| (receiver, away.turn())).collect();
+            due.extend(in_datagrams(Kind::Claim, turns));
+            self.next_knock = Some(now + MAX_RESEND);
+        }
         if self.next_repeat.is_some_and(|next| next <= now) {
             due.extend(self.repeats());
             self.next_repeat = Some(now + self.jittered_repeat());
@@ -149,7 +211,7 @@ impl Outbox {
     /// Tells when `take_due` has something.
     pub fn next_due(&self) -> Option<Instant> {
         let claim = self.due.first().map(|(at, ..)| *at);
-        claim.into_iter().chain(self.next_repeat).min()
+        claim.into_iter().chain(self.next_knock).chain(self.next_repeat).min()
     }
 
     fn jittered_repeat(&mut self) -> Duration {
@@ -207,13 +269,14 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_without_answer_is_sent_less_and_less_often_and_in_the_end_only_repeated() {
+    fn a_claim_without_answer_is_sent_less_and_less_often_until_its_receiver_is_back() {
         let (mut outbox, start) = (Outbox::new(7), Instant::now());
         outbox.claim(R, 1, &hosts(&[2]), start);
         let sent = run(&mut outbox, start, 60);
         let claims = claims(&sent);
-        assert_eq!(claims[..7], [0, 20, 60, 140, 300, 620, 1260]);
-        assert!(*claims.last().unwrap() <= 16_000 && claims.len() < 25, "{claims:?}");
+        assert_eq!(claims[..9], [0, 20, 60, 140, 300, 620, 1120, 1620, 2120]);
+        assert!(claims[9..].windows(2).all(|pair| pair[1] - pair[0] == 500), "{claims:?}");
+        assert!(*claims.last().unwrap() > 59_000, "{claims:?}");
         let repeats = sent.iter().filter(|(.., kind)| *kind == Kind::Repeat).count();
         assert!((9..=15).contains(&repeats), "{repeats} repeats in a minute");
     }
@@ -223,11 +286,11 @@ mod tests {
         let (mut outbox, start) = (Outbox::new(7), Instant::now());
         outbox.claim(R, 4, &hosts(&[2, 3]), start);
         assert_eq!(outbox.take_due(start).len(), 2);
-        outbox.acknowledged(host(2), R, 3); // of an older epoch: not an answer to this
-        outbox.acknowledged(host(3), R, 4);
+        outbox.acknowledged(host(2), R, 3, start); // of an older epoch: not an answer to this
+        outbox.acknowledged(host(3), R, 4, start);
         let sent = run(&mut outbox, start, 3);
         assert!(!sent.is_empty() && sent.iter().all(|(_, to, _)| *to == host(2)), "{sent:?}");
-        outbox.acknowledged(host(2), R, 9);
+        outbox.acknowledged(host(2), R, 9, start);
         assert_eq!(claims(&run(&mut outbox, start + Duration::from_secs(3), 3)), []);
     }
 
@@ -236,7 +299,7 @@ mod tests {
         let (mut outbox, start) = (Outbox::new(7), Instant::now());
         outbox.claim(R, 4, &hosts(&[2]), start);
         outbox.take_due(start);
-        outbox.acknowledged(host(2), R, 4);
+        outbox.acknowledged(host(2), R, 4, start);
         outbox.claim(R, 4, &hosts(&[2, 3]), start);
         assert_eq!(outbox.take_due(start), [(host(3), Kind::Claim, vec![(R, 4)])]);
         outbox.claim(R, 4, &hosts(&[2]), start);
@@ -266,11 +329,41 @@ mod tests {
         for n in 0..500 {
             assert!(outbox.next_due().is_some_and(|at| at > start));
             assert_eq!(outbox.take_due(start), []);
-            outbox.acknowledged(host(2), RouterId::from_u128(n), 1);
+            outbox.acknowledged(host(2), RouterId::from_u128(n), 1, start);
         }
         assert_eq!(outbox.looked_at, 1500);
         outbox.take_due(start + FIRST_RESEND);
         assert_eq!(outbox.looked_at, 1500 + 1000, "nobody is told again who has answered");
+    }
+
+    #[test]
+    fn who_is_away_costs_a_datagram_at_a_time_and_is_told_everything_when_it_is_back() {
+        let (mut outbox, start) = (Outbox::new(7), Instant::now());
+        (0..100).for_each(|n| outbox.claim(RouterId::from_u128(n), 1, &hosts(&[2, 3]), start));
+        for n in 0..100 {
+            outbox.acknowledged(host(3), RouterId::from_u128(n), 1, start);
+        }
+        run(&mut outbox, start, 3600);
+        assert_eq!((outbox.waiting.len(), outbox.due.len()), (0, 0));
+        let mut now = start + Duration::from_secs(3600);
+        let mut told = BTreeSet::new();
+        for _ in 0..4 {
+            now += MAX_RESEND;
+            let mut due = outbox.take_due(now);
+            due.retain(|(_, kind, _)| *kind == Kind::Claim);
+            let [(to, _, claims)] = &due[..] else { panic!("one datagram: {due:?}") };
+            assert_eq!((*to, claims.len()), (host(2), MAX_ENTRIES));
+            told.extend(claims.iter().map(|(router, _)| *router));
+        }
+        assert_eq!(told.len(), 100, "all in turn");
+
+        outbox.acknowledged(host(2), R, 1, now);
+        let due = outbox.take_due(now);
+        assert_eq!(due.iter().map(|(.., claims)| claims.len()).collect::<Vec<_>>(), [33, 33, 33]);
+        for n in 0..100 {
+            outbox.acknowledged(host(2), RouterId::from_u128(n), 1, now);
+        }
+        assert_eq!(claims(&run(&mut outbox, now, 60)), []);
     }
 
     #[test]
@@ -280,5 +373,12 @@ mod tests {
         outbox.withdraw(R);
         assert_eq!((outbox.take_due(start), outbox.next_due()), (Vec::new(), None));
         assert_eq!((outbox.waiting.len(), outbox.due.len()), (0, 0));
+
+        // Also to who is away.
+        outbox.claim(R, 1, &hosts(&[2]), start);
+        run(&mut outbox, start, 10);
+        assert_eq!(outbox.away.len(), 1);
+        outbox.withdraw(R);
+        assert_eq!((outbox.away.len(), outbox.next_due()), (0, None));
     }
 }
