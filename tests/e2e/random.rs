@@ -129,8 +129,13 @@ impl Run {
             "enable_dhcp": false, "allocation_pools": pool,
         });
         run.create("subnet", &subnet);
-        // An HA router with two instances, a distributed HA one, and a legacy one with one each.
-        let kinds = [(true, false, &["vmf", "vmh"][..]), (true, true, &["vmd"]), (false, false, &["vml"])];
+        // An HA router with two instances, and one of each other kind with one.
+        let kinds = [
+            (true, false, &["vmf", "vmh"][..]),
+            (true, true, &["vmd"]),
+            (false, false, &["vml"]),
+            (false, true, &["vms"]),
+        ];
         for (ha, distributed, instances) in kinds {
             let router = run.router(ha, distributed);
             let (network, _) = run.network(&router);
@@ -468,6 +473,35 @@ impl Run {
             })
             .unwrap_or_else(|error| self.fail(&format!("{error:#}")));
         }
+        for instances in self.behind_one_router() {
+            for pair in instances.windows(2) {
+                self.wait_meet(pair[0], pair[1]);
+            }
+        }
+    }
+
+    /// The instances of each router that stays.
+    fn behind_one_router(&self) -> impl Iterator<Item = Vec<&str>> {
+        let routers: BTreeSet<RouterId> = self.base.iter().map(|base| base.router).collect();
+        routers.into_iter().map(move |router| {
+            let base = self.base.iter().filter(move |base| base.router == router).map(|base| base.instance);
+            let is_behind = move |of: usize| {
+                self.extras.networks.iter().any(|(number, .., other)| *number == of && *other == router.to_string())
+            };
+            let extras = self.extras.instances.iter().filter(move |(of, _)| is_behind(*of)).map(|(_, name)| &name[..]);
+            base.chain(extras).collect()
+        })
+    }
+
+    fn wait_meet(&self, from: &str, to: &str) {
+        let lab = &self.cloud.lab;
+        let address = lab.instances().unwrap()[to].address.split('/').next().unwrap_or_default().to_owned();
+        wait_for(&format!("{from} reaches {to}"), PATIENCE, || {
+            let page = lab.instance_shell(from, &format!("evergate lab fetch http://{address}/"))?;
+            anyhow::ensure!(page.contains(to), "{page}");
+            Ok(Some(()))
+        })
+        .unwrap_or_else(|error| self.fail(&format!("{error:#}")));
     }
 
     /// Prints how it came to this, and what every host says.
