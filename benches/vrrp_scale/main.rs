@@ -5,8 +5,11 @@
 //! instances in one namespace, an interface per HA network. One side has all the active ones, the other all the
 //! backups, so sending and receiving are told apart.
 //!
-//! `EVERGATE_BENCH_ROUTERS=10,100` and `EVERGATE_BENCH_SECONDS=5` make it shorter, `EVERGATE_BENCH_FLOOD=1` floods
-//! advertisements to all copies of a host, as it is where few are, `EVERGATE_BENCH_ONLY=takeovers` leaves out all else. All four sizes take about ten minutes, most of which goes
+//! `EVERGATE_BENCH_ROUTERS=10,100` and `EVERGATE_BENCH_SECONDS=5` make it shorter. `EVERGATE_BENCH_ONLY` leaves out all but
+//! some of these: `evergate`, `keepalived`, `busy` (both, with busy processes beside them), `takeovers`.
+//! `EVERGATE_BENCH_INTERVALS=100` leaves out other intervals, in centiseconds. `EVERGATE_BENCH_FLOOD=1` floods
+//! advertisements to all copies of a host, as it is where few are. `EVERGATE_BENCH_BFD` is BFD's interval in takeovers, in
+//! milliseconds, `EVERGATE_BENCH_TAKEOVERS` how many there are. All four sizes take about ten minutes, most of which goes
 //! by with the making and removing of namespaces.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "one message among many is looked for")]
@@ -51,29 +54,41 @@ fn size(routers: u16, time: Duration) -> Result<()> {
         wires.routers(side, routers)?;
     }
     println!("{routers:>5} routers: namespaces made in {:.0} s", start.elapsed().as_secs_f64());
-    if setting("EVERGATE_BENCH_ONLY", "") == "takeovers" {
-        return keepers::takeovers(routers, &wires);
-    }
-    let quiet = [100, 10].map(|interval_cs| Run { routers, interval_cs, time, burners: 0 });
-    // Beyond, whoever waits for the CPU is measured, and not whoever uses it.
-    let busy = (routers <= 1000).then_some(Run { burners: 4, ..quiet[1] });
-    for run in quiet.iter().chain(&busy) {
-        let beside = if run.burners > 0 { ", four busy processes" } else { "" };
-        let what = format!("{routers:>5} routers, every {:>4} ms{beside}", run.interval_cs * 10);
-        println!("{what}   evergate    {}", keepers::measure(run, &wires)?);
-        // One keepalived refuses nothing, but its users report trouble beyond 1,000 instances.
-        if routers <= 1000 {
-            match keepalived::measure(run) {
-                Ok(costs) => println!("{what}   keepalived  {costs}"),
-                // On a busy machine many of them go on taking the role from each other.
-                Err(error) => println!("{what}   keepalived  did not settle: {error}"),
-            }
+    for interval_cs in setting("EVERGATE_BENCH_INTERVALS", "100,10").split(',') {
+        let interval_cs = interval_cs.trim().parse().context("a number of centiseconds")?;
+        one(&Run { routers, interval_cs, time, burners: 0 }, &wires)?;
+        // Beyond, whoever waits for the CPU is measured, and not whoever uses it.
+        if routers <= 1000 && interval_cs < 100 && is_wanted("busy") {
+            one(&Run { routers, interval_cs, time, burners: 4 }, &wires)?;
         }
     }
-    keepers::takeovers(routers, &wires)
+    if is_wanted("takeovers") { keepers::takeovers(routers, &wires) } else { Ok(()) }
 }
 
-fn setting(name: &str, default: &str) -> String {
+/// Ours and theirs, one after the other.
+fn one(run: &Run, wires: &Wires) -> Result<()> {
+    let beside = if run.burners > 0 { ", four busy processes" } else { "" };
+    let what = format!("{:>5} routers, every {:>4} ms{beside}", run.routers, run.interval_cs * 10);
+    if is_wanted("evergate") {
+        println!("{what}   evergate    {}", keepers::measure(run, wires)?);
+    }
+    // One keepalived refuses nothing, but its users report trouble beyond 1,000 instances.
+    if run.routers <= 1000 && is_wanted("keepalived") {
+        match keepalived::measure(run) {
+            Ok(costs) => println!("{what}   keepalived  {costs}"),
+            // On a busy machine many of them go on taking the role from each other.
+            Err(error) => println!("{what}   keepalived  did not settle: {error}"),
+        }
+    }
+    Ok(())
+}
+
+fn is_wanted(part: &str) -> bool {
+    let only = setting("EVERGATE_BENCH_ONLY", "");
+    only.is_empty() || only.split(',').any(|one| one.trim() == part)
+}
+
+pub(crate) fn setting(name: &str, default: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| default.to_owned())
 }
 

@@ -25,6 +25,7 @@ mod ledger;
 mod letters;
 mod liveness;
 mod mastership;
+mod pacing;
 mod paths;
 mod shared;
 mod spec;
@@ -572,11 +573,13 @@ impl Engine {
             }
         }
         // Each copy once: a copy whose new deadline is already past waits for the next turn.
-        let due: Vec<RouterId> =
+        let mut due: Vec<RouterId> =
             self.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, router)| *router).collect();
+        let advertising = self.gather(&mut due, now);
         for router in due {
             self.with(router, |copy, shared| copy.handle_timeout(shared, now));
         }
+        self.disperse(&advertising, now);
         self.shared.go_alone(now);
         self.patrol_if_due(now);
         self.shared.liveness.handle_timeout(now);

@@ -7,6 +7,7 @@
 
 mod bfd;
 mod control;
+mod events;
 mod links;
 mod mailbox;
 mod scripts;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
-use evergate_kernel::rt::{self, BatchSocket, Epoll, LinkWatch, NetnsFd};
+use evergate_kernel::rt::{self, BatchSocket, LinkWatch, NetnsFd};
 use evergate_kernel::sys::{self, LockFile, Signal, SignalFd};
 use evergate_model::RouterId;
 use tracing::{debug, info, warn};
@@ -35,6 +36,7 @@ use crate::radv::Advertising;
 use crate::replication::Replication;
 use bfd::BfdPort;
 use control::Connection;
+use events::Events;
 use links::{Change, Links};
 use mailbox::Mailbox;
 use scripts::Scripts;
@@ -57,6 +59,9 @@ const FIFO_PRIORITY: u8 = 40;
 const READS_PER_TURN: usize = 64;
 /// How long is announced before it is looked whether anything else is to be done.
 const ANNOUNCING: Duration = Duration::from_millis(1);
+/// For how long to wait for more frames after some came: a batch of another host's arrives within it, and no timer of
+/// VRRP's is so short that it would matter.
+const GATHERING: Duration = Duration::from_micros(250);
 /// A timer later than this means that we were kept from running.
 const CATCH_UP: Duration = Duration::from_millis(20);
 /// Turns that are given to packets alone when that happened.
@@ -101,7 +106,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
 struct Shell {
     options: Options,
     engine: Engine,
-    epoll: Epoll,
+    events: Events,
     signals: SignalFd,
     listener: UnixListener,
     control: Option<Connection>,
@@ -133,6 +138,8 @@ struct Shell {
     frame: Vec<u8>,
     /// A socket may hold more than was taken from it.
     unread: bool,
+    /// Frames came, and more are likely to come within a moment.
+    heard: bool,
     _lock: LockFile,
 }
 
@@ -164,7 +171,8 @@ impl Shell {
         let scripts = Scripts::start(options.netns_path.clone())?;
         let host_links = NetnsFd::host().and_then(|host| LinkWatch::open(&host)).context("failed to watch links")?;
         let advertising = Advertising::start(options.netns_path.clone(), start.seed)?;
-        let epoll = Epoll::new().context("failed to make the event queue")?;
+        let events = Events::new().context("failed to make the event queue")?;
+        let epoll = events.others();
         epoll.add(&listener, LISTENER)?;
         epoll.add(&signals, SIGNALS)?;
         epoll.add(&worker, WORKER)?;
@@ -176,7 +184,7 @@ impl Shell {
         Ok(Self {
             engine: Engine::new(start, now),
             options,
-            epoll,
+            events,
             signals,
             listener,
             control: None,
@@ -203,6 +211,7 @@ impl Shell {
             sign_at: now,
             frame: vec![0; 2048],
             unread: false,
+            heard: false,
             _lock: lock,
         })
     }
@@ -221,9 +230,7 @@ impl Shell {
             }
             self.write_to_control();
             self.announce();
-            let until = if self.engine.has_announcements() { Instant::now() } else { self.next_deadline() };
-            self.epoll.wait(Some(until), &mut ready).context("failed to wait for events")?;
-            self.engine.handle_wakeup(until, Instant::now());
+            self.wait(&mut ready).context("failed to wait for events")?;
             self.handle_ready(&ready)?;
             for _ in 0..CATCH_UP_TURNS {
                 let unread = std::mem::take(&mut self.unread);
@@ -232,7 +239,7 @@ impl Shell {
                 if !late || ready.is_empty() {
                     break;
                 }
-                self.epoll.wait(Some(Instant::now()), &mut ready).context("failed to wait for events")?;
+                self.events.wait(Instant::now(), &mut ready).context("failed to wait for events")?;
                 self.handle_ready(&ready)?;
             }
             self.handle_timers();
@@ -250,6 +257,26 @@ impl Shell {
                 return;
             }
         }
+    }
+
+    /// Waits for the next thing to do. After frames came, that is nothing but timers and other things for a moment: more
+    /// frames are taken together. Those that were waited for so are followed by no such moment, or one that is alone
+    /// would cost two.
+    fn wait(&mut self, ready: &mut Vec<u64>) -> io::Result<()> {
+        let until = if self.engine.has_announcements() { Instant::now() } else { self.next_deadline() };
+        let gathering = std::mem::take(&mut self.heard);
+        if gathering {
+            let end = until.min(Instant::now() + GATHERING);
+            self.events.wait_without_frames(end, ready)?;
+            self.engine.handle_wakeup(end, Instant::now());
+            if !ready.is_empty() {
+                return Ok(());
+            }
+        }
+        self.events.wait(until, ready)?;
+        self.engine.handle_wakeup(until, Instant::now());
+        self.heard = !gathering && ready.iter().any(|token| *token >= FIRST_ROUTER);
+        Ok(())
     }
 
     fn next_deadline(&self) -> Instant {
@@ -277,11 +304,11 @@ impl Shell {
         if self.rebind_at.is_some_and(|at| at <= now) {
             self.bind_claims(self.claims_at);
         }
-        let text = self.bfd.retry(now, &self.epoll, BFD);
+        let text = self.bfd.retry(now, self.events.others(), BFD);
         self.tell(text);
         if self.accept_at.is_some_and(|at| at <= now) {
             self.accept_at = None;
-            if let Err(error) = self.epoll.add(&self.listener, LISTENER) {
+            if let Err(error) = self.events.others().add(&self.listener, LISTENER) {
                 warn!("failed to listen for control: {error}");
             }
         }
@@ -335,7 +362,7 @@ impl Shell {
                     }
                     self.mailbox.connect();
                     let taken = Connection::new(stream).and_then(|connection| {
-                        self.epoll.add(&connection, CONTROL)?;
+                        self.events.others().add(&connection, CONTROL)?;
                         Ok(connection)
                     });
                     match taken {
@@ -351,7 +378,7 @@ impl Shell {
                 Err(error) => {
                     // The listener stays ready, so without a pause this would be all that the loop does.
                     warn!("failed to accept control's connection: {error}");
-                    let _ = self.epoll.remove(&self.listener);
+                    let _ = self.events.others().remove(&self.listener);
                     self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
                     return;
                 }
@@ -390,7 +417,7 @@ impl Shell {
             self.drop_control();
         } else if connection.wants_write != watched {
             let wanted = connection.wants_write;
-            if let Err(error) = self.epoll.want_write(connection, CONTROL, wanted) {
+            if let Err(error) = self.events.others().want_write(connection, CONTROL, wanted) {
                 warn!("failed to watch control's connection: {error}");
             }
         }
@@ -535,7 +562,7 @@ impl Shell {
                 }
                 Effect::SendClaim { to, datagram } => self.send_claim(to, &datagram),
                 Effect::BindBfd(address) => {
-                    let text = self.bfd.bind(address, &self.epoll, BFD);
+                    let text = self.bfd.bind(address, self.events.others(), BFD);
                     self.tell(text);
                 }
                 Effect::SendBfd { to, datagram } => self.bfd.send(&datagram, to),
@@ -591,9 +618,9 @@ impl Shell {
     fn take_sockets(&mut self, router: RouterId, sockets: RouterSockets) -> Result<(), String> {
         let token = self.next_token;
         self.next_token += TOKENS_PER_ROUTER;
-        let mut watched = self.epoll.add(&sockets.vrrp, token + VRRP);
+        let mut watched = self.events.add_frames(&sockets.vrrp, token + VRRP);
         for (socket, family) in sockets.answers.iter().zip(0..).filter_map(|(socket, n)| Some((socket.as_ref()?, n))) {
-            watched = watched.and_then(|()| self.epoll.add(socket, token + ANSWERS + family));
+            watched = watched.and_then(|()| self.events.add_frames(socket, token + ANSWERS + family));
         }
         watched.map_err(|error| format!("failed to watch its sockets: {error}"))?;
         self.router_of.insert(token, router);
@@ -609,9 +636,9 @@ impl Shell {
     fn unwatch(&mut self, open: Open) -> RouterSockets {
         self.router_of.remove(&open.token);
         // They are closed later, by the worker; until then they are not to wake the loop.
-        let _ = self.epoll.remove(&open.sockets.vrrp);
+        let _ = self.events.remove_frames(&open.sockets.vrrp);
         for socket in open.sockets.answers.iter().flatten() {
-            let _ = self.epoll.remove(socket);
+            let _ = self.events.remove_frames(socket);
         }
         open.sockets
     }
@@ -634,7 +661,7 @@ impl Shell {
         let Some(address) = address else { return };
         let bound = UdpSocket::bind(address).and_then(|socket| {
             socket.set_nonblocking(true)?;
-            self.epoll.add(&socket, CLAIMS)?;
+            self.events.others().add(&socket, CLAIMS)?;
             Ok(socket)
         });
         match bound {

@@ -15,6 +15,7 @@ pub mod agreement;
 pub mod announce;
 pub mod bfd;
 pub mod icmpv6;
+pub mod pacing;
 pub mod reach;
 pub mod router;
 pub mod wire;

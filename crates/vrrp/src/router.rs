@@ -450,6 +450,24 @@ impl VirtualRouter {
         }
     }
 
+    /// When the next advertisement is due: only an active sends any.
+    pub fn next_advertisement(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Initialize | Phase::Backup(_) => None,
+            Phase::Active(advertising) => Some(advertising.adver),
+        }
+    }
+
+    /// Brings the next advertisement forward to this moment, if it is due later; does nothing in other states.
+    ///
+    /// Deviation: RFC 9568 §6.4.3 sends one every interval. One that comes early costs no backup anything (§6.4.2 starts the
+    /// Active_Down_Timer anew with each), and lets the routers of a host advertise in [batches](crate::pacing).
+    pub fn hasten_advertisement(&mut self, at: Instant) {
+        if let Phase::Active(advertising) = &mut self.phase {
+            advertising.adver = advertising.adver.min(at);
+        }
+    }
+
     /// Takes the next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use evergate_model::{HaState, NetworkId, RouterId};
 use evergate_vrrp::agreement::Inquiry;
+use evergate_vrrp::pacing;
 use evergate_vrrp::router::{Config, Output, PeerDown, State, Suspicion, VirtualRouter};
 use evergate_vrrp::wire::{self, Ipv4Checksum, Remarks};
 use tracing::{debug, info};
@@ -557,6 +558,11 @@ impl RouterCopy {
         if self.asking_deadline().is_some_and(|at| at <= now) {
             self.settle(shared, now);
         }
+    }
+
+    /// Whether its next timer is an advertisement's that may be sent with others now.
+    pub(super) fn may_join(&self, due: Instant, now: Instant) -> bool {
+        self.vrrp.next_advertisement() == Some(due) && pacing::may_join(&self.vrrp, now)
     }
 
     fn repair_if_due(&mut self, shared: &mut Shared, now: Instant) {

@@ -9,6 +9,7 @@ mod handover;
 mod health;
 mod letters;
 mod liveness;
+mod pacing;
 mod packets;
 mod transitions;
 

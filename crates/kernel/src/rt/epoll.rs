@@ -1,7 +1,7 @@
 //! Waiting for descriptors and for a moment, at once.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Instant;
 
@@ -79,6 +79,12 @@ impl Epoll {
         let mut event = libc::epoll_event { events: events as u32, u64: token };
         // SAFETY: the event is valid, and the kernel only reads it.
         check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_raw_fd(), &mut event) }).map(drop)
+    }
+}
+
+impl AsRawFd for Epoll {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

@@ -272,7 +272,8 @@ impl Config {
         Advertisement { priority: 0, ..self.advertisement() }
     }
 
-    pub(super) fn advertise_interval(&self) -> Duration {
+    /// Time between two advertisements (RFC 9568 §6.1 Advertisement_Interval).
+    pub fn advertise_interval(&self) -> Duration {
         centiseconds(self.advertise_interval_cs)
     }
 

@@ -27,8 +27,9 @@ pub(super) const LATE_DIVISOR: u32 = 4;
 /// them, are the most that full steps leave room for.
 const RANK_STEP: u32 = 16;
 
-/// Moments of an interval between which the routers of one host share themselves out.
-const SLOTS: u32 = 16;
+/// Moments of an interval between which the routers of one host share themselves out: so many that a thousand, on four
+/// HA networks, make [batches](crate::pacing) as large as they are to be.
+const SLOTS: u32 = 64;
 
 /// How long after its first advertisement an active sends its second.
 ///
