@@ -95,6 +95,8 @@ struct Cluster {
     ha_is_cut: bool,
     /// BFD's packets pass.
     has_bfd: bool,
+    /// The host that reaches no other, and is reached by none.
+    cut_off: Option<u8>,
     /// How many may serve at once, whenever all have come to rest.
     may_serve: RangeInclusive<usize>,
     /// VRRP priorities of copies that have another than Neutron's.
@@ -115,16 +117,16 @@ fn host_settings_with(n: u8, lines: &str) -> HostSettings {
 }
 
 fn boot(n: u8, cached: Option<HostConfig>, now: Instant) -> Host {
-    boot_with(n, host_settings(n), cached, now)
+    boot_with(host_settings(n), n.into(), cached, now)
 }
 
-fn boot_with(n: u8, settings: HostSettings, cached: Option<HostConfig>, now: Instant) -> Host {
+fn boot_with(settings: HostSettings, seed: u64, cached: Option<HostConfig>, now: Instant) -> Host {
     let mut machine = FakeMachine::default();
     machine.kernel.add_foreign_link("ext0");
     Host {
         core: Core::new(settings.clone(), 1, cached, now),
         worker: Worker::new(machine, &settings),
-        engine: Engine::new(Start { seed: u64::from(n), ..Start::default() }, now),
+        engine: Engine::new(Start { seed, ..Start::default() }, now),
         report: None,
         transitions: Vec::new(),
         ops: 0,
@@ -184,14 +186,21 @@ impl Cluster {
 
     /// With some lines more in the hosts' files.
     fn with(lines: &str) -> Self {
+        Self::spread(lines, 0)
+    }
+
+    /// Another seed spreads in another way what hosts do at the same time.
+    fn spread(lines: &str, seed: u64) -> Self {
         let now = Instant::now();
-        let hosts = (1..=3).map(|n| (n, boot_with(n, host_settings_with(n, lines), None, now))).collect();
+        let host = |n: u8| boot_with(host_settings_with(n, lines), seed + u64::from(n), None, now);
+        let hosts = (1..=3).map(|n| (n, host(n))).collect();
         let mut cluster = Self {
             hosts,
             packets: VecDeque::new(),
             now,
             ha_is_cut: false,
             has_bfd: false,
+            cut_off: None,
             may_serve: 0..=1,
             priorities: BTreeMap::new(),
             revision: 5,
@@ -313,8 +322,10 @@ impl Cluster {
     }
 
     fn deliver(&mut self, packet: Packet) {
-        let now = self.now;
-        for (n, host) in self.hosts.iter_mut().filter(|(_, host)| host.has_power) {
+        let (now, cut_off) = (self.now, self.cut_off);
+        let (Packet::Frame { from, .. } | Packet::Claim { from, .. } | Packet::Bfd { from, .. }) = &packet;
+        let reached = |to: u8| to == *from || ![Some(to), Some(*from)].contains(&cut_off);
+        for (n, host) in self.hosts.iter_mut().filter(|(n, host)| host.has_power && reached(**n)) {
             match &packet {
                 Packet::Frame { from, frame } if n != from && !self.ha_is_cut => {
                     host.engine.handle_frame(ROUTER, frame, now);
@@ -579,4 +590,49 @@ fn when_the_ha_network_heals_one_remains() {
     let active = cluster.active();
     cluster.pass(Duration::from_secs(60));
     assert_eq!(cluster.active(), active);
+}
+
+/// Cuts the active copy's host off; tells how long it takes until another one serves, and returns when it alone does.
+fn cut_active_off(cluster: &mut Cluster) -> Duration {
+    let (first, start) = (cluster.active(), cluster.now);
+    (cluster.cut_off, cluster.may_serve) = (Some(first), 0..=2);
+    while cluster.serving().iter().all(|n| *n == first) {
+        cluster.pass(Duration::from_millis(1));
+    }
+    let took = cluster.now - start;
+    while cluster.serving().contains(&first) {
+        cluster.pass(Duration::from_millis(1));
+    }
+    cluster.may_serve = 1..=1;
+    took
+}
+
+fn hear_each_other(cluster: &Cluster) -> bool {
+    let up = |host: &Host| host.engine.status().bfd.iter().all(|session| session.state == "up");
+    cluster.hosts.values().all(up)
+}
+
+#[test]
+fn a_host_that_is_cut_off_is_replaced_within_half_a_second_however_lately_the_next_one_was() {
+    // BFD's detection time, and as long as an answer is listened for.
+    let bound = Duration::from_millis(450 + 20 + 1);
+    for seed in 0..20_u64 {
+        let mut cluster = Cluster::spread("", 1000 * seed);
+        cluster.has_bfd = true;
+        cluster.pass(Duration::from_secs(10));
+        cluster.server_learns();
+        for round in 0..8 {
+            let took = cut_active_off(&mut cluster);
+            assert!(took <= bound, "seed {seed}, round {round}: {took:?}");
+            // Long enough that it asks now and then, or that it has yet to ask.
+            cluster.pass(Duration::from_millis(400 + 977 * (seed + 3 * round) % 4000));
+            cluster.cut_off = None;
+            cluster.server_learns();
+            while !hear_each_other(&cluster) {
+                cluster.pass(Duration::from_millis(1));
+            }
+            // At once, or between two advertisements.
+            cluster.pass(Duration::from_millis(1 + 331 * (seed + round) % 2500));
+        }
+    }
 }

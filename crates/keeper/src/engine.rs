@@ -529,6 +529,9 @@ impl Engine {
                     self.correct(message.sender, entry.router);
                 }
                 let known = self.shared.book.known(entry.router);
+                if known.vtep == Some(message.sender) {
+                    self.with(entry.router, |copy, shared| copy.heard_claim(message.sender, shared, now));
+                }
                 answers.push(Entry { router: entry.router, epoch: known.epoch, vtep: known.vtep });
             }
         }

@@ -337,8 +337,19 @@ impl World {
         for other in self.neighbours(copy) {
             if self.is_active(copy) {
                 self.learn(other, epoch, Some(copy));
+                self.hear_claim(other, copy);
                 let (epoch, whose) = self.hosts[other].known;
                 self.learn(copy, epoch, whose);
+            }
+        }
+    }
+
+    fn hear_claim(&mut self, at: usize, of: usize) {
+        if self.hosts[at].known.1 == Some(of) {
+            let mut news = false;
+            self.act(at, |router, now| news = router.handle_word_of(address(of), now));
+            if news {
+                self.hosts[at].inquiry = None;
             }
         }
     }

@@ -6,7 +6,8 @@
 //! So a host that returns learns within a second where thousands of routers are, however long it was away, and costs
 //! little until then.
 //!
-//! The slow repeat of everything that is active is for what was acknowledged and got lost all the same.
+//! The slow repeat of everything that is active is for what was acknowledged and got lost all the same. A host that is
+//! heard again by BFD gets its part of it at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -42,6 +43,8 @@ pub struct Outbox {
     /// What this host is active with, and who is to know. Whoever is waited for is one of these.
     active: BTreeMap<RouterId, (u64, BTreeSet<IpAddr>)>,
     next_repeat: Option<Instant>,
+    /// Who is told all that is theirs to know with the next sending.
+    returned: BTreeSet<IpAddr>,
     random: u64,
     /// Claims that were looked at, for tests: what is not due costs nothing.
     #[cfg(test)]
@@ -94,6 +97,7 @@ impl Outbox {
             next_knock: None,
             active: BTreeMap::new(),
             next_repeat: None,
+            returned: BTreeSet::new(),
             random: seed | 1,
             #[cfg(test)]
             looked_at: 0,
@@ -166,6 +170,11 @@ impl Outbox {
         }
     }
 
+    /// Tells a host that is heard again, with the next sending, of everything that it is to know: it may have missed any.
+    pub fn tell_again(&mut self, receiver: IpAddr) {
+        self.returned.insert(receiver);
+    }
+
     /// Takes what is due, at most [`MAX_ENTRIES`] routers in each.
     pub fn take_due(&mut self, now: Instant) -> Vec<Due> {
         let mut claims: BTreeMap<IpAddr, BTreeMap<RouterId, u64>> = BTreeMap::new();
@@ -192,16 +201,21 @@ impl Outbox {
             self.next_knock = Some(now + MAX_RESEND);
         }
         if self.next_repeat.is_some_and(|next| next <= now) {
-            due.extend(self.repeats());
+            self.returned.clear();
+            due.extend(self.repeats(|_| true));
             self.next_repeat = Some(now + self.jittered_repeat());
+        }
+        let returned = std::mem::take(&mut self.returned);
+        if !returned.is_empty() {
+            due.extend(self.repeats(|receiver| returned.contains(receiver)));
         }
         due
     }
 
-    fn repeats(&self) -> Vec<Due> {
+    fn repeats(&self, to: impl Fn(&IpAddr) -> bool) -> Vec<Due> {
         let mut by_receiver: BTreeMap<IpAddr, BTreeMap<RouterId, u64>> = BTreeMap::new();
         for (&router, (epoch, receivers)) in &self.active {
-            for &receiver in receivers {
+            for &receiver in receivers.iter().filter(|receiver| to(receiver)) {
                 by_receiver.entry(receiver).or_default().insert(router, *epoch);
             }
         }
@@ -292,6 +306,21 @@ mod tests {
         assert!(!sent.is_empty() && sent.iter().all(|(_, to, _)| *to == host(2)), "{sent:?}");
         outbox.acknowledged(host(2), R, 9, start);
         assert_eq!(claims(&run(&mut outbox, start + Duration::from_secs(3), 3)), []);
+    }
+
+    #[test]
+    fn a_host_that_is_heard_again_is_told_at_once_and_nobody_else_is() {
+        let (mut outbox, start) = (Outbox::new(7), Instant::now());
+        outbox.claim(R, 4, &hosts(&[2, 3]), start);
+        outbox.take_due(start);
+        for n in [2, 3] {
+            outbox.acknowledged(host(n), R, 4, start);
+        }
+        for n in [3, 4] {
+            outbox.tell_again(host(n));
+        }
+        assert_eq!(outbox.take_due(start), [(host(3), Kind::Repeat, vec![(R, 4)])]);
+        assert_eq!(outbox.take_due(start), []);
     }
 
     #[test]

@@ -123,6 +123,19 @@ impl RouterCopy {
         }
     }
 
+    /// A host says itself that its copy is active, and none is known to be since. To a copy that has heard of nobody since
+    /// it was cut off, or was started, that is as good as an advertisement: it knows whose silence concerns it.
+    pub(super) fn heard_claim(&mut self, host: IpAddr, shared: &mut Shared, now: Instant) {
+        let Some(address) = self.address_of(host) else { return };
+        if self.vrrp.handle_word_of(address, now) {
+            self.inquiry = None;
+            if self.kept.take().is_some() {
+                self.note(format!("{host} says that it has the active copy"), shared);
+            }
+            self.drain(shared, now);
+        }
+    }
+
     /// This host reaches nobody any more. What had company while it served, has lost it, and gives up; what
     /// became active without any has nothing to conclude from.
     pub(super) fn handle_isolation(&mut self, last: Option<Instant>, shared: &mut Shared, now: Instant) {

@@ -289,6 +289,9 @@ impl Engine {
             (_, State::Up) => {
                 let back = self.shared.liveness.note_back(peer);
                 self.shared.liveness.excused.remove(&peer);
+                // It may have been cut off, and not know who is active; its silence is noticed from now on, and what
+                // that means depends on it.
+                self.shared.outbox.tell_again(peer);
                 info!(%peer, back, "the BFD session is up");
             }
             (State::AdminDown | State::Down | State::Init | State::Up, _) => {}

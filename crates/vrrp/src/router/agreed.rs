@@ -53,6 +53,19 @@ impl VirtualRouter {
         }
     }
 
+    /// Takes the word of an active copy by another path: to a backup that knows of none, that is as good as an
+    /// advertisement, and it goes on waiting. Tells whether it was news.
+    pub fn handle_word_of(&mut self, active: IpAddr, now: Instant) -> bool {
+        let news = match &self.phase {
+            Phase::Backup(listening) => listening.active.is_none() && listening.lower_since.is_none(),
+            Phase::Initialize | Phase::Active(_) => false,
+        };
+        if news {
+            self.handle_refusal(Some(active), None, now);
+        }
+        news
+    }
+
     /// Whether a backup asks, or has reason to ask, whether the active still lives.
     pub fn is_in_doubt(&self) -> bool {
         match &self.phase {

@@ -22,6 +22,16 @@ fn a_host_that_falls_silent_is_asked_and_then_replaced() {
 }
 
 #[test]
+fn a_host_that_was_heard_to_be_active_by_its_claim_alone_is_replaced_as_fast() {
+    let (mut host, mut peer) = Host::with_session();
+    host.claim_from(THEIRS, Kind::Repeat, 1);
+    host.run_beside(&mut peer, Duration::from_millis(500));
+    assert_eq!(host.state(), "backup");
+    host.advance(Duration::from_millis(900 + 20));
+    assert_eq!(host.state(), "active");
+}
+
+#[test]
 fn the_routers_of_a_dead_host_are_claimed_before_the_kernel_is_ready() {
     let (mut host, mut peer) = Host::with_session();
     host.hear(advertisement(200, 50));
