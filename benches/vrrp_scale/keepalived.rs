@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::Run;
 use crate::meter::{self, Costs};
 use crate::wires::{PER_NETWORK, Wires, ip, vrid};
-use crate::{Run, SETTLES};
 
 /// What a run costs.
 pub(crate) fn measure(run: &Run) -> Result<Costs> {
@@ -18,7 +18,6 @@ pub(crate) fn measure(run: &Run) -> Result<Costs> {
     active.wait_logged("Entering MASTER STATE", run.routers)?;
     let backup = Keepalived::start(&wires, 2, run)?;
     backup.wait_logged("Entering BACKUP STATE", run.routers)?;
-    std::thread::sleep(SETTLES);
     let mut costs = meter::measure(run, &wires, [&active.pids()?, &backup.pids()?])?;
     costs.spurious = backup.logged("Entering MASTER STATE")?;
     Ok(costs)

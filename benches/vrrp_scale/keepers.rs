@@ -21,7 +21,7 @@ use evergate_model::{HaState, NetworkId, RouterId};
 
 use crate::meter::{self, Costs};
 use crate::wires::{NETNS_PATH, PER_NETWORK, Wires, ha_address, ha_mac, ip, vrid, vtep};
-use crate::{Run, SETTLES, setting};
+use crate::{Run, setting};
 
 /// Both keepers, with all routers active on side 1. Stopped cleanly, so that nothing is left for the next.
 struct Pair<'a> {
@@ -34,8 +34,6 @@ struct Pair<'a> {
 /// What a run costs.
 pub(crate) fn measure(run: &Run, wires: &Wires) -> Result<Costs> {
     let pair = Pair::up(run, wires, BfdSettings::default())?;
-    // What follows a start (repeated announcements, claims, a status of all) is no part of it.
-    std::thread::sleep(SETTLES);
     let mut costs = meter::measure(run, wires, [&[pair.sides[0].pid()], &[pair.sides[1].pid()]])?;
     costs.spurious = pair.sides[1].active().len();
     pair.down()?;

@@ -36,9 +36,6 @@ pub(crate) struct Run {
     pub(crate) burners: usize,
 }
 
-/// How long both sides run before they are measured.
-pub(crate) const SETTLES: Duration = Duration::from_secs(5);
-
 fn main() -> Result<()> {
     let numbers = setting("EVERGATE_BENCH_ROUTERS", "10,100,1000,4000");
     let time = Duration::from_secs(setting("EVERGATE_BENCH_SECONDS", "10").parse().context("a number of seconds")?);

@@ -13,6 +13,10 @@ use evergate_kernel::rt::{Epoll, Filter, NetnsFd, PacketSocket, set_receive_buff
 use crate::Run;
 use crate::wires::{NETNS_PATH, Wires};
 
+/// How long both sides run before they are measured: what follows a start (repeated announcements, claims, a status of
+/// all) is no part of what they cost.
+const SETTLES: Duration = Duration::from_secs(5);
+
 /// What both sides of a run cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Costs {
@@ -35,6 +39,7 @@ pub(crate) struct Cost {
 
 /// Watches the processes of both sides, and the wire.
 pub(crate) fn measure(run: &Run, wires: &Wires, pids: [&[u32]; 2]) -> Result<Costs> {
+    thread::sleep(SETTLES);
     let burners = Burners::start(run.burners)?;
     let used = |pids: &[u32]| pids.iter().map(|pid| cpu_time(*pid)).sum::<Result<f64>>();
     let before = [used(pids[0])?, used(pids[1])?];

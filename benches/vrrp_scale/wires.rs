@@ -62,7 +62,8 @@ impl Wires {
         // As the product does: otherwise each of thousands of links solicits routers now and then, which goes to all.
         let off = ["all", "default"].map(|all| format!("net.ipv6.conf.{all}.disable_ipv6=1")).join(" ");
         // Nor does it let bridged frames pass packet filters (on by default in every namespace, where it is known at all).
-        let unfiltered = "net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-arptables=0";
+        let unfiltered =
+            ["iptables", "ip6tables", "arptables"].map(|of| format!("net.bridge.bridge-nf-call-{of}=0")).join(" ");
         ip(&format!("netns exec {name} sysctl -qe -w {off} {unfiltered}"))?;
         ip(&format!("-n {name} link set lo up"))?;
         self.named.insert(name.to_owned());

@@ -3,7 +3,8 @@
 //! Inputs are `handle_*`, and take the time last; outputs are [`Effect`]s, taken by
 //! [`Engine::poll_effect`] after every input until there is none, and answered by
 //! [`Engine::handle_opened`], [`Engine::handle_batch`] and [`Engine::handle_closed`] where they have an
-//! outcome, at once or later ([`effect`]). Then sleep until [`Engine::poll_timeout`].
+//! outcome, at once or later ([`effect`]). Announcements are taken by [`Engine::poll_announcement`], a few at a time, when
+//! there is nothing else to do. Then sleep until [`Engine::poll_timeout`].
 //!
 //! Packets that have arrived are handled before timers: they may be the very advertisements whose
 //! absence a timer would report.

@@ -229,7 +229,7 @@ impl Shell {
                 return self.leave();
             }
             self.write_to_control();
-            self.announce();
+            self.announce()?;
             self.wait(&mut ready).context("failed to wait for events")?;
             self.handle_ready(&ready)?;
             for _ in 0..CATCH_UP_TURNS {
@@ -247,16 +247,15 @@ impl Shell {
     }
 
     /// Announces for a moment: what is left goes on when all else that is to be done has been.
-    fn announce(&mut self) {
+    fn announce(&mut self) -> anyhow::Result<()> {
         let end = Instant::now() + ANNOUNCING;
         while let Some(effect) = self.engine.poll_announcement() {
-            if let Effect::SendFrame { router, ifindex, frame } = effect {
-                self.send_frame(router, ifindex, &frame);
-            }
+            self.do_one(effect)?;
             if Instant::now() >= end {
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
     /// Waits for the next thing to do. After frames came, that is nothing but timers and other things for a moment: more
@@ -538,43 +537,48 @@ impl Shell {
     /// Carries out what the engine wants, until it wants nothing more.
     fn carry_out(&mut self) -> anyhow::Result<()> {
         while let Some(effect) = self.engine.poll_effect() {
-            match effect {
-                Effect::OpenSockets { router, request, fresh } => {
-                    let life = self.routers.entry(router).or_insert(Router { life: self.next_token, open: None }).life;
-                    self.next_token += TOKENS_PER_ROUTER;
-                    self.links.begin();
-                    self.worker.give(Job::Open { router, life, request, fresh })?;
+            self.do_one(effect)?;
+        }
+        Ok(())
+    }
+
+    fn do_one(&mut self, effect: Effect) -> anyhow::Result<()> {
+        match effect {
+            Effect::OpenSockets { router, request, fresh } => {
+                let life = self.routers.entry(router).or_insert(Router { life: self.next_token, open: None }).life;
+                self.next_token += TOKENS_PER_ROUTER;
+                self.links.begin();
+                self.worker.give(Job::Open { router, life, request, fresh })?;
+            }
+            Effect::CloseSockets { router } => {
+                let sockets = self.routers.remove(&router).and_then(|entry| entry.open);
+                self.links.forget(router);
+                let sockets = sockets.map(|open| self.unwatch(open));
+                self.unsent.retain(|(of, _)| *of != router);
+                self.worker.give(Job::Close { router, sockets })?;
+            }
+            Effect::SendFrame { router, ifindex, frame } => self.send_frame(router, ifindex, &frame),
+            Effect::RunBatch(batch) => self.worker.give(Job::Run(batch))?,
+            Effect::RunScript(run) => self.scripts.give(run),
+            Effect::BindClaims(address) => {
+                if address != self.claims_at || self.claims.is_none() {
+                    self.bind_claims(address);
                 }
-                Effect::CloseSockets { router } => {
-                    let sockets = self.routers.remove(&router).and_then(|entry| entry.open);
-                    self.links.forget(router);
-                    let sockets = sockets.map(|open| self.unwatch(open));
-                    self.unsent.retain(|(of, _)| *of != router);
-                    self.worker.give(Job::Close { router, sockets })?;
-                }
-                Effect::SendFrame { router, ifindex, frame } => self.send_frame(router, ifindex, &frame),
-                Effect::RunBatch(batch) => self.worker.give(Job::Run(batch))?,
-                Effect::RunScript(run) => self.scripts.give(run),
-                Effect::BindClaims(address) => {
-                    if address != self.claims_at || self.claims.is_none() {
-                        self.bind_claims(address);
-                    }
-                }
-                Effect::SendClaim { to, datagram } => self.send_claim(to, &datagram),
-                Effect::BindBfd(address) => {
-                    let text = self.bfd.bind(address, self.events.others(), BFD);
-                    self.tell(text);
-                }
-                Effect::SendBfd { to, datagram } => self.bfd.send(&datagram, to),
-                Effect::AskWhoIsComplete(routers) => {
-                    let hosts = self.replication.complete(&routers);
-                    self.engine.handle_complete(hosts, Instant::now());
-                }
-                Effect::Emit(mut message) => {
-                    self.replication.overhear(&mut message);
-                    self.advertising.overhear(&message);
-                    self.mailbox.push(&stamped(message));
-                }
+            }
+            Effect::SendClaim { to, datagram } => self.send_claim(to, &datagram),
+            Effect::BindBfd(address) => {
+                let text = self.bfd.bind(address, self.events.others(), BFD);
+                self.tell(text);
+            }
+            Effect::SendBfd { to, datagram } => self.bfd.send(&datagram, to),
+            Effect::AskWhoIsComplete(routers) => {
+                let hosts = self.replication.complete(&routers);
+                self.engine.handle_complete(hosts, Instant::now());
+            }
+            Effect::Emit(mut message) => {
+                self.replication.overhear(&mut message);
+                self.advertising.overhear(&message);
+                self.mailbox.push(&stamped(message));
             }
         }
         Ok(())

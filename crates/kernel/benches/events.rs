@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use evergate_kernel::conntrack::{FlowEvent, FlowOp, FlowTable, FlowWatch};
-use evergate_kernel::rt::NetnsFd;
+use evergate_kernel::rt::{Epoll, NetnsFd};
 use evergate_kernel::sys::{self, Namespace};
 use evergate_model::Flow;
 use evergate_model::flow::{L4, Tuple, protocol};
@@ -95,11 +95,12 @@ fn connections_beside(listeners: usize) -> f64 {
 fn open_connections() -> Duration {
     let bind = |_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket can be bound");
     let sockets: Vec<UdpSocket> = (0..CLIENTS).map(bind).collect();
+    let (mut timer, mut nothing) = (Epoll::new().expect("there is room for a descriptor"), Vec::new());
     let (before, start) = (own_time(), Instant::now());
     for n in 0..PER_SECOND * SECONDS {
         let due = start + Duration::from_secs_f64(f64::from(n) / f64::from(PER_SECOND));
-        if let Some(wait) = due.checked_duration_since(Instant::now()).filter(|wait| *wait > Duration::from_millis(1)) {
-            thread::sleep(wait);
+        if due > Instant::now() + Duration::from_millis(1) {
+            timer.wait(Some(due), &mut nothing).expect("a moment can be waited for");
         }
         let to = SocketAddr::from((Ipv4Addr::from(u32::from(SINK) + n), 1024));
         sockets[(n % CLIENTS) as usize].send_to(b"open", to).expect("a datagram can be sent");
@@ -138,7 +139,7 @@ fn hear(mut watch: FlowWatch, stopped: &Receiver<()>) -> u32 {
 /// Processor time of the calling thread.
 fn own_time() -> Duration {
     // The kernel counts up to when a thread last gave way.
-    thread::sleep(Duration::from_micros(100));
+    thread::yield_now();
     let text = fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel counts threads' times");
     let first = text.split_whitespace().next().and_then(|word| word.parse().ok());
     Duration::from_nanos(first.expect("it begins with nanoseconds"))

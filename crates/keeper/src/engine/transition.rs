@@ -5,8 +5,8 @@
 //! announcements, claims and the report wait; advertisements do not.
 //!
 //! Announcements also wait for their turn ([`Engine::poll_announcement`]): a bridge copies a broadcast to each of its ports
-//! in its sender's time. With 500 routers on one external network one took 1.5 ms, and 500 at once kept this host from
-//! claiming, and from hearing anybody, for so long that it took itself for cut off.
+//! in its sender's time. With 500 routers on one external network, on a busy machine, a router's took 1.5 ms, and 500 at once
+//! kept their host from claiming, and from hearing anybody, for so long that it took itself for cut off.
 
 use std::collections::VecDeque;
 use std::time::Instant;
