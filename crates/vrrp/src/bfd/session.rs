@@ -16,6 +16,13 @@ pub const SLOW_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest interval that makes sense between processes: below it, scheduling is what is measured.
 pub const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Changes of state that are told at once between two periodic packets.
+///
+/// RFC 5880 §6.8.7 asks for it without a bound. On a path that doubles packets an old one undoes what a
+/// newer one did, and both sides tell of it, doubled: a storm that grows without an end. An ordinary way
+/// up takes two; what is beyond the bound is told by the next periodic packet.
+const PROMPT_CHANGES: u8 = 4;
+
 /// What a session is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
@@ -77,6 +84,8 @@ pub struct Session {
     poll: Poll,
     sent_at: Instant,
     transmit_at: Option<Instant>,
+    /// Changes told at once since the last periodic packet.
+    prompt_changes: u8,
     /// When the last valid packet came.
     heard_at: Option<Instant>,
     /// The longest time between two of its packets, as agreed upon when the last one came.
@@ -157,6 +166,7 @@ impl Session {
             poll: Poll::Idle,
             sent_at: now,
             transmit_at: Some(now),
+            prompt_changes: 0,
             heard_at: None,
             heard_interval: SLOW_INTERVAL,
             silent_since: None,
@@ -219,6 +229,7 @@ impl Session {
             self.expire(now);
         }
         if self.transmit_at.is_some_and(|at| at <= now) {
+            self.prompt_changes = 0;
             self.transmit(false, now);
         }
     }
@@ -382,7 +393,12 @@ impl Session {
         }
         self.outputs.push_back(Output::StateChanged { from, to, diagnostic });
         // RFC 5880 §6.8.7: a change is told at once.
-        self.transmit(false, now);
+        if self.prompt_changes < PROMPT_CHANGES {
+            self.prompt_changes += 1;
+            self.transmit(false, now);
+        } else {
+            self.reschedule(now);
+        }
     }
 
     /// bfd.DesiredMinTxInterval, as it is written into packets.

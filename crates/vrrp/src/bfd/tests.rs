@@ -450,6 +450,19 @@ fn a_one_way_cut_is_a_failure_to_the_deaf_side_alone() {
 }
 
 #[test]
+fn a_link_that_doubles_everything_makes_no_storm() {
+    let mut pair = Pair::new(Config::symmetric(100 * MS, mult(3)), [vec![], vec![]]);
+    let mut sent = 0;
+    pair.run(10_000 * MS, |_| {
+        sent += 1;
+        Fate::Twice(3 * MS)
+    });
+    // Two sides say 10 to 14 things in each of ten seconds; coming up takes some more.
+    assert!(sent < 2 * 14 * 10 + 100, "{sent} packets");
+    assert_eq!(pair.states(), [State::Up, State::Up]);
+}
+
+#[test]
 fn a_restarted_side_comes_up_again() {
     for keys in [vec![], vec![key(1, 7)]] {
         let mut pair = Pair::new(Config::symmetric(300 * MS, mult(3)), [keys.clone(), keys.clone()]);
@@ -730,6 +743,7 @@ impl Pair {
         let end = self.now + duration;
         loop {
             self.collect(&mut fate);
+            assert!(self.air.len() < 1000, "two sessions never have so much on the way: {:?}", self.states());
             let timers = self.sessions.iter().filter_map(|sessions| sessions.poll_timeout()).map(|(at, _)| at);
             let next = timers.chain(self.air.iter().map(|flight| flight.due)).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
