@@ -3,7 +3,7 @@
 //! Both run the same version of VRRP with equal priorities and the same interval (version 3 below a second), both move
 //! addresses the way Neutron configures them, and both are hit the same way: links down, processes killed; or told to
 //! stop. The pair has two members where the lab has three hosts. Run it with `make bench`; `EVERGATE_BENCH_MS=100,10`
-//! and `EVERGATE_BENCH_BFD=50` make it shorter.
+//! and `EVERGATE_BENCH_BFD=50` make it shorter, `EVERGATE_TIMES=10` more exact.
 
 #[allow(dead_code, reason = "each measurement uses a part")]
 #[path = "support/mod.rs"]
@@ -11,7 +11,7 @@ mod support;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use evergate_lab::fault::{Daemon, Signal};
 use evergate_lab::probe::Running;
 use evergate_lab::{Fault, Spec};
@@ -20,43 +20,37 @@ use support::pair::{self, Ending};
 
 /// Between two datagrams.
 const PACE: Duration = Duration::from_millis(5);
-const TIMES: usize = 3;
 
 fn main() -> Result<()> {
     support::wait_if_asked();
     pair::echo_if_asked()?;
-    println!("failover, end of the active, 5 ms probe, {TIMES} times each (gap: min / median / max ms)");
-    for ms in numbers("EVERGATE_BENCH_MS", &[2000, 1000, 100, 10])? {
-        let interval = Duration::from_millis(ms.into());
+    let times = support::number("EVERGATE_TIMES", 3)?;
+    println!("failover, end of the active, 5 ms probe, {times} times each (gap: min / median / max ms)");
+    for ms in support::numbers("EVERGATE_BENCH_MS", &[2000, 1000, 100, 10])? {
+        let interval = Duration::from_millis(ms as u64);
         let bench = lab(|spec| match ms {
             1000.. => Spec { advert_int: Some((ms / 1000) as u8), bfd_interval_ms: Some(0), ..spec },
-            _ => Spec { vrrp3_interval_ms: Some(ms), bfd_interval_ms: Some(0), ..spec },
+            _ => Spec { vrrp3_interval_ms: Some(ms as u16), bfd_interval_ms: Some(0), ..spec },
         })?;
         for (ending, what) in [(Ending::Power, "power-off"), (Ending::Stop, "clean stop")] {
-            let ours = support::figures(&gaps(&bench, ending, false)?);
-            let theirs = support::figures(&pair::measure(interval, ending, TIMES)?);
+            let ours = support::figures(&gaps(&bench, ending, false, times)?);
+            let theirs = support::figures(&pair::measure(interval, ending, times)?);
             println!("  VRRP alone, {ms} ms interval, {what}   evergate {ours}   keepalived {theirs}");
         }
     }
     // 0 stands for the default.
-    for bfd in numbers("EVERGATE_BENCH_BFD", &[0, 50, 10])? {
-        let bfd = (bfd > 0).then_some(bfd);
+    for bfd in support::numbers("EVERGATE_BENCH_BFD", &[0, 50, 10])? {
+        let bfd = (bfd > 0).then_some(bfd as u16);
         let interval = bfd.map_or("default".to_owned(), |ms| format!("{ms} ms"));
         let bench = lab(|spec| Spec { advert_int: Some(2), bfd_interval_ms: bfd, ..spec })?;
         for (ending, what) in [(Ending::Power, "power-off"), (Ending::Stop, "clean stop")] {
             println!(
                 "  BFD, {interval} interval, {what}   evergate {}",
-                support::figures(&gaps(&bench, ending, true)?)
+                support::figures(&gaps(&bench, ending, true, times)?)
             );
         }
     }
     Ok(())
-}
-
-fn numbers(name: &str, default: &[u16]) -> Result<Vec<u16>> {
-    let Ok(text) = std::env::var(name) else { return Ok(default.to_vec()) };
-    let parse = |number: &str| number.trim().parse().with_context(|| format!("{name}: '{number}' is no number"));
-    text.split(',').filter(|number| !number.is_empty()).map(parse).collect()
 }
 
 /// A lab with one router that works.
@@ -68,9 +62,9 @@ fn lab(change: impl FnOnce(Spec) -> Spec) -> Result<(Bench, String)> {
     Ok((bench, router))
 }
 
-fn gaps((bench, router): &(Bench, String), ending: Ending, bfd: bool) -> Result<Vec<f64>> {
+fn gaps((bench, router): &(Bench, String), ending: Ending, bfd: bool, times: usize) -> Result<Vec<f64>> {
     let mut gaps = Vec::new();
-    while gaps.len() < TIMES {
+    while gaps.len() < times {
         if bfd {
             bench.wait_bfd()?;
         }

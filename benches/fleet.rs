@@ -30,12 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 fn main() -> Result<()> {
     support::wait_if_asked();
-    let compute_hosts = numbers("EVERGATE_HOSTS", &[50])?[0] as u16;
-    let network_hosts = numbers("EVERGATE_GATEWAYS", &[2])?[0] as u16;
-    let (routers, times) = (numbers("EVERGATE_ROUTERS", &[1, 500])?, numbers("EVERGATE_TIMES", &[3])?[0]);
+    let compute_hosts = support::number("EVERGATE_HOSTS", 50)? as u16;
+    let network_hosts = support::number("EVERGATE_GATEWAYS", 2)? as u16;
+    let (routers, times) = (support::numbers("EVERGATE_ROUTERS", &[1, 500])?, support::number("EVERGATE_TIMES", 3)?);
     println!("failover with {compute_hosts} compute hosts, {network_hosts} gateway hosts, {times} times each");
     println!("routers  probed by  gap: min / median / max ms  server stopped: the same  ready after s  MiB in use");
-    for bfd in numbers("EVERGATE_BFD", &[0, 150])? {
+    for bfd in support::numbers("EVERGATE_BFD", &[0, 150])? {
         println!("{}", if bfd == 0 { "VRRP alone, 2 s interval".to_owned() } else { format!("BFD at {bfd} ms x 3") });
         let before = memory_in_use()?;
         let mut fleet = Fleet::up(network_hosts, compute_hosts, bfd as u16)?;
@@ -54,14 +54,6 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A list of numbers from the environment.
-fn numbers(name: &str, usual: &[usize]) -> Result<Vec<usize>> {
-    let Ok(text) = std::env::var(name) else { return Ok(usual.to_vec()) };
-    let list: Vec<usize> =
-        text.split(',').map(|word| word.trim().parse()).collect::<Result<_, _>>().with_context(|| name.to_owned())?;
-    if list.is_empty() { bail!("{name} is empty") } else { Ok(list) }
 }
 
 fn memory_in_use() -> Result<i64> {

@@ -2,7 +2,8 @@
 //! NAT, and how many of a thousand connections are broken; at the default settings and at the fastest,
 //! beside a keepalived and conntrackd pair that loses its master's power in the same run.
 //!
-//! Run it with `make bench`; `EVERGATE_BENCH_FAULTS=drain` takes only what has that in its name.
+//! Run it with `make bench`; `EVERGATE_BENCH_FAULTS=drain` takes only what has that in its name,
+//! `EVERGATE_BENCH_BFD=10` only that interval (0 stands for the default), and `EVERGATE_TIMES=10` makes it more exact.
 
 #[allow(dead_code, reason = "each measurement uses a part")]
 #[path = "../support/mod.rs"]
@@ -21,7 +22,6 @@ use support::pair::{self, Ending};
 use support::{Bench, figures};
 
 const CONNECTIONS: usize = 1_000;
-const TIMES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two datagrams.
 const PACE: Duration = Duration::from_millis(5);
@@ -38,20 +38,26 @@ enum Event {
 fn main() -> Result<()> {
     support::wait_if_asked();
     pair::echo_if_asked()?;
-    println!("{CONNECTIONS} connections and a 5 ms probe through source NAT, {TIMES} times each");
+    let times = support::number("EVERGATE_TIMES", 3)?;
+    println!("{CONNECTIONS} connections and a 5 ms probe through source NAT, {times} times each");
     println!("(gap: min / median / max ms; connections: what worked afterwards, each time)");
-    for (settings, bfd) in [("default", None), ("BFD 10 ms x 3", Some(10))] {
+    let only = std::env::var("EVERGATE_BENCH_FAULTS").unwrap_or_default();
+    for bfd in support::numbers("EVERGATE_BENCH_BFD", &[0, 10])? {
+        let bfd = (bfd > 0).then_some(bfd as u16);
+        let settings = bfd.map_or("default".to_owned(), |ms| format!("BFD {ms} ms x 3"));
         let bench = Bench::up("faults", None, bfd)?;
         let waiting = bench.first_answer()?;
         let router = bench.create_router()?;
         waiting.wait()?;
-        let only = std::env::var("EVERGATE_BENCH_FAULTS").unwrap_or_default();
         for event in events().into_iter().filter(|event| event.name().contains(&only)) {
-            one_kind(&bench, &router, settings, &event)?;
+            one_kind(&bench, &router, &settings, &event, times)?;
         }
     }
+    if !"host power-off".contains(&only) {
+        return Ok(());
+    }
     let mut damage = Vec::new();
-    while damage.len() < TIMES {
+    while damage.len() < times {
         damage.extend(pair::power_off(Duration::from_secs(1), CONNECTIONS)?);
     }
     let gaps: Vec<f64> = damage.iter().map(|damage| damage.gap_ms).collect();
@@ -79,9 +85,9 @@ fn events() -> Vec<Event> {
     ]
 }
 
-fn one_kind(bench: &Bench, router: &str, settings: &str, event: &Event) -> Result<()> {
+fn one_kind(bench: &Bench, router: &str, settings: &str, event: &Event, times: usize) -> Result<()> {
     let (mut gaps, mut words) = (Vec::new(), Vec::new());
-    while gaps.len() < TIMES {
+    while gaps.len() < times {
         // A probe that was started too late to get an answer before a power-off saw no gap, and proves nothing.
         let (Some(gap), connections) = once(bench, router, event)? else { continue };
         gaps.push(gap);

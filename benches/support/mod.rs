@@ -200,6 +200,21 @@ impl Waiting {
     }
 }
 
+/// A list of numbers from the environment, or what is usual.
+pub(crate) fn numbers(name: &str, usual: &[usize]) -> Result<Vec<usize>> {
+    let Ok(text) = std::env::var(name) else { return Ok(usual.to_vec()) };
+    let parse = |number: &str| number.trim().parse().with_context(|| format!("{name}: '{number}' is no number"));
+    text.split(',').filter(|number| !number.is_empty()).map(parse).collect()
+}
+
+/// A number from the environment, or what is usual.
+pub(crate) fn number(name: &str, usual: usize) -> Result<usize> {
+    match numbers(name, &[usual])?[..] {
+        [number] => Ok(number),
+        _ => bail!("{name} has to be one number"),
+    }
+}
+
 /// Becomes the waiting process if the arguments say so. Call first in `main`.
 pub(crate) fn wait_if_asked() {
     let mut args = std::env::args().skip_while(|arg| arg != FIRST_ANSWER).skip(1);
