@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
-use evergate_dataplane::compile::{Copies, dispatch_table};
+use evergate_dataplane::compile::{Copies, CopyPort, dispatch_table};
 use evergate_dataplane::state::{Address, BridgePort, FdbEntry, FdbTable, Link, LinkKind, OWNER_MARK};
 use evergate_dataplane::{Netns, Op};
 use evergate_kernel::Kernel;
@@ -151,14 +151,15 @@ impl Drop for Wires {
     }
 }
 
-/// Leads advertisements to the copies that they are for, as the product does where many are.
+/// Leads advertisements to the copies that they are for and out by the tunnels, as the product does where many are.
 fn lead(kernel: &mut Kernel, side: u8, routers: u16) -> Result<()> {
     let mut networks = Copies::new();
     let mut ops = Vec::new();
     for number in 0..routers {
         let copies = networks.entry(format!("vxlan-{}", number / PER_NETWORK)).or_default();
-        copies.insert(vrid(number), ha_mac(side, number));
-        let entry = FdbEntry { link: format!("tap{number}"), mac: ha_mac(side, number), table: FdbTable::Bridge };
+        let port = CopyPort { mac: ha_mac(side, number), tap: format!("tap{number}") };
+        let entry = FdbEntry { link: port.tap.clone(), mac: port.mac, table: FdbTable::Bridge };
+        copies.insert(vrid(number), port);
         ops.push(Op::SetFdb { netns: Netns::Host, entry });
     }
     ops.push(Op::ReplaceNft { netns: Netns::Host, table: dispatch_table(&networks) });

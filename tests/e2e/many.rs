@@ -1,5 +1,6 @@
 //! Many HA routers on one HA network: from eight copies on a host on, an advertisement that comes in by the tunnel is led to the
-//! copy that it is for (`dataplane::compile::dispatch`). Seen from outside, nothing else is different.
+//! copy that it is for, and one of a copy here to the tunnel (`dataplane::compile::dispatch`). Seen from outside, nothing else is
+//! different.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -66,7 +67,8 @@ fn wait_all_reach_the_world(lab: &Lab, all: &[Served]) {
     }
 }
 
-/// The copies that advertisements from the tunnel of the HA network are led to on a host; without the table, 0.
+/// The copies that advertisements from the tunnel of the HA network are led to on a host, and whose are led out by it; without
+/// the table, 0.
 fn led(lab: &Lab, host: Node, tunnel: &str) -> anyhow::Result<usize> {
     let text =
         lab.machine(host).shell("nft -j list tables netdev; nft list table netdev evergate 2>/dev/null || true")?;
@@ -74,8 +76,14 @@ fn led(lab: &Lab, host: Node, tunnel: &str) -> anyhow::Result<usize> {
         return Ok(0);
     }
     anyhow::ensure!(text.contains(&format!("device \"{tunnel}\"")), "{text}");
-    let elements = text.split_once("elements = {").and_then(|(_, rest)| rest.split_once('}'));
-    Ok(elements.map_or(0, |(elements, _)| elements.split(',').count()))
+    // A number stands there instead where the device with it is gone.
+    anyhow::ensure!(text.contains(&format!("fwd to \"{tunnel}\"")), "{text}");
+    let listed = |what: &str| {
+        let list = text.split_once(&format!("{what} = {{")).and_then(|(_, rest)| rest.split_once('}'));
+        list.map_or(0, |(list, _)| list.split(',').count())
+    };
+    anyhow::ensure!(listed("elements") == listed("devices"), "{text}");
+    Ok(listed("elements"))
 }
 
 fn wait_led(lab: &Lab, tunnel: &str, copies: usize) {
@@ -98,6 +106,15 @@ fn heard(lab: &Lab, host: Node, router: RouterId, count: usize) -> Vec<u8> {
     let text = lab.machine(host).shell(&format!("timeout {} {line}", PATIENCE.as_secs())).unwrap();
     let vrid = |line: &str| line.split_once("vrid ")?.1.split_once(',')?.0.parse().ok();
     text.lines().filter_map(vrid).collect()
+}
+
+/// An advertisement of an active copy's, as `tcpdump` in its namespace shows it.
+fn said(lab: &Lab, host: Node, router: RouterId) -> String {
+    let line = format!(
+        "ip netns exec {} tcpdump -nn -l -c 1 -i any -Q out 'ip proto 112' 2>/dev/null",
+        names::qrouter_namespace(router)
+    );
+    lab.machine(host).shell(&format!("timeout {} {line}", PATIENCE.as_secs())).unwrap()
 }
 
 /// The identifier of a router whose active copy is on a host: the last octet of its virtual address.
@@ -151,6 +168,14 @@ fn eight_routers_of_one_ha_network_hear_their_own_advertisements_and_survive_a_p
     let highest = |all: &[Served]| all.iter().map(|one| (vrid(&lab, left, one.router), one.router)).max().unwrap();
     let (own, router) = highest(&all);
     assert_eq!(heard(&lab, dead, router, 4), [own; 4]);
+    let text = said(&lab, left, router);
+    assert!(text.contains(&format!("vrid {own},")), "{text}");
+
+    // The active host's tunnel is removed; control makes another, and nothing moves.
+    lab.machine(left).shell(&format!("ip link delete {tunnel}")).unwrap();
+    wait_led(&lab, &tunnel, MANY);
+    assert_eq!(heard(&lab, dead, router, 4), [own; 4]);
+    assert_eq!(wait_complete(&lab, &all), [left; MANY]);
 
     // With one router less, flooding is cheaper: a copy hears all of them.
     let gone = all.pop().unwrap();

@@ -30,7 +30,7 @@ use evergate_model::{HostConfig, Mac, NetworkId, PortId, RouterId, names};
 
 use crate::op::Op;
 use crate::state::{KernelState, Link, LinkKind, Netns, NetnsState};
-pub use dispatch::{Copies, dispatch_table};
+pub use dispatch::{Copies, CopyPort, dispatch_table};
 pub use gateways::PreparedGateway;
 
 /// What only this host's own configuration files say.
@@ -230,8 +230,8 @@ struct Compiler<'a> {
     fip_namespaces: BTreeMap<NetworkId, fip::FipNamespace>,
     /// Ports of distributed routers that have their addresses here as everywhere.
     anycast: Vec<namespace::Leg>,
-    /// Copies of HA routers here, with their HA networks.
-    ha_copies: Vec<(NetworkId, dispatch::Copy)>,
+    /// Copies of HA routers here, by HA network and virtual router identifier.
+    ha_copies: BTreeMap<NetworkId, BTreeMap<u8, CopyPort>>,
     out: Desired,
 }
 
@@ -260,7 +260,7 @@ impl<'a> Compiler<'a> {
             fip_pairs: fip::pair_numbers(config.routers.values().filter(has_pair).map(|router| router.id)),
             fip_namespaces: BTreeMap::new(),
             anycast: Vec::new(),
-            ha_copies: Vec::new(),
+            ha_copies: BTreeMap::new(),
             out: Desired::default(),
         }
     }

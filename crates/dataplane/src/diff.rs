@@ -194,6 +194,10 @@ impl<'a> Planner<'a> {
         self.change_links(|link| link.kind != LinkKind::Other);
         // Rules before addresses: a floating IP is translated from its first packet on.
         self.replace_nft(|_| true);
+        if let Some(wanted) = self.desired.netns.get(&Netns::Host) {
+            // Removals may have to wait, and a table that leads frames to devices must not outlive these.
+            self.remove_nft(&Netns::Host, wanted, |family| family == NftFamily::Netdev);
+        }
         self.set_sysctls_where(|path, _| is_conntrack(path));
         self.add_addresses();
         self.add_routes();
@@ -222,6 +226,11 @@ impl<'a> Planner<'a> {
             for table in self.tables(netns, state).into_iter().filter(|table| which(table)) {
                 let present = self.now.netns.get(netns).and_then(|ns| ns.nft.get(&table.family));
                 if !present.is_some_and(|present| table.matches(present)) {
+                    // If the kernel refuses the new table, the old one must not go on leading frames where nobody is any
+                    // more: without one, bridges flood them, which is never wrong.
+                    if present.is_some() && table.family == NftFamily::Netdev {
+                        self.emit(Op::DeleteNft { netns: netns.clone(), family: table.family });
+                    }
                     self.emit(Op::ReplaceNft { netns: netns.clone(), table: table.into_owned() });
                 }
             }

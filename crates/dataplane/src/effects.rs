@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use evergate_model::Mac;
 use ipnet::IpNet;
 
-use crate::nft::{NftFamily, NftRule};
+use crate::nft::{NftFamily, NftRule, NftTable};
 use crate::op::{LinkChange, Op};
 use crate::state::{
     Address, BridgePort, FdbEntry, FdbTable, KernelState, Link, LinkKind, NeighbourKey, Netns, NetnsState, Route,
@@ -83,25 +83,25 @@ pub fn apply(state: &mut KernelState, op: &Op) -> Result<(), Impossible> {
             }
             Ok(())
         }
-        Op::ReplaceNft { netns, table } => {
-            let ns = place(state, netns)?;
-            let mut maps = table.chains.values().flat_map(|chain| &chain.rules).flat_map(NftRule::maps);
-            if let Some(map) = maps.find(|map| !table.maps.contains_key(*map)) {
-                return Err(Impossible::Missing(format!("nftables map {map}")));
-            }
-            if table.family == NftFamily::Netdev
-                && let Some(device) = table.chains.keys().find(|device| !ns.links.contains_key(*device))
-            {
-                return Err(Impossible::Missing(format!("link {device}")));
-            }
-            ns.nft.insert(table.family, table.as_observed());
-            Ok(())
-        }
+        Op::ReplaceNft { netns, table } => replace_nft(place(state, netns)?, table),
         Op::DeleteNft { netns, family } => {
             place(state, netns)?.nft.remove(family);
             Ok(())
         }
     }
+}
+
+/// A device that is missing is left out of the table, and told.
+fn replace_nft(ns: &mut NetnsState, table: &NftTable) -> Result<(), Impossible> {
+    let mut maps = table.chains.values().flat_map(|chain| &chain.rules).flat_map(NftRule::maps);
+    if let Some(map) = maps.find(|map| !table.maps.contains_key(*map)) {
+        return Err(Impossible::Missing(format!("nftables map {map}")));
+    }
+    let is_missing = |device: &str| !ns.links.contains_key(device);
+    let missing = table.devices().into_iter().find(|device| is_missing(device));
+    let made = if missing.is_some() { table.without_devices(is_missing).as_observed() } else { table.as_observed() };
+    ns.nft.insert(table.family, made);
+    missing.map_or(Ok(()), |device| Err(Impossible::Missing(format!("link {device}"))))
 }
 
 /// Takes a link away with all that is on it; of a veth, both ends.
@@ -298,9 +298,8 @@ fn forget_link(ns: &mut NetnsState, name: &str) -> Option<Link> {
     forget_addresses(ns, name);
     forget_neighbours(ns, name);
     forget_fdb(ns, name, |_| true);
-    // Of a device that is gone there is no chain.
     if let Some(table) = ns.nft.get_mut(&NftFamily::Netdev) {
-        table.chains.remove(name);
+        table.forget_device(name);
     }
     for table in ["ipv4/conf", "ipv4/neigh", "ipv6/conf", "ipv6/neigh"] {
         let start = format!("{table}/{name}/");

@@ -33,7 +33,7 @@ pub enum NftFamily {
     Ip6,
     /// `bridge`: frames that the host's bridges forward.
     Bridge,
-    /// `netdev`: frames that come in by single devices. A chain has the name of its device.
+    /// `netdev`: frames that come in by the devices of a chain.
     Netdev,
 }
 
@@ -69,7 +69,8 @@ pub struct NftChain {
     pub priority: i32,
     /// What happens to a packet that no rule decides on: accepted, or dropped.
     pub drop_by_default: bool,
-    /// The rules, in order. Observed rules hold [`NftStatement::Observed`] only.
+    /// The rules, in order. Observed rules hold [`NftStatement::Observed`], and [`NftStatement::Forward`] where they
+    /// forward.
     pub rules: Vec<NftRule>,
 }
 
@@ -83,10 +84,13 @@ pub enum NftChainKind {
 }
 
 /// Hook of a base chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the kernel's own names")]
 pub enum NftHook {
-    Ingress,
+    Ingress {
+        /// By which the frames come in: fewer than 256, the kernel's `NFT_NETDEVICE_MAX`.
+        devices: BTreeSet<String>,
+    },
     Prerouting,
     Input,
     Forward,
@@ -223,6 +227,15 @@ pub enum NftStatement {
         /// Whose address it gets.
         mac: Mac,
     },
+    /// `fwd to "x"`: the frame leaves by this device, and nothing else happens to it.
+    ///
+    /// The kernel keeps the device's index, not its name: a device that is made anew by the same name is another one,
+    /// and the frame is lost. So an observed rule says where it forwards to beside its tag, or nothing where no device
+    /// has the index any more.
+    Forward {
+        /// Interface name.
+        link: String,
+    },
     /// `counter`
     Counter,
     /// `accept`
@@ -297,39 +310,75 @@ impl NftTable {
             && self.chains.iter().all(|(name, chain)| observed.chains.get(name).is_some_and(|o| chain.matches(o)))
     }
 
+    /// Names the devices that must be there for this table to be made: those of its chains, and those that it forwards
+    /// to.
+    pub fn devices(&self) -> BTreeSet<&str> {
+        let own = self.chains.values().filter_map(NftChain::devices).flatten().map(String::as_str);
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+        own.chain(rules.flat_map(NftRule::forwards)).collect()
+    }
+
     /// This table of rules for frames, without what it does to those of some devices.
-    pub(crate) fn without_devices(&self, is_one: impl Fn(&str) -> bool) -> Self {
+    pub fn without_devices(&self, is_one: impl Fn(&str) -> bool) -> Self {
         debug_assert!(self.family.is_of_frames(), "a chain of another family has no device");
         let mut table = self.clone();
-        if self.family == NftFamily::Netdev {
-            table.chains.retain(|device, _| !is_one(device));
-        }
         for chain in table.chains.values_mut() {
+            if let NftHook::Ingress { devices } = &mut chain.hook {
+                devices.retain(|device| !is_one(device));
+            }
             chain.rules.retain(|rule| !rule.devices().any(&is_one));
         }
-        table.chains.retain(|_, chain| !chain.rules.is_empty());
+        table.chains.retain(|_, chain| !chain.rules.is_empty() && !chain.is_of_no_device());
         let rules = table.chains.values().flat_map(|chain| &chain.rules);
         let used: BTreeSet<&str> = rules.flat_map(NftRule::maps).collect();
         table.maps.retain(|name, _| used.contains(name.as_str()));
         table
     }
 
-    /// Shows this table as it is read back from a kernel: every rule reduced to its tag.
+    /// Shows this table as it is read back from a kernel: every rule reduced to its tag, and to where it forwards to.
     pub fn as_observed(&self) -> Self {
         let mut table = self.clone();
         for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
-            rule.statements = vec![NftStatement::Observed { tag: rule.tag() }];
+            let tag = NftStatement::Observed { tag: rule.tag() };
+            rule.statements.retain(NftStatement::is_forward);
+            rule.statements.insert(0, tag);
         }
         table
+    }
+
+    /// Takes a device that is gone out of this observed table: no frame comes in by it, and none is forwarded to it.
+    ///
+    /// Since Linux 6.16, a chain waits for another device of the name, and without devices one stays (since 6.4): so
+    /// more may be there than this leaves. What matters is that no kernel leads a rule on to another device.
+    pub(crate) fn forget_device(&mut self, name: &str) {
+        for chain in self.chains.values_mut() {
+            if let NftHook::Ingress { devices } = &mut chain.hook {
+                devices.remove(name);
+            }
+            for rule in &mut chain.rules {
+                rule.statements.retain(|one| !matches!(one, NftStatement::Forward { link } if link == name));
+            }
+        }
+        self.chains.retain(|_, chain| !chain.is_of_no_device());
     }
 }
 
 impl NftChain {
     fn matches(&self, observed: &Self) -> bool {
-        let place = |c: &Self| (c.kind, c.hook, c.priority, c.drop_by_default);
+        let place = |c: &Self| (c.kind, c.priority, c.drop_by_default);
         place(self) == place(observed)
+            && self.hook == observed.hook
             && self.rules.len() == observed.rules.len()
-            && self.rules.iter().zip(&observed.rules).all(|(a, b)| a.tag() == b.tag())
+            && self.rules.iter().zip(&observed.rules).all(|(rule, observed)| rule.matches(observed))
+    }
+
+    /// The devices by which its frames come in, where the hook is one of devices.
+    fn devices(&self) -> Option<&BTreeSet<String>> {
+        if let NftHook::Ingress { devices } = &self.hook { Some(devices) } else { None }
+    }
+
+    fn is_of_no_device(&self) -> bool {
+        self.devices().is_some_and(BTreeSet::is_empty)
     }
 }
 
@@ -339,15 +388,24 @@ impl NftRule {
     ///
     /// At most 60 bytes of printable ASCII without quotes (nft accepts 128 in a comment).
     pub fn tag(&self) -> String {
-        if let [NftStatement::Observed { tag }] = self.statements.as_slice() {
+        if let [NftStatement::Observed { tag }, ..] = self.statements.as_slice() {
             return tag.clone();
         }
         format!("{} {:016x}", self.purpose(), fnv1a(self.text().as_bytes()))
     }
 
-    /// Names the devices whose frames or packets alone the rule is about.
+    fn matches(&self, observed: &Self) -> bool {
+        self.tag() == observed.tag() && self.forwards().eq(observed.forwards())
+    }
+
+    /// Names the devices whose frames or packets alone the rule is about, and those that it forwards to.
     fn devices(&self) -> impl Iterator<Item = &str> {
         self.statements.iter().filter_map(NftStatement::device)
+    }
+
+    /// Names the devices that the rule forwards to.
+    fn forwards(&self) -> impl Iterator<Item = &str> {
+        self.statements.iter().filter(|statement| statement.is_forward()).filter_map(NftStatement::device)
     }
 
     /// Names the maps that the rule looks things up in.
@@ -370,6 +428,7 @@ impl NftRule {
                 NftStatement::BroadcastFrame => Some("answer to everybody"),
                 NftStatement::StationByVrid { .. } => Some("advertisement to its copy"),
                 NftStatement::Station { .. } => Some("other advertisements"),
+                NftStatement::Forward { .. } => Some("advertisement to other hosts"),
                 NftStatement::Accept => Some("accept"),
                 NftStatement::Drop => Some("drop"),
                 NftStatement::InLink { .. }
@@ -399,11 +458,18 @@ impl NftRule {
 
 impl NftStatement {
     fn device(&self) -> Option<&str> {
-        if let Self::InLink { name, negated: false } | Self::OutLink { name, negated: false } = self {
+        if let Self::InLink { name, negated: false }
+        | Self::OutLink { name, negated: false }
+        | Self::Forward { link: name } = self
+        {
             Some(name)
         } else {
             None
         }
+    }
+
+    fn is_forward(&self) -> bool {
+        matches!(self, Self::Forward { .. })
     }
 
     fn map(&self) -> Option<&str> {
@@ -443,8 +509,7 @@ impl fmt::Display for NftTable {
             writeln!(f, "\tchain {name} {{")?;
             let NftChain { kind, hook, priority, drop_by_default, rules } = chain;
             let policy = if *drop_by_default { "drop" } else { "accept" };
-            let device = if *hook == NftHook::Ingress { format!(" device \"{name}\"") } else { String::new() };
-            writeln!(f, "\t\ttype {kind} hook {hook}{device} priority {priority}; policy {policy};")?;
+            writeln!(f, "\t\ttype {kind} hook {hook} priority {priority}; policy {policy};")?;
             for rule in rules {
                 writeln!(f, "\t\t{rule}")?;
             }
@@ -455,10 +520,10 @@ impl fmt::Display for NftTable {
 }
 
 impl fmt::Display for NftRule {
-    /// Prints the rule with its tag as comment. An observed rule has only that, and prints as a remark.
+    /// Prints the rule with its tag as comment. An observed rule has hardly more, and prints as a remark.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.statements.as_slice() {
-            [NftStatement::Observed { tag }] => write!(f, "# rule: {tag}"),
+            [NftStatement::Observed { .. }, ..] => f.write_str(&self.text()),
             _ => write!(f, "{} comment \"{}\"", self.text(), self.tag()),
         }
     }
@@ -498,6 +563,7 @@ impl fmt::Display for NftStatement {
             Self::VrrpAdvertisement => f.write_str("meta protocol ip @nh,0,8 0x45 ip daddr 224.0.0.18 ip protocol 112"),
             Self::StationByVrid { map } => write!(f, "ether daddr set @nh,168,8 map @{map}"),
             Self::Station { mac } => write!(f, "ether daddr set {mac}"),
+            Self::Forward { link } => write!(f, "fwd to \"{link}\""),
             Self::Counter => f.write_str("counter"),
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
@@ -537,7 +603,13 @@ impl fmt::Display for NftChainKind {
 impl fmt::Display for NftHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Ingress => "ingress",
+            Self::Ingress { devices } => {
+                let quoted: Vec<String> = devices.iter().map(|device| format!("\"{device}\"")).collect();
+                return match quoted.as_slice() {
+                    [device] => write!(f, "ingress device {device}"),
+                    several => write!(f, "ingress devices = {{ {} }}", several.join(", ")),
+                };
+            }
             Self::Prerouting => "prerouting",
             Self::Input => "input",
             Self::Forward => "forward",

@@ -139,7 +139,8 @@ pub enum Op {
         /// New value.
         value: String,
     },
-    /// Replaces our nftables table, in one transaction, with this one.
+    /// Replaces our nftables table, in one transaction, with this one. Devices that are not there are left out of it,
+    /// and the first of them is told as the op's failure: what a table does for others must not wait for them.
     ReplaceNft {
         /// Where.
         netns: Netns,

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use evergate_model::host::{HaCopy, Location, Network, Segment};
 use evergate_model::{Mac, names};
 
-use super::dispatch;
+use super::dispatch::CopyPort;
 use super::gateways;
 use super::namespace::{self, Leg, RouterNamespace};
 use super::{Announcement, Compiler, Prepared, PreparedItem, ipv6};
@@ -40,8 +40,8 @@ impl<'a> Compiler<'a> {
             parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg)).map(|l| l.link.clone()).collect();
         keeper.addresses.insert(virtual_address.clone());
         if plugged {
-            let place = dispatch::Copy { vrid: copy.vrid, mac: leg.mac, tap: names::tap(leg.port) };
-            self.ha_copies.push((leg.network, place));
+            let place = CopyPort { mac: leg.mac, tap: names::tap(leg.port) };
+            self.ha_copies.entry(leg.network).or_default().insert(copy.vrid, place);
             let prepared = self.prepare(parts, copy, &leg, virtual_address);
             self.out.prepared.insert(parts.router.id, prepared);
         }

@@ -41,7 +41,7 @@ impl Planner<'_> {
             self.remove_addresses(netns, wanted, &doomed);
             self.remove_neighbours(netns, wanted, &doomed);
             self.remove_fdb(netns, wanted, &doomed);
-            self.remove_nft(netns, wanted);
+            self.remove_nft(netns, wanted, |_| true);
             self.unplug_taps(netns, wanted, &doomed);
         }
         self.delete_links(&doomed);
@@ -154,13 +154,13 @@ impl Planner<'_> {
         }
     }
 
-    fn remove_nft(&mut self, netns: &Netns, wanted: &NetnsState) {
+    pub(super) fn remove_nft(&mut self, netns: &Netns, wanted: &NetnsState, which: impl Fn(NftFamily) -> bool) {
         let Some(ns) = self.now.netns.get(netns) else { return };
         // In the host's namespace only the tables of frames are looked for without being wanted.
         let is_ours = |family: &&NftFamily| *netns != Netns::Host || family.is_of_frames();
         let wanted: BTreeSet<NftFamily> = self.tables(netns, wanted).iter().map(|table| table.family).collect();
         let surplus = ns.nft.keys().filter(is_ours).filter(|family| !wanted.contains(family));
-        let surplus: Vec<_> = surplus.copied().collect();
+        let surplus: Vec<_> = surplus.copied().filter(|family| which(*family)).collect();
         for family in surplus {
             self.emit(Op::DeleteNft { netns: netns.clone(), family });
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evergate_dataplane::nft::{NftFamily, NftMap, NftStatement};
+use evergate_dataplane::nft::{NftFamily, NftHook, NftMap, NftRule, NftStatement};
 use evergate_dataplane::op::Op;
 use evergate_dataplane::state::{BridgePort, FdbEntry, FdbTable, LinkKind, NeighbourKey, Netns};
 use evergate_dataplane::{Desired, HostSettings, NetnsState, View, compile, diff};
@@ -332,13 +332,26 @@ fn only_taps_whose_way_the_keeper_knows_do_not_learn() {
 
 #[test]
 fn advertisements_are_led_to_their_copies_only_where_many_are_behind_a_tunnel() {
-    let with = |count| cloud::network_host(&cloud::with_copies(cloud::ha_host(), count));
-    assert!(!host(&with(7)).nft.contains_key(&NftFamily::Netdev));
-    let many = with(8);
+    let with = |count| cloud::with_copies(cloud::ha_host(), count);
+    assert!(!host(&cloud::network_host(&with(7))).nft.contains_key(&NftFamily::Netdev));
+    let config = with(8);
+    let many = cloud::network_host(&config);
     let table = &host(&many).nft[&NftFamily::Netdev];
     let expected = (0..8).map(|n| (7 + n, if n == 0 { mac(3) } else { mac(0x40 + n) })).collect();
     assert_eq!(table.maps.values().collect::<Vec<_>>(), [&NftMap::Stations(expected)]);
-    assert_eq!(table.chains.keys().collect::<Vec<_>>(), ["vxlan-102"]);
+    // What comes in by the tunnel, and what the copies say: by each tap of theirs, and no other's.
+    assert_eq!(table.chains.keys().collect::<Vec<_>>(), ["from_vxlan_102", "to_vxlan_102"]);
+    let taps: BTreeSet<String> =
+        config.routers.values().map(|router| names::tap(router.ha.as_ref().unwrap().port_id)).collect();
+    assert_eq!(taps.len(), 8);
+    let devices = |chain: &str| {
+        let NftHook::Ingress { devices } = &table.chains[chain].hook else { panic!("{chain} is of no devices") };
+        devices.clone()
+    };
+    assert_eq!(devices("from_vxlan_102"), ["vxlan-102".to_owned()].into());
+    assert_eq!(devices("to_vxlan_102"), taps);
+    let out = [NftStatement::VrrpAdvertisement, NftStatement::Forward { link: "vxlan-102".to_owned() }];
+    assert_eq!(table.chains["to_vxlan_102"].rules, [NftRule { statements: out.into() }]);
     // The bridge knows the way to each of them, and there is a tap for each.
     for (vrid, mac) in (0..8).map(|n| (n, if n == 0 { mac(3) } else { mac(0x40 + n) })) {
         let is_it = |entry: &&FdbEntry| entry.mac == mac && entry.table == FdbTable::Bridge;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use evergate_dataplane::compile::dispatch_table;
+use evergate_dataplane::compile::{CopyPort, dispatch_table};
 use evergate_dataplane::fake::FakeKernel;
 use evergate_dataplane::nft::{
     NftChain, NftChainKind, NftFamily, NftHook, NftRule, NftStatement, NftTable, TABLE_NAME,
@@ -12,7 +12,7 @@ use evergate_dataplane::state::{Address, FdbEntry, FdbTable, Link, LinkKind, Net
 use evergate_dataplane::{Desired, HostSettings, KernelState, NetnsState, Plan, compile, diff};
 use evergate_model::{HostConfig, Mac, RouterId, names};
 
-use crate::cloud::{self, COMPUTE, INSTANCE_PORT, NETWORK_1, PROJECT_NET, QG_PORT, QR_PORT, ROUTER, mac};
+use crate::cloud::{self, COMPUTE, HA_PORT, INSTANCE_PORT, NETWORK_1, PROJECT_NET, QG_PORT, QR_PORT, ROUTER, mac};
 
 fn router_ns() -> Netns {
     Netns::Named(names::qrouter_namespace(ROUTER))
@@ -77,23 +77,100 @@ fn a_changed_rule_is_noticed_by_its_tag() {
 fn advertisements_are_flooded_again_when_few_copies_are_left() {
     let (mut kernel, _) = converged(&cloud::with_copies(cloud::ha_host(), 8));
     let fewer = cloud::network_host(&cloud::with_copies(cloud::ha_host(), 7)).kernel;
-    let ops = lines(&plan(&kernel, &fewer));
-    assert!(ops.iter().any(|op| op.contains("nft delete table netdev evergate")), "{ops:?}");
+    let plan = plan(&kernel, &fewer);
+    let ops = lines(&plan);
+    let is_table = |op: &Op| matches!(op, Op::DeleteNft { family: NftFamily::Netdev, .. });
+    assert!(plan.switch.iter().any(is_table), "it does not wait for removals: {plan}");
     assert_eq!(ops.iter().filter(|op| op.contains("fdb del")).count(), 7, "{ops:?}");
     cloud::converge(&mut kernel, &fewer);
-    // The tunnel's device takes its chain along.
+}
+
+#[test]
+fn a_tunnel_that_is_made_anew_is_forwarded_to_again() {
     let (mut kernel, desired) = converged(&cloud::with_copies(cloud::ha_host(), 8));
     let delete = Op::DeleteLink { netns: Netns::Host, name: "vxlan-102".to_owned() };
     kernel.apply(&[delete]).remove(0).unwrap();
     let ops = lines(&plan(&kernel, &desired));
     let of = |text: &str| ops.iter().position(|op| op.contains(text)).unwrap_or_else(|| panic!("{text}: {ops:?}"));
     assert!(of("ip link add name vxlan-102") < of("table netdev evergate"));
+    cloud::converge(&mut kernel, &desired);
+
+    // A newer kernel's chains stay for the next device of the name, which somebody else has made already: what is
+    // forwarded goes to the one that is gone.
+    ns(&mut kernel, &Netns::Host)
+        .nft
+        .values_mut()
+        .flat_map(|table| table.chains.values_mut())
+        .flat_map(|chain| &mut chain.rules)
+        .for_each(|rule| rule.statements.retain(|statement| !matches!(statement, NftStatement::Forward { .. })));
+    let plan = plan(&kernel, &desired);
+    assert!(matches!(plan.switch.as_slice(), [Op::DeleteNft { .. }, Op::ReplaceNft { .. }]), "{plan}");
+    cloud::converge(&mut kernel, &desired);
+
+    // And where another device was given its index: it is not for us to know which.
+    let to = |kernel: &mut FakeKernel, link: &str| {
+        let table = ns(kernel, &Netns::Host).nft.get_mut(&NftFamily::Netdev).unwrap();
+        let rule = &mut table.chains.get_mut("to_vxlan_102").unwrap().rules[0];
+        rule.statements[1] = NftStatement::Forward { link: link.to_owned() };
+    };
+    to(&mut kernel, "vxlan-102");
+    assert!(diff(&desired, &kernel.observe(&desired)).0.is_empty());
+    to(&mut kernel, "vxlan-101");
+    assert_eq!(diff(&desired, &kernel.observe(&desired)).0.ops().count(), 2);
+}
+
+#[test]
+fn advertisements_are_flooded_while_their_table_is_refused() {
+    let (mut kernel, _) = converged(&cloud::with_copies(cloud::ha_host(), 8));
+    let more = cloud::network_host(&cloud::with_copies(cloud::ha_host(), 9)).kernel;
+    let is_table = |op: &Op| matches!(op, Op::ReplaceNft { netns: Netns::Host, .. });
+    for _ in 0..2 {
+        kernel.fail_next("no such expression", is_table);
+        let plan = plan(&kernel, &more);
+        assert_eq!(kernel.apply(&plan.into_ops()).iter().filter(|result| result.is_err()).count(), 1);
+        // The former table would lead the ninth copy's to a stranger.
+        assert!(ns(&mut kernel, &Netns::Host).nft.is_empty());
+    }
+    cloud::converge(&mut kernel, &more);
+}
+
+#[test]
+fn a_copy_whose_device_cannot_be_made_keeps_none_from_its_table() {
+    let (mut kernel, _) = converged(&cloud::with_copies(cloud::ha_host(), 7));
+    let desired = cloud::network_host(&cloud::with_copies(cloud::ha_host(), 9)).kernel;
+    let last = "tap48000000-00";
+    kernel.fail_next("no memory", move |op| matches!(op, Op::AddLink { name, .. } if name == last));
+    let ops = plan(&kernel, &desired).into_ops();
+    let results = kernel.apply(&ops);
+    let failed = |op: &Op| matches!(op, Op::ReplaceNft { netns: Netns::Host, .. });
+    let table = ops.iter().zip(&results).find(|(op, _)| failed(op)).unwrap();
+    assert_eq!(table.1.as_ref().unwrap_err().to_string(), format!("link {last} does not exist"));
+    let NftHook::Ingress { devices } =
+        &ns(&mut kernel, &Netns::Host).nft[&NftFamily::Netdev].chains["to_vxlan_102"].hook
+    else {
+        panic!("it is no chain of devices");
+    };
+    assert!(devices.len() == 8 && !devices.contains(last), "{devices:?}");
+    // It is tried again.
+    assert!(plan(&kernel, &desired).ops().any(failed));
+    cloud::converge(&mut kernel, &desired);
+}
+
+#[test]
+fn the_table_of_a_build_that_did_not_forward_is_replaced() {
+    let (mut kernel, desired) = converged(&cloud::with_copies(cloud::ha_host(), 8));
+    let table = ns(&mut kernel, &Netns::Host).nft.get_mut(&NftFamily::Netdev).unwrap();
+    let incoming = table.chains.remove("from_vxlan_102").unwrap();
+    table.chains = BTreeMap::from([("vxlan-102".to_owned(), incoming)]);
+    assert_eq!(plan(&kernel, &desired).ops().count(), 2);
+    cloud::converge(&mut kernel, &desired);
 }
 
 #[test]
 fn frames_of_a_device_that_is_not_ours_are_left_alone_and_those_of_others_led_on() {
     let (mut kernel, mut desired) = converged(&cloud::with_copies(cloud::ha_host(), 8));
-    let copies = BTreeMap::from([(7, mac(3)), (8, mac(0x41))]);
+    let copy = |last, tap: String| CopyPort { mac: mac(last), tap };
+    let copies = BTreeMap::from([(7, copy(3, names::tap(HA_PORT))), (8, copy(0x41, "tap41000000-00".to_owned()))]);
     let both = ["vxlan-101", "vxlan-102"].map(|device| (device.to_owned(), copies.clone()));
     let rule = |device: &str| NftRule {
         statements: vec![NftStatement::OutLink { name: device.to_owned(), negated: false }, NftStatement::Drop],
@@ -113,11 +190,11 @@ fn frames_of_a_device_that_is_not_ours_are_left_alone_and_those_of_others_led_on
     // Somebody has made it anew.
     ns(&mut kernel, &Netns::Host).links.get_mut("vxlan-102").unwrap().alias = None;
     let plan = diff(&desired, &kernel.observe(&desired)).0;
-    assert_eq!(plan.ops().count(), 2, "{plan}");
+    assert_eq!(plan.ops().count(), 3, "{plan}");
     assert!(kernel.apply(&plan.into_ops()).iter().all(Result::is_ok));
     let tables = &ns(&mut kernel, &Netns::Host).nft;
     let names = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<_>>();
-    assert_eq!(names(tables[&NftFamily::Netdev].chains.keys().collect()), ["vxlan-101"]);
+    assert_eq!(names(tables[&NftFamily::Netdev].chains.keys().collect()), ["from_vxlan_101", "to_vxlan_101"]);
     assert_eq!(names(tables[&NftFamily::Netdev].maps.keys().collect()), ["copies_vxlan_101"]);
     let left = &tables[&NftFamily::Bridge].chains["questions"].rules;
     assert_eq!(left.iter().map(NftRule::tag).collect::<Vec<_>>(), [rule("vxlan-101").tag()]);

@@ -58,7 +58,7 @@ fn an_eighth_copy_comes_to_an_ha_network() {
         "ha-eighth-copy",
         "A network host that has copies of seven routers of one HA network is given an eighth. From eight on, an \
          advertisement that comes in by the tunnel goes to the copy with its identifier alone, and one of another \
-         identifier to the copy with the lowest one.",
+         identifier to the copy with the lowest one; what a copy says goes from its tap to the tunnel at once.",
         diff(&desired, &kernel.observe(&desired)),
     );
 }

@@ -10,12 +10,13 @@ mod words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use evergate_dataplane::nft::NftTable;
 use evergate_dataplane::state::{Link, Route};
 use evergate_dataplane::{Netns, Op};
 
 use crate::error::{Cause, Error};
 use crate::kernel::Kernel;
-use crate::nft;
+use crate::nft::{self, Links};
 use crate::route::link::Target;
 use crate::route::{address, neighbour, routes, rule};
 use crate::socket::is_already_so;
@@ -111,7 +112,7 @@ impl<'a> Run<'a> {
             }
             Op::ReplaceNft { netns, table } => {
                 self.flush();
-                self.send_nft(netns, nft::replace(table)?)
+                self.replace_nft(netns, table)
             }
             Op::DeleteNft { netns, family } => {
                 self.flush();
@@ -130,6 +131,21 @@ impl<'a> Run<'a> {
             | Op::SetFdb { netns, .. }
             | Op::DeleteFdb { netns, .. } => self.gather_messages(number, op, netns),
         }
+    }
+
+    /// A device that is missing is left out of the table, and told.
+    fn replace_nft(&mut self, netns: &Netns, table: &NftTable) -> Result<(), Cause> {
+        let (mut links, mut missing) = (Links::new(), None);
+        for device in table.devices() {
+            match self.kernel.link(netns, device)? {
+                Some(link) => drop(links.insert(device.to_owned(), link.index)),
+                None => missing = missing.or_else(|| Some(device.to_owned())),
+            }
+        }
+        let Some(missing) = missing else { return self.send_nft(netns, nft::replace(table, &links)?) };
+        let rest = table.without_devices(|device| !links.contains_key(device));
+        self.send_nft(netns, nft::replace(&rest, &links)?)?;
+        Err(Cause::NoLink(missing))
     }
 
     fn send_nft(&mut self, netns: &Netns, batch: nft::Batch) -> Result<(), Cause> {

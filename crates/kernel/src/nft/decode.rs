@@ -13,21 +13,28 @@ use super::{ACCEPT, FOREIGN_TAG, message_kind, protocol, with_body};
 use crate::error::Cause;
 use crate::socket::Socket;
 use crate::uapi::*;
-use crate::wire::{Attrs, Frames, Message, text, u32_be_at};
+use crate::wire::{Attrs, Frames, Message, text, u32_at, u32_be_at};
 
 /// Length of `struct nfgenmsg`.
 const BODY: usize = 4;
 
+/// Name of the link with an index.
+type LinkName<'a> = &'a dyn Fn(u32) -> Option<String>;
+
 /// Reads our table of this family, if there is one.
-pub(crate) fn observe(socket: &mut Socket, family: NftFamily) -> Result<Option<NftTable>, Cause> {
-    match observe_table(socket, family) {
+pub(crate) fn observe(
+    socket: &mut Socket,
+    family: NftFamily,
+    link_name: LinkName<'_>,
+) -> Result<Option<NftTable>, Cause> {
+    match observe_table(socket, family, link_name) {
         // It went, or a part of it did, while we read.
         Err(Cause::Kernel(refusal)) if refusal.errno == libc::ENOENT => Ok(None),
         result => result,
     }
 }
 
-fn observe_table(socket: &mut Socket, family: NftFamily) -> Result<Option<NftTable>, Cause> {
+fn observe_table(socket: &mut Socket, family: NftFamily, link_name: LinkName<'_>) -> Result<Option<NftTable>, Cause> {
     socket.get(request(libc::NFT_MSG_GETTABLE, 0, family).attr_str(NFTA_TABLE_NAME, TABLE_NAME))?;
     let mut table = NftTable { family, maps: BTreeMap::new(), chains: BTreeMap::new() };
     let chains = socket.dump(request(libc::NFT_MSG_GETCHAIN, NLM_F_DUMP, family))?;
@@ -37,7 +44,7 @@ fn observe_table(socket: &mut Socket, family: NftFamily) -> Result<Option<NftTab
     let rules = request(libc::NFT_MSG_GETRULE, NLM_F_DUMP, family).attr_str(NFTA_RULE_TABLE, TABLE_NAME);
     let rules = socket.dump(rules)?;
     for frame in Frames(&rules) {
-        if let Some((chain, rule)) = read_rule(frame.payload)
+        if let Some((chain, rule)) = read_rule(frame.payload, link_name)
             && let Some(chain) = table.chains.get_mut(&chain)
         {
             chain.rules.push(rule);
@@ -108,12 +115,11 @@ fn read_chain(payload: &[u8]) -> Option<(String, NftChain)> {
     let hook = attrs.inside(NFTA_CHAIN_HOOK);
     let of_device = payload.first() == Some(&protocol(NftFamily::Netdev));
     let known = match number(hook, NFTA_HOOK_HOOKNUM).map(|hook| hook as i32) {
-        // On another device than that of its name, it is none of ours.
-        _ if of_device => {
-            let devices = hook.inside(NFTA_HOOK_DEVS);
-            let device = hook.get(NFTA_HOOK_DEV).or_else(|| devices.get(NFTA_DEVICE_NAME)).map(text);
-            (device.as_ref() == Some(&name)).then_some(NftHook::Ingress)
+        Some(libc::NF_NETDEV_INGRESS) if of_device => {
+            let devices = hook.inside(NFTA_HOOK_DEVS).map(|(_, device)| text(device));
+            Some(NftHook::Ingress { devices: hook.get(NFTA_HOOK_DEV).map(text).into_iter().chain(devices).collect() })
         }
+        _ if of_device => None,
         Some(libc::NF_INET_PRE_ROUTING) => Some(NftHook::Prerouting),
         Some(libc::NF_INET_LOCAL_IN) => Some(NftHook::Input),
         Some(libc::NF_INET_FORWARD) => Some(NftHook::Forward),
@@ -137,11 +143,32 @@ fn read_chain(payload: &[u8]) -> Option<(String, NftChain)> {
     Some((name, chain))
 }
 
-fn read_rule(payload: &[u8]) -> Option<(String, NftRule)> {
+fn read_rule(payload: &[u8], link_name: LinkName<'_>) -> Option<(String, NftRule)> {
     let attrs = Attrs::after(payload, BODY);
     let chain = attrs.get(NFTA_RULE_CHAIN).map(text)?;
     let tag = attrs.get(NFTA_RULE_USERDATA).and_then(comment).unwrap_or_else(|| FOREIGN_TAG.to_owned());
-    Some((chain, observed(tag)))
+    let mut rule = observed(tag);
+    let forwards = forwards(attrs.inside(NFTA_RULE_EXPRESSIONS)).into_iter().filter_map(link_name);
+    rule.statements.extend(forwards.map(|link| NftStatement::Forward { link }));
+    Some((chain, rule))
+}
+
+/// Indexes of the links that a rule forwards to: each is loaded just before.
+fn forwards(expressions: Attrs<'_>) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut loaded = None;
+    for (_, expression) in expressions {
+        let expression = Attrs(expression);
+        match expression.get(NFTA_EXPR_NAME).map(text).as_deref() {
+            Some("immediate") => {
+                let value = expression.inside(NFTA_EXPR_DATA).inside(NFTA_IMMEDIATE_DATA).get(NFTA_DATA_VALUE);
+                loaded = value.and_then(|value| u32_at(value, 0));
+            }
+            Some("fwd") => found.extend(loaded),
+            Some(_) | None => {}
+        }
+    }
+    found
 }
 
 fn observed(tag: String) -> NftRule {
@@ -198,19 +225,41 @@ mod tests {
         };
         assert_eq!((name.as_str(), chain), ("prerouting", expected));
         let expected = ("prerouting".to_owned(), observed("floating to fixed".to_owned()));
-        assert_eq!(read_rule(&bytes(RULE)), Some(expected));
+        assert_eq!(read_rule(&bytes(RULE), &|_| None), Some(expected));
         let payload = bytes(ELEMENTS);
         let list = Attrs::after(&payload, BODY).inside(NFTA_SET_ELEM_LIST_ELEMENTS);
         let elements: Vec<_> = list.filter_map(|(_, element)| read_element(Attrs(element))).collect();
         assert_eq!(elements, [(Ipv4Addr::new(192, 0, 2, 5), Ipv4Addr::new(10, 0, 0, 5))]);
     }
 
+    /// `nft add chain netdev evergate to_vx '{ type filter hook ingress devices = { tap1, tap2 } priority -500; }'`
+    const DEVICES: &str = "050000020d0001006576657267617465000000000a000300746f5f76780000000c000200000000000000000130000400 \
+     080001000000000008000200fffffe0c1c00040009000100746170320000000009000100746170310000000008000500 \
+     000000010b00070066696c746572000008000a00000000010800060000000001";
+
+    /// `nft add rule netdev evergate to_vx fwd to "vx" comment "out"`, where `vx` was link 6 of a little-endian machine
+    const FORWARD: &str = "050000020d0001006576657267617465000000000a000200746f5f76780000000c000300000000000000000248000400 \
+     2c0001000e000100696d6d6564696174650000001800020008000100000000010c000200080001000600000018000100 \
+     08000100667764000c00020008000100000000010a00070000046f7574000000";
+
+    #[test]
+    fn what_is_forwarded_is_read_with_the_name_that_its_link_has_now() {
+        let devices = ["tap1", "tap2"].map(str::to_owned).into();
+        let (name, chain) = read_chain(&bytes(DEVICES)).unwrap();
+        assert_eq!((name.as_str(), chain.hook), ("to_vx", NftHook::Ingress { devices }));
+        let read = |name: &dyn Fn(u32) -> Option<String>| read_rule(&bytes(FORWARD), name).unwrap().1.statements;
+        let tag = NftStatement::Observed { tag: "out".to_owned() };
+        let forward = NftStatement::Forward { link: "vx".to_owned() };
+        assert_eq!(read(&|index| (index == 6_u32.to_le()).then(|| "vx".to_owned())), [tag.clone(), forward]);
+        assert_eq!(read(&|_| None), [tag]);
+    }
+
     #[test]
     fn what_is_cut_short_is_no_panic() {
-        for hex in [CHAIN, RULE, ELEMENTS] {
+        for hex in [CHAIN, RULE, ELEMENTS, DEVICES, FORWARD] {
             let whole = bytes(hex);
             for length in 0..whole.len() {
-                let _ = (read_chain(&whole[..length]), read_rule(&whole[..length]));
+                let _ = (read_chain(&whole[..length]), read_rule(&whole[..length], &|_| None));
             }
         }
         assert_eq!(comment(&[0, 9, b'x', 0]), None);

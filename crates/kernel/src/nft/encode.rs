@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use evergate_dataplane::nft::{NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftTable, TABLE_NAME};
 use libc::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
-use super::rule::expressions;
-use super::{ACCEPT, DROP, body, message_kind, with_body};
+use super::rule::{Known, expressions};
+use super::{ACCEPT, DROP, Links, body, message_kind, with_body};
 use crate::error::{Cause, Refusal};
 use crate::socket::Socket;
 use crate::uapi::*;
@@ -72,15 +72,15 @@ impl Batch {
     }
 }
 
-/// Replaces our table, whatever it is now.
-pub(crate) fn replace(table: &NftTable) -> Result<Batch, Cause> {
-    replace_as(TABLE_NAME, table)
+/// Replaces our table, whatever it is now. It forwards to links by their indexes.
+pub(crate) fn replace(table: &NftTable, links: &Links) -> Result<Batch, Cause> {
+    replace_as(TABLE_NAME, table, links)
 }
 
 /// Replaces the table of this name, whatever it is now.
 ///
 /// The kernel has no "replace": adding it first makes deleting it safe where it does not exist.
-pub(crate) fn replace_as(name: &str, table: &NftTable) -> Result<Batch, Cause> {
+pub(crate) fn replace_as(name: &str, table: &NftTable, links: &Links) -> Result<Batch, Cause> {
     let place = Place { table: name, family: table.family };
     let mut batch = Batch::new();
     batch.push(place.table_message(libc::NFT_MSG_NEWTABLE, NLM_F_CREATE), "table");
@@ -92,12 +92,12 @@ pub(crate) fn replace_as(name: &str, table: &NftTable) -> Result<Batch, Cause> {
     for (name, chain) in &table.chains {
         batch.push(place.chain_message(name, chain), format!("chain {name}"));
     }
-    let set_id = |map: &str| (1..).zip(table.maps.keys()).find(|(_, name)| *name == map).map(|(id, _)| id);
+    let known = Known { maps: (1..).zip(table.maps.keys()).map(|(id, name)| (name.as_str(), id)).collect(), links };
     for (name, chain) in &table.chains {
         for (number, rule) in (1..).zip(&chain.rules) {
             let label = format!("rule {number} of chain {name}");
             let message =
-                place.rule_message(name, rule, &set_id).map_err(|cause| Cause::Invalid(format!("{label}: {cause}")))?;
+                place.rule_message(name, rule, &known).map_err(|cause| Cause::Invalid(format!("{label}: {cause}")))?;
             batch.push(message, label);
         }
     }
@@ -186,8 +186,8 @@ impl Place<'_> {
             NftChainKind::Filter => "filter",
             NftChainKind::Nat => "nat",
         };
-        let hook = match chain.hook {
-            NftHook::Ingress => libc::NF_NETDEV_INGRESS,
+        let hook = match &chain.hook {
+            NftHook::Ingress { .. } => libc::NF_NETDEV_INGRESS,
             NftHook::Prerouting => libc::NF_INET_PRE_ROUTING,
             NftHook::Input => libc::NF_INET_LOCAL_IN,
             NftHook::Forward => libc::NF_INET_FORWARD,
@@ -200,15 +200,18 @@ impl Place<'_> {
             .nest(NFTA_CHAIN_HOOK, |data| {
                 data.attr_u32_be(NFTA_HOOK_HOOKNUM, hook as u32)
                     .attr_u32_be(NFTA_HOOK_PRIORITY, chain.priority as u32)
-                    .when((chain.hook == NftHook::Ingress).then_some(name), |data, device| {
-                        data.attr_str(NFTA_HOOK_DEV, device)
+                    .when(devices(&chain.hook), |data, devices| match devices.as_slice() {
+                        [device] => data.attr_str(NFTA_HOOK_DEV, device),
+                        several => data.nest(NFTA_HOOK_DEVS, |list| {
+                            several.iter().fold(list, |list, device| list.attr_str(NFTA_DEVICE_NAME, device))
+                        }),
                     })
             })
             .attr_u32_be(NFTA_CHAIN_POLICY, if chain.drop_by_default { DROP } else { ACCEPT })
             .attr_str(NFTA_CHAIN_TYPE, kind)
     }
 
-    fn rule_message(self, chain: &str, rule: &NftRule, set_id: &dyn Fn(&str) -> Option<u32>) -> Result<Message, Cause> {
+    fn rule_message(self, chain: &str, rule: &NftRule, known: &Known<'_>) -> Result<Message, Cause> {
         let tag = rule.tag();
         if tag.len() > TAG_MAX {
             return Err(Cause::Invalid(format!("its tag has more than {TAG_MAX} bytes")));
@@ -216,7 +219,7 @@ impl Place<'_> {
         let mut comment = vec![NFTNL_UDATA_RULE_COMMENT, (tag.len() + 1) as u8];
         comment.extend_from_slice(tag.as_bytes());
         comment.push(0);
-        let list = expressions(Message::fragment(), rule, self.family, set_id)?;
+        let list = expressions(Message::fragment(), rule, self.family, known)?;
         Ok(self
             .request(libc::NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND)
             .attr_str(NFTA_RULE_TABLE, self.table)
@@ -224,6 +227,11 @@ impl Place<'_> {
             .nest(NFTA_RULE_EXPRESSIONS, |message| message.append(list))
             .attr(NFTA_RULE_USERDATA, &comment))
     }
+}
+
+/// The devices of a hook that is one of devices.
+fn devices(hook: &NftHook) -> Option<Vec<&String>> {
+    if let NftHook::Ingress { devices } = hook { Some(devices.iter().collect()) } else { None }
 }
 
 /// An address and a port as a concatenation, whose parts begin at multiples of four bytes.

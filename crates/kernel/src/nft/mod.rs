@@ -10,9 +10,14 @@ mod rule;
 pub(crate) use decode::observe;
 pub(crate) use encode::{Batch, delete, delete_as, replace, replace_as};
 
+use std::collections::BTreeMap;
+
 use evergate_dataplane::nft::NftFamily;
 
 use crate::wire::Message;
+
+/// Indexes of links, by name.
+pub(crate) type Links = BTreeMap<String, u32>;
 
 /// Tag of a rule that carries none: somebody else put it into our table.
 pub(crate) const FOREIGN_TAG: &str = "<foreign>";

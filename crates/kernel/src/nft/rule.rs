@@ -3,12 +3,13 @@
 //! An expression loads a value into a register, compares or changes it there, or acts. The sequences are
 //! those that `nft` makes of the same text, so that it prints them as that text.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use evergate_dataplane::nft::{NftFamily, NftRule, NftStatement};
 use ipnet::IpNet;
 
-use super::{ACCEPT, DROP, protocol};
+use super::{ACCEPT, DROP, Links, protocol};
 use crate::error::Cause;
 use crate::uapi::*;
 use crate::wire::Message;
@@ -55,18 +56,23 @@ const ARP_REPLY: u16 = 2;
 /// Interface names are compared in full length.
 const NAME_LEN: usize = libc::IFNAMSIZ;
 
-/// Number of a map within the transaction that makes it.
-pub(super) type SetId<'a> = &'a dyn Fn(&str) -> Option<u32>;
+/// What names in a rule stand for.
+pub(super) struct Known<'a> {
+    /// Numbers of the maps within the transaction that makes them.
+    pub(super) maps: BTreeMap<&'a str, u32>,
+    /// Indexes of links.
+    pub(super) links: &'a Links,
+}
 
 /// Appends a rule's expressions, within its list.
 pub(super) fn expressions(
     mut list: Message,
     rule: &NftRule,
     family: NftFamily,
-    set_id: SetId<'_>,
+    known: &Known<'_>,
 ) -> Result<Message, Cause> {
     for statement in &rule.statements {
-        list = Builder { list, family }.statement(statement, set_id)?.list;
+        list = Builder { list, family }.statement(statement, known)?.list;
     }
     Ok(list)
 }
@@ -77,7 +83,7 @@ struct Builder {
 }
 
 impl Builder {
-    fn statement(self, statement: &NftStatement, set_id: SetId<'_>) -> Result<Self, Cause> {
+    fn statement(self, statement: &NftStatement, known: &Known<'_>) -> Result<Self, Cause> {
         Ok(match statement {
             NftStatement::InLink { name, negated } => self.link(libc::NFT_META_IIFNAME, name, *negated)?,
             NftStatement::OutLink { name, negated } => self.link(libc::NFT_META_OIFNAME, name, *negated)?,
@@ -116,19 +122,19 @@ impl Builder {
             NftStatement::DnatByMap { map } => self
                 .ipv4("a map of addresses")?
                 .load_address(DESTINATION)
-                .look_up(map, set_id)?
+                .look_up(map, known)?
                 .nat(libc::NFT_NAT_DNAT, None, 0),
             NftStatement::DnatByServiceMap { map } => self
                 .ipv4("a map of services")?
                 .load_address(DESTINATION)
                 .load_port(SECOND_REGISTER)
-                .look_up(map, set_id)?
+                .look_up(map, known)?
                 .nat(libc::NFT_NAT_DNAT, Some(SECOND_REGISTER), 0),
             NftStatement::Dnat { to } => self.ipv4("an IPv4 address")?.address(*to).nat(libc::NFT_NAT_DNAT, None, 0),
             NftStatement::SnatByMap { map } => self
                 .ipv4("a map of addresses")?
                 .load_address(SOURCE)
-                .look_up(map, set_id)?
+                .look_up(map, known)?
                 .nat(libc::NFT_NAT_SNAT, None, 0),
             NftStatement::Snat { to, fully_random } => self.snat(*to, *fully_random)?,
             NftStatement::ArpReply { to } => {
@@ -151,8 +157,9 @@ impl Builder {
             NftStatement::StationByVrid { map } => self
                 .ethernet()
                 .load(libc::NFT_PAYLOAD_NETWORK_HEADER, VRID, 1, REGISTER)
-                .look_up(map, set_id)?
+                .look_up(map, known)?
                 .store_station(),
+            NftStatement::Forward { link } => self.forward(link, known)?,
             NftStatement::Counter => self.expression("counter", |data| {
                 data.attr_u64_be(NFTA_COUNTER_BYTES, 0).attr_u64_be(NFTA_COUNTER_PACKETS, 0)
             }),
@@ -304,8 +311,8 @@ impl Builder {
     }
 
     /// Register = map[register]; the rule ends where the map has no element.
-    fn look_up(self, map: &str, set_id: SetId<'_>) -> Result<Self, Cause> {
-        let id = set_id(map).ok_or_else(|| Cause::Invalid(format!("the table has no map '{map}'")))?;
+    fn look_up(self, map: &str, known: &Known<'_>) -> Result<Self, Cause> {
+        let id = *known.maps.get(map).ok_or_else(|| Cause::Invalid(format!("the table has no map '{map}'")))?;
         Ok(self.expression("lookup", |data| {
             data.attr_str(NFTA_LOOKUP_SET, map)
                 .attr_u32_be(NFTA_LOOKUP_SREG, REGISTER)
@@ -324,6 +331,12 @@ impl Builder {
                 .when(port, |data, register| data.attr_u32_be(NFTA_NAT_REG_PROTO_MIN, register))
                 .when((flags != 0).then_some(flags), |data, flags| data.attr_u32_be(NFTA_NAT_FLAGS, flags))
         })
+    }
+
+    fn forward(self, link: &str, known: &Known<'_>) -> Result<Self, Cause> {
+        let index = *known.links.get(link).ok_or_else(|| Cause::NoLink(link.to_owned()))?;
+        let loaded = self.immediate(&index.to_ne_bytes());
+        Ok(loaded.expression("fwd", |data| data.attr_u32_be(NFTA_FWD_SREG_DEV, REGISTER)))
     }
 
     fn verdict(self, code: u32) -> Self {

@@ -149,8 +149,9 @@ fn read(kernel: &mut Kernel, netns: &Netns, wanted: Option<&NetnsState>) -> Resu
     for family in [NftFamily::Ip, NftFamily::Ip6, NftFamily::Bridge, NftFamily::Netdev] {
         let is_kept = (*netns == Netns::Host) == family.is_of_frames();
         let looked_for = is_kept || wanted.is_some_and(|wanted| wanted.nft.contains_key(&family));
+        let link_name = |index| raw.links.iter().find(|link| link.index == index).map(|link| link.name.clone());
         if let Some(socket) = space.nft.as_mut().filter(|_| looked_for)
-            && let Some(table) = nft::observe(socket, family)?
+            && let Some(table) = nft::observe(socket, family, &link_name)?
         {
             raw.nft.insert(family, table);
         }

@@ -37,7 +37,9 @@ impl AddressGuard {
             let rules = rules(family, addresses.iter().filter(is_of));
             let batch = match rules {
                 None => nft::delete_as(table, family),
-                Some(rules) => nft::replace_as(table, &self::table(family, rules)).map_err(failed)?,
+                Some(rules) => {
+                    nft::replace_as(table, &self::table(family, rules), &nft::Links::new()).map_err(failed)?
+                }
             };
             batch.send(&mut self.0).map_err(failed)?;
         }

@@ -7,6 +7,7 @@
 
 mod conntrack;
 mod differential;
+mod dispatch;
 mod dvr;
 mod keeper;
 mod links;

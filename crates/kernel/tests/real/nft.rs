@@ -3,12 +3,13 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
+use evergate_dataplane::Op;
+use evergate_dataplane::compile::{CopyPort, dispatch_table};
 use evergate_dataplane::nft::{
     NftChain, NftChainKind, NftFamily, NftHook, NftMap, NftRule, NftStatement as S, NftTable,
 };
 use evergate_dataplane::state::{KernelState, Netns};
-use evergate_dataplane::{Op, compile};
-use evergate_kernel::rt::{Filter, NetnsFd, PacketSocket};
+use evergate_kernel::Kernel;
 
 use crate::sandbox::*;
 
@@ -206,106 +207,107 @@ fn a_table_of_family_ip6_compares_ipv6_addresses() {
     assert_eq!(observe(&mut kernel, &named("ours")).nft.get(&NftFamily::Ip6), Some(&table.as_observed()));
 }
 
-/// Advertisements that come in by `eth0` go to the copies behind the bridge.
-fn frames() -> NftTable {
-    compile::dispatch_table(&[("eth0".to_owned(), [(7, mac(7)), (9, mac(9)), (250, mac(250))].into())].into())
+/// Advertisements that come in by `eth0` go to the copies behind the bridge, and theirs out by it.
+pub(crate) fn frames() -> NftTable {
+    frames_of([7, 9, 250])
+}
+
+fn frames_of(vrids: impl IntoIterator<Item = u8>) -> NftTable {
+    let copies = vrids.into_iter().map(|vrid| (vrid, CopyPort { mac: mac(vrid), tap: format!("tap{vrid}") }));
+    dispatch_table(&[("eth0".to_owned(), copies.collect())].into())
+}
+
+fn replace_frames(table: &NftTable) -> Op {
+    Op::ReplaceNft { netns: Netns::Host, table: table.clone() }
+}
+
+fn seen_frames(kernel: &mut Kernel) -> NftTable {
+    observe(kernel, &Netns::Host).nft.remove(&NftFamily::Netdev).unwrap()
+}
+
+fn make_devices<'a>(names: impl IntoIterator<Item = &'a str>) {
+    names.into_iter().for_each(|name| drop(run(&format!("ip link add {name} type veth peer name other-{name}"))));
 }
 
 #[test]
 fn a_table_of_frames_is_listed_as_nft_lists_its_text_and_is_seen_again() {
     let mut kernel = host();
-    run("ip link add eth0 type veth peer name wire");
-    apply(&mut kernel, &[Op::ReplaceNft { netns: Netns::Host, table: frames() }]);
+    make_devices(frames().devices());
+    apply(&mut kernel, &[replace_frames(&frames())]);
     let ours = run("nft list ruleset");
-    assert_eq!(observe(&mut kernel, &Netns::Host).nft.get(&NftFamily::Netdev), Some(&frames().as_observed()));
+    assert_eq!(seen_frames(&mut kernel), frames().as_observed());
     apply(&mut kernel, &[Op::DeleteNft { netns: Netns::Host, family: NftFamily::Netdev }]);
     assert!(!observe(&mut kernel, &Netns::Host).nft.contains_key(&NftFamily::Netdev));
     let file = format!("/run/{}.nft", std::process::id());
     std::fs::write(&file, frames().to_string()).unwrap();
     run(&format!("nft -f {file}"));
-    assert_eq!(observe(&mut kernel, &Netns::Host).nft.get(&NftFamily::Netdev), Some(&frames().as_observed()));
+    assert_eq!(seen_frames(&mut kernel), frames().as_observed());
     assert_eq!(ours, run("nft list ruleset"));
     assert!(
         ours.contains("ether daddr set @nh,168,8 map @copies_eth0 accept comment \"advertisement to its copy "),
         "{ours}"
     );
+    assert!(ours.contains("devices = { tap250, tap7, tap9 }"), "{ours}");
+    assert!(ours.contains("fwd to \"eth0\" comment \"advertisement to other hosts "), "{ours}");
     // What somebody saved is read again.
     std::fs::write(&file, ours).unwrap();
     run(&format!("nft flush ruleset; nft -f {file}"));
 }
 
 #[test]
-fn an_advertisement_reaches_the_copy_that_it_is_for_and_no_other() {
+fn a_device_that_was_made_anew_is_not_the_one_that_is_forwarded_to() {
     let mut kernel = host();
-    apply(&mut kernel, &[bridge(&Netns::Host, "brq")]);
-    run(
-        "ip link add eth0 type veth peer name wire; ip link set eth0 master brq; ip link set eth0 up; ip link set wire up",
-    );
-    let copies = [7, 9, 250];
-    for vrid in copies {
-        run(&format!(
-            "ip link add tap{vrid} type veth peer name ha{vrid} address {}; ip link set tap{vrid} master brq; \
-             ip link set tap{vrid} up; ip link set ha{vrid} up; bridge fdb replace {} dev tap{vrid} master static",
-            mac(vrid),
-            mac(vrid)
-        ));
+    make_devices(frames().devices());
+    apply(&mut kernel, &[replace_frames(&frames())]);
+    assert!(frames().matches(&seen_frames(&mut kernel)));
+    for change in
+        ["ip link set eth0 name eth1; ip link set tap9 name eth0", "ip link del eth0; ip link set eth1 name tap9"]
+    {
+        run(change);
+        assert!(!frames().matches(&seen_frames(&mut kernel)), "after {change}");
     }
-    let netns = NetnsFd::host().unwrap();
-    let mut open = |name: &str, filter| {
-        let index = kernel.link_index(&Netns::Host, name).unwrap().unwrap();
-        PacketSocket::open(&netns, index, filter).unwrap()
-    };
-    let wire = open("wire", Filter::SendOnly);
-    let ears = copies.map(|vrid| (vrid, open(&format!("ha{vrid}"), Filter::Vrrp { vrid: None })));
-    let send = |vrid: u8, group: u8, options: &[u8]| wire.send(&advertisement(vrid, group, options)).unwrap();
-    let heard = || {
-        let mut frame = [0; 256];
-        let mut all = Vec::new();
-        for (vrid, ear) in &ears {
-            while let Some(length) = ear.recv(&mut frame).unwrap() {
-                all.push((*vrid, frame[..length].to_vec()));
-            }
-        }
-        all
-    };
-    let vrids = |heard: &[(u8, Vec<u8>)]| heard.iter().map(|(vrid, _)| *vrid).collect::<Vec<_>>();
-    // A veth hands over what it is given when the sender's system call returns, or in softirq context soon after.
-    let after = |count: usize| {
-        let mut all = Vec::new();
-        wait_for("an advertisement", || {
-            all.extend(heard());
-            all.len() >= count
-        });
-        all
-    };
-    wait_for("the bridge", || run("bridge link show").matches("state forwarding").count() == 4);
-    send(9, 18, &[]);
-    assert_eq!(vrids(&after(3)), copies, "flooded without the table");
-    apply(&mut kernel, &[Op::ReplaceNft { netns: Netns::Host, table: frames() }]);
-    send(9, 18, &[]);
-    let one = after(1);
-    assert_eq!(vrids(&one), [9]);
-    let mut expected = advertisement(9, 18, &[]);
-    expected[..6].copy_from_slice(&mac(9).0);
-    assert_eq!(one[0].1, expected, "as it was sent, but to its copy");
-    send(77, 18, &[]);
-    assert_eq!(vrids(&after(1)), [7], "a stranger's goes to who looks for strangers");
-    // What is not a plain advertisement is flooded, as ever.
-    send(9, 18, &[1; 4]);
-    assert_eq!(vrids(&after(3)), copies);
-    send(9, 5, &[]);
-    assert_eq!(vrids(&after(3)), copies);
+    // Whether or not a kernel takes up the chains of its former namesake.
+    run("ip link add eth0 type veth peer name wire");
+    assert!(!frames().matches(&seen_frames(&mut kernel)));
+    apply(&mut kernel, &[replace_frames(&frames())]);
+    assert_eq!(seen_frames(&mut kernel), frames().as_observed());
+    // A copy's device is known by its name.
+    run("ip link del tap7; ip link del tap9; ip link del tap250");
+    make_devices(["tap7", "tap9", "tap250"]);
+    apply(&mut kernel, &[replace_frames(&frames())]);
+    assert_eq!(seen_frames(&mut kernel), frames().as_observed());
 }
 
-/// Ethernet, IPv4, VRRP version 2: what matters of the message is where it goes.
-fn advertisement(vrid: u8, group: u8, options: &[u8]) -> Vec<u8> {
-    let words = 5 + options.len() as u8 / 4;
-    let mut ip = vec![0x40 | words, 0xc0, 0, words * 4 + 8, 0, 0, 0, 0, 255, 112, 0, 0];
-    ip.extend([169, 254, 192, 9, 224, 0, 0, group]);
-    ip.extend(options);
-    let sum: u32 = ip.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    let ethernet = [0x01, 0x00, 0x5e, 0, 0, group, 2, 0, 0, 0, 0, 1, 8, 0];
-    [&ethernet[..], &ip, &[0x21, vrid, 50, 0, 0, 1, 0, 0]].concat()
+#[test]
+fn what_is_missing_is_left_out_of_a_table_of_frames_and_told() {
+    let mut kernel = host();
+    make_devices(["tap9"]);
+    let error = refused(&mut kernel, replace_frames(&frames())).full();
+    assert!(error.starts_with("failed to replace the nftables table in host: there is no link eth0"), "{error}");
+    assert!(seen_frames(&mut kernel).chains.is_empty(), "nothing comes in or goes out by a tunnel that is not there");
+    make_devices(["eth0", "tap250"]);
+    let error = refused(&mut kernel, replace_frames(&frames())).full();
+    assert!(error.contains("tap7"), "{error}");
+    let seen = seen_frames(&mut kernel);
+    assert_eq!(seen, frames().without_devices(|device| device == "tap7").as_observed());
+    assert!(!frames().matches(&seen));
+    make_devices(["tap7"]);
+    apply(&mut kernel, &[replace_frames(&frames())]);
+    assert!(frames().matches(&seen_frames(&mut kernel)));
+}
+
+#[test]
+fn a_network_may_have_as_many_copies_on_a_host_as_there_are_identifiers() {
+    let mut kernel = host();
+    let all = frames_of(1..=u8::MAX);
+    let lines: String = (0..=u8::MAX)
+        .step_by(2)
+        .map(|n| format!("link add tap{n} type veth peer name tap{}\n", n + 1))
+        .chain(["link add eth0 type veth peer name wire\n".to_owned()])
+        .collect();
+    let file = format!("/run/{}.ip", std::process::id());
+    std::fs::write(&file, lines).unwrap();
+    run(&format!("ip -batch {file}"));
+    apply(&mut kernel, &[replace_frames(&all)]);
+    assert_eq!(seen_frames(&mut kernel), all.as_observed());
 }
