@@ -18,6 +18,10 @@ pub(crate) const NETNS_PATH: &str = "/run/netns";
 /// Routers on one HA network: VRIDs are used up at 255.
 pub(crate) const PER_NETWORK: u16 = 250;
 
+/// Set in every namespace, as the product does: otherwise each of thousands of links solicits routers and reports its
+/// groups now and then, which goes to all.
+const IPV6_OFF: [&str; 2] = ["ipv6.conf.all.disable_ipv6", "ipv6.conf.default.disable_ipv6"];
+
 /// Two hosts; taken down with all their namespaces when dropped.
 pub(crate) struct Wires {
     prefix: String,
@@ -59,8 +63,7 @@ impl Wires {
 
     fn namespace(&mut self, name: &str) -> Result<()> {
         ip(&format!("netns add {name}"))?;
-        // As the product does: otherwise each of thousands of links solicits routers now and then, which goes to all.
-        let off = ["all", "default"].map(|all| format!("net.ipv6.conf.{all}.disable_ipv6=1")).join(" ");
+        let off = IPV6_OFF.map(|path| format!("net.{path}=1")).join(" ");
         // Nor does it let bridged frames pass packet filters (on by default in every namespace, where it is known at all).
         let unfiltered =
             ["iptables", "ip6tables", "arptables"].map(|of| format!("net.bridge.bridge-nf-call-{of}=0")).join(" ");
@@ -117,16 +120,21 @@ impl Wires {
             link: "ha-1".to_owned(),
             net: ipnet::IpNet::new(ha_address(side, number).into(), 18).expect("18 fits"),
         };
-        vec![
-            Op::AddNetns { name, alias: format!("{OWNER_MARK} bench") },
+        let made = Op::AddNetns { name, alias: format!("{OWNER_MARK} bench") };
+        let plugged = [
             Op::AddLink {
                 netns: Netns::Host,
                 name: format!("tap{number}"),
                 link: tap,
                 peer_link: Some(Box::new(peer)),
             },
-            Op::AddAddress { netns, address },
-        ]
+            Op::AddAddress { netns: netns.clone(), address },
+        ];
+        let without_ipv6 = IPV6_OFF.map(|path| {
+            let path = path.replace('.', "/");
+            Op::SetSysctl { netns: netns.clone(), path, value: "1".to_owned() }
+        });
+        std::iter::once(made).chain(without_ipv6).chain(plugged).collect()
     }
 
     /// Runs something in a host's namespace.
