@@ -112,7 +112,7 @@ impl Fleet {
             self.bench.drain(*other)?;
         }
         wait_for(&format!("{first} serves every router"), PATIENCE, || {
-            Ok((self.served_by(*first)? == count).then_some(()))
+            Ok((self.with_role("active", *first)? == count).then_some(()))
         })?;
         others.iter().try_for_each(|other| self.bench.undrain(*other))?;
         self.instances.iter().try_for_each(|instance| self.bench.first_answer_from(instance)?.wait().map(drop))
@@ -151,26 +151,30 @@ impl Fleet {
         (1..=self.bench.lab.spec().network_hosts).map(Node::Network).collect()
     }
 
-    /// How many routers a gateway host is active for; none where it is off.
-    fn served_by(&self, gateway: Node) -> Result<usize> {
+    /// How many routers a gateway host has this role for; none where it is off.
+    fn with_role(&self, role: &str, gateway: Node) -> Result<usize> {
         let machine = self.bench.lab.machine(gateway);
         if !machine.is_on() {
             return Ok(0);
         }
         let shown: Value = serde_json::from_str(&machine.shell("evergate show --json")?).context("what it shows")?;
         let routers = shown["routers"].as_object().context("no routers are shown")?;
-        Ok(routers.values().filter(|router| router["role"] == "active").count())
+        Ok(routers.values().filter(|router| router["role"] == role).count())
     }
 
     /// Powers the gateway host off that serves all routers; what each instance saw of it.
     fn gaps(&self, without_server: bool) -> Result<Vec<f64>> {
-        let active = wait_for("one gateway host serves every router", PATIENCE, || {
+        // A copy that does not take part yet, as after an undrain or a boot, has nothing to take over.
+        let active = wait_for("one gateway host serves every router, the others stand by", PATIENCE, || {
+            let mut active = None;
             for gateway in self.gateways() {
-                if self.served_by(gateway)? == self.routers {
-                    return Ok(Some(gateway));
+                if self.with_role("active", gateway)? == self.routers {
+                    active = Some(gateway);
+                } else if self.with_role("standby", gateway)? != self.routers {
+                    return Ok(None);
                 }
             }
-            Ok(None)
+            Ok(active)
         })?;
         self.wait_heard()?;
         let lab = &self.bench.lab;
