@@ -26,11 +26,11 @@ fn main() -> Result<()> {
     pair::echo_if_asked()?;
     let times = support::number("EVERGATE_TIMES", 3)?;
     println!("failover, end of the active, 5 ms probe, {times} times each (gap: min / median / max ms)");
-    for ms in support::numbers("EVERGATE_BENCH_MS", &[2000, 1000, 100, 10])? {
-        let interval = Duration::from_millis(ms as u64);
+    for ms in support::numbers::<u16>("EVERGATE_BENCH_MS", &[2000, 1000, 100, 10])? {
+        let interval = Duration::from_millis(ms.into());
         let bench = lab(|spec| match ms {
             1000.. => Spec { advert_int: Some((ms / 1000) as u8), bfd_interval_ms: Some(0), ..spec },
-            _ => Spec { vrrp3_interval_ms: Some(ms as u16), bfd_interval_ms: Some(0), ..spec },
+            _ => Spec { vrrp3_interval_ms: Some(ms), bfd_interval_ms: Some(0), ..spec },
         })?;
         for (ending, what) in [(Ending::Power, "power-off"), (Ending::Stop, "clean stop")] {
             let ours = support::figures(&gaps(&bench, ending, false, times)?);
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
     }
     // 0 stands for the default.
     for bfd in support::numbers("EVERGATE_BENCH_BFD", &[0, 50, 10])? {
-        let bfd = (bfd > 0).then_some(bfd as u16);
+        let bfd = (bfd > 0).then_some(bfd);
         let interval = bfd.map_or("default".to_owned(), |ms| format!("{ms} ms"));
         let bench = lab(|spec| Spec { advert_int: Some(2), bfd_interval_ms: bfd, ..spec })?;
         for (ending, what) in [(Ending::Power, "power-off"), (Ending::Stop, "clean stop")] {

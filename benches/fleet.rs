@@ -30,15 +30,15 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 fn main() -> Result<()> {
     support::wait_if_asked();
-    let compute_hosts = support::number("EVERGATE_HOSTS", 50)? as u16;
-    let network_hosts = support::number("EVERGATE_GATEWAYS", 2)? as u16;
+    let compute_hosts = support::number("EVERGATE_HOSTS", 50)?;
+    let network_hosts = support::number("EVERGATE_GATEWAYS", 2)?;
     let (routers, times) = (support::numbers("EVERGATE_ROUTERS", &[1, 500])?, support::number("EVERGATE_TIMES", 3)?);
     println!("failover with {compute_hosts} compute hosts, {network_hosts} gateway hosts, {times} times each");
     println!("routers  probed by  gap: min / median / max ms  server stopped: the same  ready after s  MiB in use");
     for bfd in support::numbers("EVERGATE_BFD", &[0, 150])? {
         println!("{}", if bfd == 0 { "VRRP alone, 2 s interval".to_owned() } else { format!("BFD at {bfd} ms x 3") });
         let before = memory_in_use()?;
-        let mut fleet = Fleet::up(network_hosts, compute_hosts, bfd as u16)?;
+        let mut fleet = Fleet::up(network_hosts, compute_hosts, bfd)?;
         for count in &routers {
             let start = Instant::now();
             fleet.grow(*count)?;

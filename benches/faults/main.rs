@@ -22,6 +22,8 @@ use support::pair::{self, Ending};
 use support::{Bench, figures};
 
 const CONNECTIONS: usize = 1_000;
+/// The kind of fault that the pair has, too.
+const POWER_OFF: &str = "host power-off";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two datagrams.
 const PACE: Duration = Duration::from_millis(5);
@@ -43,7 +45,7 @@ fn main() -> Result<()> {
     println!("(gap: min / median / max ms; connections: what worked afterwards, each time)");
     let only = std::env::var("EVERGATE_BENCH_FAULTS").unwrap_or_default();
     for bfd in support::numbers("EVERGATE_BENCH_BFD", &[0, 10])? {
-        let bfd = (bfd > 0).then_some(bfd as u16);
+        let bfd = (bfd > 0).then_some(bfd);
         let settings = bfd.map_or("default".to_owned(), |ms| format!("BFD {ms} ms x 3"));
         let bench = Bench::up("faults", None, bfd)?;
         let waiting = bench.first_answer()?;
@@ -53,7 +55,7 @@ fn main() -> Result<()> {
             one_kind(&bench, &router, &settings, &event, times)?;
         }
     }
-    if !"host power-off".contains(&only) {
+    if !POWER_OFF.contains(&only) {
         return Ok(());
     }
     let mut damage = Vec::new();
@@ -77,7 +79,7 @@ impl Event {
 
 fn events() -> Vec<Event> {
     vec![
-        Event::Fault("host power-off", Fault::Power),
+        Event::Fault(POWER_OFF, Fault::Power),
         Event::Fault("underlay link cut", Fault::Cut(Link::Underlay)),
         Event::Fault("keeper killed", Fault::Process(Daemon::Keeper, Signal::Kill)),
         Event::Fault("control killed", Fault::Process(Daemon::Control, Signal::Kill)),

@@ -117,7 +117,6 @@ fn answer() -> Result<()> {
                     let mut word = [0; 4];
                     // A client that gives up is its own affair.
                     let _ = stream.read_exact(&mut word).and_then(|()| stream.write_all(&word));
-                    // Whoever closes first keeps the port for a minute: not the client, who has but 28,000.
                 }
             });
         }
@@ -141,7 +140,6 @@ fn connect(to: Ipv4Addr) -> Result<()> {
             let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).context("failed to connect")?;
             stream.write_all(b"ping")?;
             stream.read_exact(&mut [0; 4])?;
-            ensure!(stream.read(&mut [0])? == 0, "the server said more than it was asked");
             count += 1;
         }
         Ok(count)

@@ -6,6 +6,7 @@ pub(crate) mod percentile;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -201,14 +202,16 @@ impl Waiting {
 }
 
 /// A list of numbers from the environment, or what is usual.
-pub(crate) fn numbers(name: &str, usual: &[usize]) -> Result<Vec<usize>> {
+pub(crate) fn numbers<T: FromStr + Copy>(name: &str, usual: &[T]) -> Result<Vec<T>> {
     let Ok(text) = std::env::var(name) else { return Ok(usual.to_vec()) };
-    let parse = |number: &str| number.trim().parse().with_context(|| format!("{name}: '{number}' is no number"));
+    let parse = |number: &str| {
+        number.trim().parse().ok().with_context(|| format!("{name}: '{number}' is no number that makes sense here"))
+    };
     text.split(',').filter(|number| !number.is_empty()).map(parse).collect()
 }
 
 /// A number from the environment, or what is usual.
-pub(crate) fn number(name: &str, usual: usize) -> Result<usize> {
+pub(crate) fn number<T: FromStr + Copy>(name: &str, usual: T) -> Result<T> {
     match numbers(name, &[usual])?[..] {
         [number] => Ok(number),
         _ => bail!("{name} has to be one number"),

@@ -20,7 +20,7 @@ pub(crate) const PER_NETWORK: u16 = 250;
 
 /// Set in every namespace, as the product does: otherwise each of thousands of links solicits routers and reports its
 /// groups now and then, which goes to all.
-const IPV6_OFF: [&str; 2] = ["ipv6.conf.all.disable_ipv6", "ipv6.conf.default.disable_ipv6"];
+const IPV6_OFF: [&str; 2] = ["ipv6/conf/all/disable_ipv6", "ipv6/conf/default/disable_ipv6"];
 
 /// Two hosts; taken down with all their namespaces when dropped.
 pub(crate) struct Wires {
@@ -63,7 +63,7 @@ impl Wires {
 
     fn namespace(&mut self, name: &str) -> Result<()> {
         ip(&format!("netns add {name}"))?;
-        let off = IPV6_OFF.map(|path| format!("net.{path}=1")).join(" ");
+        let off = IPV6_OFF.map(|path| format!("net/{path}=1")).join(" ");
         // Nor does it let bridged frames pass packet filters (on by default in every namespace, where it is known at all).
         let unfiltered =
             ["iptables", "ip6tables", "arptables"].map(|of| format!("net.bridge.bridge-nf-call-{of}=0")).join(" ");
@@ -130,10 +130,8 @@ impl Wires {
             },
             Op::AddAddress { netns: netns.clone(), address },
         ];
-        let without_ipv6 = IPV6_OFF.map(|path| {
-            let path = path.replace('.', "/");
-            Op::SetSysctl { netns: netns.clone(), path, value: "1".to_owned() }
-        });
+        let without_ipv6 =
+            IPV6_OFF.map(|path| Op::SetSysctl { netns: netns.clone(), path: path.to_owned(), value: "1".to_owned() });
         std::iter::once(made).chain(without_ipv6).chain(plugged).collect()
     }
 

@@ -348,8 +348,8 @@ impl NftTable {
 
     /// Takes a device that is gone out of this observed table: no frame comes in by it, and none is forwarded to it.
     ///
-    /// Since Linux 6.16, a chain waits for another device of the name, and without devices one stays (since 6.4): so
-    /// more may be there than this leaves. What matters is that no kernel leads a rule on to another device.
+    /// On newer kernels (6.18 is one) a chain waits for another device of the name, and stays without any: so more
+    /// may be there than this leaves. What matters is that no kernel leads a rule on to another device.
     pub(crate) fn forget_device(&mut self, name: &str) {
         for chain in self.chains.values_mut() {
             if let NftHook::Ingress { devices } = &mut chain.hook {
