@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,14 +21,15 @@ const OPEN: &str = "--open";
 const FILL: &str = "--fill";
 const ANSWER: &str = "--answer";
 const CONNECT: &str = "--connect";
-const PORT: u16 = 7778;
+/// The server's ports: one for each of those that connect, so that a client's own ports, which it cannot use again to the
+/// same one for a minute, do not run out.
+const PORTS: RangeInclusive<u16> = 7778..=7785;
 /// Clients that open the connections: sockets with a port of their own.
 const CLIENTS: u32 = 1_000;
 /// Entries that are put in at once.
 const BATCH: usize = 4_096;
-/// How long connections are opened and closed, and by how many at a time.
+/// How long connections are opened and closed.
 const RUN: Duration = Duration::from_secs(3);
-const AT_A_TIME: usize = 8;
 
 /// Becomes a load if the arguments say so. Call early in `main`.
 pub(crate) fn run_if_asked() -> Result<()> {
@@ -108,15 +110,17 @@ pub(crate) fn answering(mut own: Command) -> Command {
 }
 
 fn answer() -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).context("failed to listen")?;
-    let listeners = (0..AT_A_TIME).map(|_| listener.try_clone().context("the listener")).collect::<Result<Vec<_>>>()?;
+    let listen = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).context("failed to listen");
+    let listeners = PORTS.map(listen).collect::<Result<Vec<_>>>()?;
     std::thread::scope(|scope| {
         for listener in listeners {
             scope.spawn(move || {
                 for mut stream in listener.incoming().flatten() {
                     let mut word = [0; 4];
-                    // A client that gives up is its own affair.
                     let _ = stream.read_exact(&mut word).and_then(|()| stream.write_all(&word));
+                    // The client closes first. Whoever does remembers the connection for a minute; a server that did would
+                    // refuse half of those that source NAT, which picks ports at random, brings from a port it remembers.
+                    let _ = stream.read(&mut word);
                 }
             });
         }
@@ -124,30 +128,36 @@ fn answer() -> Result<()> {
     Ok(())
 }
 
-/// Opens, uses and closes connections for [`RUN`]; how many per second.
-pub(crate) fn connecting(mut own: Command, to: Ipv4Addr) -> Result<f64> {
+/// Opens, uses and closes connections for [`RUN`]; how many per second, and how many milliseconds the slowest took.
+pub(crate) fn connecting(mut own: Command, to: Ipv4Addr) -> Result<[f64; 2]> {
     let done = own.args([CONNECT, &to.to_string()]).output().context("failed to run the connector")?;
     ensure!(done.status.success(), "the connector failed: {}", String::from_utf8_lossy(&done.stderr).trim());
-    String::from_utf8_lossy(&done.stdout).trim().parse().context("the connector's figure")
+    let told = String::from_utf8_lossy(&done.stdout);
+    let (rate, slowest) = told.trim().split_once(' ').context("the connector's figures")?;
+    Ok([rate.parse().context("the rate")?, slowest.parse().context("the slowest")?])
 }
 
 fn connect(to: Ipv4Addr) -> Result<()> {
-    let to = SocketAddr::from((to, PORT));
     let start = Instant::now();
-    let one = || -> Result<u32> {
-        let mut count = 0;
+    let one = |port| -> Result<(u32, Duration)> {
+        let to = SocketAddr::from((to, port));
+        let (mut count, mut slowest) = (0, Duration::ZERO);
         while start.elapsed() < RUN {
+            let begun = Instant::now();
             let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).context("failed to connect")?;
             stream.write_all(b"ping")?;
             stream.read_exact(&mut [0; 4])?;
+            slowest = slowest.max(begun.elapsed());
             count += 1;
         }
-        Ok(count)
+        Ok((count, slowest))
     };
-    let counts = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(one)).collect();
+    let done = std::thread::scope(|scope| {
+        let threads: Vec<_> = PORTS.map(|port| scope.spawn(move || one(port))).collect();
         threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect::<Result<Vec<_>>>()
     })?;
-    println!("{}", f64::from(counts.iter().sum::<u32>()) / start.elapsed().as_secs_f64());
+    let count: u32 = done.iter().map(|(count, _)| count).sum();
+    let slowest = done.iter().map(|(_, slowest)| *slowest).max().unwrap_or_default();
+    println!("{} {}", f64::from(count) / start.elapsed().as_secs_f64(), slowest.as_secs_f64() * 1e3);
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::meter::Keeper;
 use crate::support::Bench;
 use crate::traffic::{Kind, Receiver};
 
-const TURNS: usize = 3;
+const TURNS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run() -> Result<()> {
@@ -24,12 +24,15 @@ pub(crate) fn run() -> Result<()> {
     let here = || std::env::current_exe().context("own path");
     let mut receiver = Receiver::start(bench.lab.machine(Node::Web).command(here()?)?)?;
     let mut server = load::answering(bench.lab.machine(Node::Web).command(here()?)?).spawn().context("the server")?;
-    let mut figures = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
+    let mut figures: [[Vec<f64>; 3]; 2] = Default::default();
     let measured = (0..TURNS).try_for_each(|_| {
         for (which, on) in [true, false].into_iter().enumerate() {
             replicate(&bench, &router, on)?;
-            figures[which][0].push(receiver.rate(bench.lab.instance_command("vm1", here()?)?, Kind::Tcp, WEB)? / 1e9);
-            figures[which][1].push(load::connecting(bench.lab.instance_command("vm1", here()?)?, WEB)?);
+            let stream = receiver.rate(bench.lab.instance_command("vm1", here()?)?, Kind::Tcp, WEB)? / 1e9;
+            let [rate, slowest] = load::connecting(bench.lab.instance_command("vm1", here()?)?, WEB)?;
+            for (values, value) in figures[which].iter_mut().zip([stream, rate, slowest]) {
+                values.push(value);
+            }
         }
         Ok(())
     });
@@ -38,7 +41,7 @@ pub(crate) fn run() -> Result<()> {
     measured.map(|()| print(&figures))
 }
 
-fn print(figures: &[[Vec<f64>; 2]; 2]) {
+fn print(figures: &[[Vec<f64>; 3]; 2]) {
     println!("the data plane through source NAT, {TURNS} turns each (min / median / max)");
     let line = |what: &str, at: usize, digits: usize| {
         let words = [0, 1].map(|which| {
@@ -51,6 +54,8 @@ fn print(figures: &[[Vec<f64>; 2]; 2]) {
     };
     line("one stream, Gbit/s", 0, 2);
     line("connections opened per second", 1, 0);
+    // A second or more: packets were lost, and the rate is that of waiting.
+    line("the slowest of them, ms", 2, 0);
 }
 
 /// Turns replication on or off on both hosts, as an operator does: in the file, and a restart of control.
