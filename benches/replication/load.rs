@@ -118,8 +118,8 @@ fn answer() -> Result<()> {
                 for mut stream in listener.incoming().flatten() {
                     let mut word = [0; 4];
                     let _ = stream.read_exact(&mut word).and_then(|()| stream.write_all(&word));
-                    // The client closes first. Whoever does remembers the connection for a minute; a server that did would
-                    // refuse half of those that source NAT, which picks ports at random, brings from a port it remembers.
+                    // The client closes first. Whoever does remembers the connection for a minute, and a server that did would
+                    // refuse some that source NAT, which picks ports at random, brings from a port it remembers.
                     let _ = stream.read(&mut word);
                 }
             });
