@@ -4,6 +4,9 @@
 //! the first that was answered after it: it includes what the sender itself was late by, which is
 //! therefore reported too. The sender asks for real-time priority, so that this is little on a busy machine.
 //!
+//! Who listens and who echoes have ordinary priority, and may have to wait for a processor: what comes meanwhile waits
+//! at their sockets ([`wait_in_peace`]), and is answered late, which is no loss.
+//!
 //! All hosts of a lab are one machine's, whose queues of packets they share with everything else on it: what
 //! these dropped meanwhile is reported as well.
 
@@ -13,7 +16,7 @@ use std::io::Read;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +28,13 @@ use crate::spec::WEB;
 /// Where the echo server listens: RFC 862's port.
 pub const ECHO_PORT: u16 = 7;
 
-/// How long answers to the last datagrams are waited for.
+/// After so long without any answer, the last datagrams have none.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// What may wait at a socket of the probe's or of an echo server's, in bytes as the kernel counts them: tens of thousands
+/// of small datagrams. By default 280 can: a probe of one per millisecond sent more than that while the echo server was
+/// kept from running, on a machine whose processors were taken, and up to hundreds that had come through were lost there.
+const WAITING: i32 = 16 << 20;
 
 /// For how long the machine's queues may be full at a time: 45 ms were seen, of a flood by 1,000 virtual routers.
 const QUEUES_FULL_MS: f64 = 50.0;
@@ -152,25 +160,55 @@ pub struct Pace {
 /// The socket cannot be used at all. A network that is unreachable for a while is what is measured.
 pub fn probe(target: SocketAddr, pace: Pace, stop: &AtomicBool) -> Result<Report> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("failed to open a socket to probe with")?;
+    wait_in_peace(&socket).context("failed to let answers wait at the probe's socket")?;
     let receiver = socket.try_clone().context("failed to share the probe's socket")?;
     receiver.set_read_timeout(Some(Duration::from_millis(50))).context("failed to set a time limit")?;
     let dropped_before = dropped_by_machine();
-    let done = AtomicBool::new(false);
+    let answers = Answers::default();
     std::thread::scope(|scope| {
-        let heard = scope.spawn(|| hear(&receiver, target, &done));
+        let heard = scope.spawn(|| hear(&receiver, target, &answers));
         let Ok((sent, late)) = scope.spawn(|| send(&socket, target, pace, stop)).join() else {
             bail!("the sending half of the probe failed")
         };
-        let until = Instant::now() + LAST_ANSWERS;
-        while Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        done.store(true, Ordering::Relaxed);
+        answers.wait_for_the_last(sent.len() as u64);
         let Ok(heard) = heard.join() else { bail!("the listening half of the probe failed") };
         let answered: Vec<bool> = (0..sent.len() as u64).map(|number| heard.contains_key(&number)).collect();
         let machine_dropped = dropped_by_machine().saturating_sub(dropped_before);
         Ok(Report { machine_dropped, ..Report::of(&sent, &answered, late) })
     })
+}
+
+/// Lets datagrams wait at a socket until its owner has a processor again.
+///
+/// # Errors
+///
+/// The socket cannot be used at all.
+pub(crate) fn wait_in_peace(socket: &UdpSocket) -> std::io::Result<()> {
+    evergate_kernel::rt::set_receive_buffer(socket, WAITING)
+}
+
+/// What the listening half of a probe tells the other one.
+#[derive(Debug, Default)]
+struct Answers {
+    /// How many datagrams were answered.
+    count: AtomicU64,
+    /// Nothing more is expected.
+    done: AtomicBool,
+}
+
+impl Answers {
+    /// Returns when all datagrams are answered, or no answer comes any more.
+    fn wait_for_the_last(&self, sent: u64) {
+        let (mut count, mut since) = (self.count.load(Ordering::Relaxed), Instant::now());
+        while count < sent && since.elapsed() < LAST_ANSWERS {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = self.count.load(Ordering::Relaxed);
+            if now != count {
+                (count, since) = (now, Instant::now());
+            }
+        }
+        self.done.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Packets that the queues of the machine's processors have dropped since it started: of all its namespaces.
@@ -204,15 +242,16 @@ fn send(socket: &UdpSocket, target: SocketAddr, pace: Pace, stop: &AtomicBool) -
 }
 
 /// Collects the numbers that came back, with how often each did.
-fn hear(socket: &UdpSocket, target: SocketAddr, done: &AtomicBool) -> BTreeMap<u64, u32> {
+fn hear(socket: &UdpSocket, target: SocketAddr, answers: &Answers) -> BTreeMap<u64, u32> {
     let mut heard = BTreeMap::new();
     let mut buffer = [0; 64];
-    while !done.load(Ordering::Relaxed) {
+    while !answers.done.load(Ordering::Relaxed) {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
         if let Ok(number) = buffer[..length].try_into()
             && from == target
         {
             *heard.entry(u64::from_be_bytes(number)).or_insert(0) += 1;
+            answers.count.store(heard.len() as u64, Ordering::Relaxed);
         }
     }
     heard
@@ -319,6 +358,20 @@ mod tests {
         assert!(!report(&[(3, 60.0)], 0, 9).is_unharmed(), "for too long");
         assert!(!report(&[], 3, 9).is_unharmed(), "and no answer since");
         assert!(!report(&[(3, 4.0), (2, 3.0)], 0, 9).is_unharmed(), "five of 4,000");
+    }
+
+    #[test]
+    fn what_comes_while_nobody_listens_waits() {
+        let [server, client] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        wait_in_peace(&server).unwrap();
+        let target = server.local_addr().unwrap();
+        // Three seconds' of a probe of one per millisecond.
+        for _ in 0..3_000 {
+            client.send_to(&[0; 8], target).unwrap();
+        }
+        server.set_nonblocking(true).unwrap();
+        let waited = std::iter::from_fn(|| server.recv(&mut [0; 64]).ok()).count();
+        assert_eq!(waited, 3_000);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::probe;
+
 /// Longest time to wait for a peer that says nothing.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -67,6 +69,7 @@ pub(crate) fn fetch(url: &str) -> Result<String> {
 pub(crate) fn echo(port: u16) -> Result<()> {
     let socket =
         UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).with_context(|| format!("failed to echo on port {port}"))?;
+    probe::wait_in_peace(&socket).context("failed to let datagrams wait for their turn")?;
     let mut buffer = [0; 2048];
     loop {
         // Errors of earlier answers (nobody there any more) arrive here; the next datagram is not theirs.
