@@ -304,16 +304,19 @@ impl RouterCopy {
             self.vrrp.handle_adopt_active(now);
             return;
         }
+        // Whoever was active before has an epoch, which the server or its claim has told.
+        let known = shared.book.known(self.id()).epoch;
+        if self.spec.inherits.is_some_and(|epoch| known <= epoch) {
+            // What is in the kernel serves the router at this moment: it is completed, and nothing goes first.
+            self.past = Past::Settled;
+            return self.vrrp.handle_inheritance(now);
+        }
         if self.past != Past::Settled {
             // Even without the virtual address something may be left of a keeper that was killed half-way.
             self.clean_up(shared);
         }
-        // Whoever was active before has an epoch, which the server or its claim has told.
-        let known = shared.book.known(self.id()).epoch;
         if self.spec.new && known == 0 {
             self.vrrp.handle_first_startup(now);
-        } else if self.spec.inherits.is_some_and(|epoch| known <= epoch) {
-            self.vrrp.handle_inheritance(now);
         } else {
             self.vrrp.handle_startup(now);
         }

@@ -68,12 +68,15 @@ fn addresses_found_for_a_router_that_is_not_ready_are_kept_for_a_while_only() {
 }
 
 #[test]
-fn an_heir_starts_as_active_unless_somebody_was_since() {
-    for (known, state) in [(4, "active"), (5, "backup")] {
+fn an_heir_starts_as_active_and_takes_nothing_away_first_unless_somebody_was_since() {
+    for (known, state, serves) in [(4, "active", true), (5, "backup", false)] {
         let mut host = Host::new();
         host.spec = RouterSpec { epoch: known, inherits: Some(4), ..host.spec.clone() };
+        host.kernel = ["lan", "default"].map(str::to_owned).to_vec();
         host.say(ToKeeper::Router(Box::new(host.spec.clone())));
         assert_eq!(host.state(), state);
+        assert_eq!(host.kernel.len(), if serves { 4 } else { 0 }, "{:?}", host.kernel);
+        assert_eq!(host.log.iter().any(|line| line.contains(" - ")), !serves, "{:?}", host.log);
     }
 }
 
