@@ -59,11 +59,6 @@ impl fmt::Display for Form {
 pub fn convert(tx: &Tx<'_>, options: &Options, router: &mut Router, to: Form) -> Result<(), ApiError> {
     let bindings = router.bindings(tx)?;
     let mut epoch = bindings.iter().map(|binding| binding.epoch).max().unwrap_or(0);
-    if to.ha && !router.ha && epoch > 0 {
-        // Epochs of its earlier life as an HA router may have been claimed while that was being ended, and hosts
-        // may remember them; none of them is a reason for the heir to wait.
-        epoch = epoch.saturating_add(UNHEARD_EPOCHS);
-    }
     let serving = if router.ha { active_copy(&bindings) } else { bindings.first() }.map(|binding| binding.agent_id);
     let candidates = Candidates::read(tx, options)?;
     refuse_impossible(tx, &candidates, router, to, &bindings)?;
@@ -81,6 +76,12 @@ pub fn convert(tx: &Tx<'_>, options: &Options, router: &mut Router, to: Form) ->
         (false, false) | (true, true) => {}
     }
     let heir = kept.iter().find(|binding| Some(binding.agent_id) == serving).map(|binding| &binding.host);
+    if to.ha && !was_ha && (epoch > 0 || heir.is_some()) {
+        // Epochs of its earlier life as an HA router may have been claimed while that was being ended, and hosts
+        // may remember them; none of them is a reason for the heir to wait. And in epoch 0, all copies would take it for a new
+        // router, whose first active waits for nobody.
+        epoch = epoch.saturating_add(UNHEARD_EPOCHS);
+    }
     let sql = "UPDATE ha_routers SET heir = ?2, heir_epoch = ?3 WHERE router_id = ?1";
     tx.execute(sql, &values![router.id, heir, i64::try_from(epoch).unwrap_or(i64::MAX)])?;
     super::schedule(tx, options, &candidates, router)?;

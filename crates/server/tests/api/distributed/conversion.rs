@@ -89,6 +89,19 @@ fn a_conversion_keeps_the_active_copy_where_it_is_and_its_epoch() {
 }
 
 #[test]
+fn a_router_that_was_never_highly_available_is_not_taken_for_a_new_one() {
+    let w = world(false);
+    w.change(json!({"distributed": false}));
+    let serving = w.server.ha_states(&w.router).into_keys().next().unwrap();
+    w.change(json!({"ha": true}));
+    for (host, _) in w.server.ha_states(&w.router) {
+        let ha = w.server.told(&host).routers[&router_id(&w.router)].ha.clone().unwrap();
+        assert!(ha.epoch > 0, "{host} need not wait for anybody");
+        assert_eq!(ha.inherits, (host == serving).then_some(ha.epoch), "{host}");
+    }
+}
+
+#[test]
 fn clients_that_set_a_router_down_first_are_served_too() {
     let w = world(false);
     w.change(json!({"admin_state_up": false}));
