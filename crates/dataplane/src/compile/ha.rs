@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use evergate_model::host::{HaCopy, Location, Network, Segment};
-use evergate_model::{Mac, names};
+use evergate_model::names;
 
 use super::dispatch::CopyPort;
 use super::gateways;
@@ -27,7 +27,7 @@ impl<'a> Compiler<'a> {
             addresses: vec![copy.address.into()],
         };
         let virtual_address = namespace::address(&leg.link, copy.virtual_address);
-        if parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg)).any(Leg::has_ipv6) {
+        if role_following_legs(parts).any(Leg::has_ipv6) {
             ipv6::keep_quiet(&mut parts.state);
         }
         // Without its HA interface a copy must not have addresses: they stay the keeper's all the same.
@@ -35,9 +35,10 @@ impl<'a> Compiler<'a> {
         if plugged {
             parts.state.addresses.insert(namespace::address(&leg.link, copy.address));
         }
+        self.host_ns.keeper.fdb_macs.extend(role_following_legs(parts).map(|leg| leg.mac));
+        let links = role_following_legs(parts).map(|leg| leg.link.clone()).collect();
         let keeper = &mut parts.state.keeper;
-        keeper.links =
-            parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg)).map(|l| l.link.clone()).collect();
+        keeper.links = links;
         keeper.addresses.insert(virtual_address.clone());
         if plugged {
             let place = CopyPort { mac: leg.mac, tap: names::tap(leg.port) };
@@ -73,11 +74,18 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// On VXLAN networks, the bridge's way to the router's addresses. Other networks learn it.
+    /// The bridges' way to the router's addresses.
+    ///
+    /// Where a network's bridge learns, the entry is sticky. The next active copy says outside where it is while this one
+    /// still forwards; a frame of this one's that is on its way then takes the outside switches' entries back, and its
+    /// answer comes here. Had this bridge learned meanwhile that the way is by its uplink, where that answer came from, it
+    /// would drop it.
     fn forwarding_items(&self, parts: &RouterNamespace<'_>) -> Vec<PreparedItem> {
-        let legs = parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg));
-        let on_vxlan = |leg: &&Leg| self.segments.get(&leg.network).is_some_and(|segment| segment.vxlan.is_some());
-        legs.filter(on_vxlan).map(|leg| forwarding_item(&names::tap(leg.port), leg.mac)).collect()
+        let item = |leg: &Leg| {
+            let table = if self.is_tunnelled(leg.network) { FdbTable::Bridge } else { FdbTable::BridgeSticky };
+            forwarding_item(FdbEntry { link: names::tap(leg.port), mac: leg.mac, table })
+        };
+        role_following_legs(parts).filter(|leg| self.segments.contains_key(&leg.network)).map(item).collect()
     }
 
     /// Hosts with a VXLAN network that the router has a port on, and hosts with another copy.
@@ -117,12 +125,16 @@ fn route_item(netns: &Netns, route: Route) -> PreparedItem {
     }
 }
 
-fn forwarding_item(tap: &str, mac: Mac) -> PreparedItem {
-    let entry = FdbEntry { link: tap.to_owned(), mac, table: FdbTable::Bridge };
+fn forwarding_item(entry: FdbEntry) -> PreparedItem {
     PreparedItem {
-        key: format!("forwarding of {mac} to {tap}"),
+        key: format!("forwarding of {} to {}", entry.mac, entry.link),
         netns: Netns::Host,
         add: Op::SetFdb { netns: Netns::Host, entry: entry.clone() },
         del: Some(Op::DeleteFdb { netns: Netns::Host, entry }),
     }
+}
+
+/// The ports whose addresses the active copy alone has.
+fn role_following_legs<'a>(parts: &'a RouterNamespace<'_>) -> impl Iterator<Item = &'a Leg> {
+    parts.interfaces.iter().chain(parts.gateway.iter().map(|(leg, _)| leg))
 }

@@ -7,7 +7,8 @@
 //! always true, because all copies share one Ethernet address.
 //!
 //! On flat and local networks bridges learn as any switch does: the physical network moves its own entries
-//! when a router's new active copy announces itself, and so must ours.
+//! when a router's new active copy announces itself, and so must ours, as soon as the copy behind them forwards no more
+//! (`ha::forwarding_items`).
 
 use std::net::IpAddr;
 

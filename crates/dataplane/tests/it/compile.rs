@@ -279,11 +279,16 @@ fn what_follows_the_role_is_prepared_in_order() {
             format!("route default via 203.0.113.254 dev {qg}"),
             format!("route 172.16.0.0/12 via 10.0.0.9 dev {qr}"),
             format!("forwarding of {} to {}", mac(1), names::tap(QR_PORT)),
+            format!("forwarding of {} to {}", mac(2), names::tap(QG_PORT)),
         ]
     );
-    let forwarding = prepared.items.last().unwrap();
-    assert_eq!(forwarding.netns, Netns::Host);
-    assert!(matches!(&forwarding.del, Some(Op::DeleteFdb { .. })));
+    // Bridges of physical networks learn, and must not learn otherwise while this copy forwards.
+    for (item, table) in prepared.items.iter().rev().zip([FdbTable::BridgeSticky, FdbTable::Bridge]) {
+        assert_eq!(item.netns, Netns::Host);
+        assert!(matches!(&item.add, Op::SetFdb { entry, .. } if entry.table == table), "{}", item.add);
+        assert!(matches!(&item.del, Some(Op::DeleteFdb { .. })));
+    }
+    assert!(host(&desired).keeper.fdb_macs.is_superset(&[mac(1), mac(2)].into()));
     let announced: Vec<String> = prepared.announce.iter().map(|a| format!("{} {}", a.ip, a.mac)).collect();
     assert_eq!(
         announced,

@@ -56,6 +56,37 @@ fn a_standby_is_silent_and_the_active_copy_routes_and_answers_as_a_router() {
 }
 
 #[test]
+fn what_another_copy_says_outside_does_not_turn_frames_away_from_one_that_still_forwards() {
+    let mut kernel = around();
+    let desired = desired(&config(true));
+    converge(&mut kernel, &desired);
+    let prepared = &desired.prepared[&ROUTER];
+    let steps: Vec<_> = prepared.items.iter().map(|item| (item.netns.clone(), item.add.clone())).collect();
+    send(&mut kernel, &steps);
+    wait_for("an answer from outside", || reaches("vm", "2001:db8:ee::1"));
+    // Control leaves alone what the keeper has added.
+    let (plan, _) = diff(&desired.kernel, &kernel.observe(&desired.kernel).unwrap());
+    assert!(plan.is_empty(), "left to do: {plan}");
+
+    // The next active copy is on another host: the same Ethernet address, from the uplink.
+    run("ip netns add next; ip link add uplink type veth peer name eth0 netns next; ip link set uplink up master br-ex
+         ip -n next link set eth0 up address fa:16:3e:00:00:02; ip -n next address add 203.0.113.77/24 dev eth0");
+    let speak = || {
+        run("ip -n web neigh flush all; ip netns exec next ping -c1 -W0.1 203.0.113.1 >/dev/null || true");
+        wait_for("a question of the next copy's", || run("ip -n web neigh").contains("203.0.113.77 dev eth0 lladdr"));
+    };
+    let way = || run("bridge fdb get fa:16:3e:00:00:02 br br-ex 2>&1 || true");
+    let tap = names::tap(QG);
+    speak();
+    assert!(way().contains(&tap), "while this one forwards, what comes is for it: {}", way());
+    let steps: Vec<_> =
+        prepared.items.iter().rev().filter_map(|item| Some((item.netns.clone(), item.del.clone()?))).collect();
+    send(&mut kernel, &steps);
+    speak();
+    assert!(way().contains("uplink"), "then the bridge learns as any other: {}", way());
+}
+
+#[test]
 fn a_legacy_router_routes_ipv6_and_is_found_unchanged() {
     let mut kernel = around();
     let desired = desired(&config(false));
