@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use evergate_dataplane::Op;
+use evergate_dataplane::op::LinkChange;
 use evergate_dataplane::state::{Address, Netns};
 use evergate_keeper::hex;
 use evergate_keeper::protocol::{
@@ -50,8 +51,14 @@ pub(crate) fn takeovers(routers: u16, wires: &Wires) -> Result<()> {
         let mut pair = Pair::up(&run, wires, BfdSettings { interval_ms, multiplier: 3 })?;
         pair.sides[1].wait_bfd()?;
         pair.sides[1].forget();
-        let dead = Instant::now();
-        ip(&format!("-n {} link set eth0 down", wires.host(1)))?;
+        // Nothing has to be started for it, which would take milliseconds.
+        let change = LinkChange { up: Some(false), ..LinkChange::default() };
+        let cut = [Op::SetLink { netns: Netns::Host, name: "eth0".to_owned(), change }];
+        let dead = wires.on(1, |kernel| {
+            let now = Instant::now();
+            kernel.apply(&cut).into_iter().collect::<Result<(), _>>()?;
+            Ok(now)
+        })?;
         pair.sides[0].kill();
         pair.sides[1].wait_active(routers)?;
         let at: Vec<(Instant, u64)> = pair.sides[1].takeovers();
@@ -217,6 +224,7 @@ impl Keeper {
             vtep: Some(vtep(side)),
             claim_port: 3796,
             claim_key: "00112233".to_owned(),
+            replication_port: Some(3797),
             bfd,
             ..Settings::default()
         };

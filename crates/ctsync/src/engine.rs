@@ -18,6 +18,9 @@ use crate::table::{Counters, Table, is_replicated};
 const MAX_SUBSCRIPTIONS: usize = 65_536;
 /// Items that one message carries at most: the smallest is a removal of about 20 bytes.
 const MAX_ITEMS: usize = 64;
+/// The kernel's work for a listing, in look-ups of one flow: so many for its empty table, and one more for so many flows
+/// of all namespaces together (`benches/events.rs` of `evergate-kernel`).
+const LISTING_IN_LOOK_UPS: (usize, usize) = (1_024, 16);
 
 /// What a host's copy of a router is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,18 @@ pub enum Role {
     },
     /// It is told.
     Standby,
+}
+
+/// What the engine must be told of a router's kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing.
+    Nothing,
+    /// What became of these flows, by [`Engine::handle_looked_up`]. If the kernel holds others, a listing is to follow at
+    /// leisure.
+    LookUp(Vec<FlowKey>),
+    /// All flows, by [`Engine::handle_listing`]. An active copy tells nothing before that.
+    Listing,
 }
 
 /// Bounds.
@@ -85,6 +100,13 @@ struct Router {
 }
 
 impl Router {
+    fn entries(&self) -> usize {
+        match &self.side {
+            Side::Active { table, .. } => table.len(),
+            Side::Standby(mirror) => mirror.len(),
+        }
+    }
+
     /// Of this and of former tables.
     fn counters(&self) -> Counters {
         let mut counters = self.former;
@@ -98,8 +120,8 @@ impl Router {
 
 /// Replication for all routers of a host.
 ///
-/// Calling order: [`Engine::set_router`] and [`Engine::remove_router`] say what there is; directly after a
-/// router is new or changed its role, [`Engine::handle_listing`] says what its kernel holds. A link to a peer
+/// Calling order: [`Engine::set_router`] and [`Engine::remove_router`] say what there is; the first answers what it must be
+/// told of the router's kernel. A link to a peer
 /// exists from [`Engine::handle_peer_up`] on, which is said again whenever its process is another one. After
 /// any input take everything from [`Engine::poll_changes`] (and answer with [`Engine::handle_injected`]) and
 /// [`Engine::poll_transmit`], then sleep until [`Engine::poll_timeout`] and call [`Engine::handle_timeout`].
@@ -119,9 +141,9 @@ impl Engine {
         Self { limits, routers: BTreeMap::new(), links: BTreeMap::new(), changes: VecDeque::new(), counter: seed }
     }
 
-    /// Says what this host's copy of a router is, and at which tunnel addresses the others are. Tells whether
-    /// a listing must follow.
-    pub fn set_router(&mut self, router: RouterId, role: Role, peers: BTreeSet<IpAddr>) -> bool {
+    /// Says what this host's copy of a router is, and at which tunnel addresses the others are. Tells what must
+    /// be said of its kernel: a copy that was told of flows knows their names, and one that told of them knows them.
+    pub fn set_router(&mut self, router: RouterId, role: Role, peers: BTreeSet<IpAddr>) -> Wanted {
         let (before, former) = match self.routers.get(&router) {
             Some(known) => (Some((role_of(&known.side), known.resyncs)), known.counters()),
             None => (None, Counters::default()),
@@ -130,23 +152,45 @@ impl Engine {
             (before, role),
             (Some((Role::Active { .. }, _)), Role::Active { .. }) | (Some((Role::Standby, _)), Role::Standby)
         );
-        if same_role {
+        let wanted = if same_role {
             if let Some(known) = self.routers.get_mut(&router) {
                 known.peers = peers;
                 if let (Side::Active { epoch, .. }, Role::Active { epoch: new }) = (&mut known.side, role) {
                     *epoch = new;
                 }
             }
+            Wanted::Nothing
         } else {
-            let side = match role {
-                Role::Active { epoch } => Side::Active { epoch, table: Table::new(self.limits.max_flows) },
-                Role::Standby => Side::Standby(Mirror::default()),
-            };
+            let (side, wanted) = self.begin(router, role);
             let resyncs = before.map_or(0, |(_, resyncs)| resyncs);
             self.routers.insert(router, Router { peers, side, resyncs, former });
-        }
+            wanted
+        };
         self.align(router);
-        !same_role
+        wanted
+    }
+
+    /// A copy in a new role.
+    fn begin(&self, router: RouterId, role: Role) -> (Side, Wanted) {
+        let before = self.routers.get(&router).map(|router| &router.side);
+        match (role, before) {
+            (Role::Active { epoch }, before) => {
+                let side = Side::Active { epoch, table: Table::new(self.limits.max_flows) };
+                let (empty, each) = LISTING_IN_LOOK_UPS;
+                let all = || self.routers.values().map(Router::entries).sum::<usize>();
+                let is_less = |look_ups: usize| look_ups <= empty || look_ups <= empty + all() / each;
+                match before {
+                    Some(Side::Standby(mirror)) if mirror.is_listed() && is_less(mirror.len()) => {
+                        (side, Wanted::LookUp(mirror.in_kernel().collect()))
+                    }
+                    Some(Side::Standby(_) | Side::Active { .. }) | None => (side, Wanted::Listing),
+                }
+            }
+            (Role::Standby, Some(Side::Active { table, .. })) if table.is_listed() => {
+                (Side::Standby(Mirror::of(table.flows())), Wanted::Nothing)
+            }
+            (Role::Standby, _) => (Side::Standby(Mirror::default()), Wanted::Listing),
+        }
     }
 
     /// The router's copy is gone from this host.
@@ -220,8 +264,19 @@ impl Engine {
         let flows = flows.into_iter().filter(|flow| is_replicated(&flow.original)).collect::<Vec<_>>();
         match self.routers.get_mut(&router).map(|router| &mut router.side) {
             Some(Side::Active { table, .. }) => table.handle_listing(flows, now),
-            Some(Side::Standby(mirror)) => mirror.handle_listing(&flows),
+            Some(Side::Standby(mirror)) => {
+                let changes = mirror.handle_listing(&flows);
+                self.changed(router, changes);
+            }
             None => {}
+        }
+    }
+
+    /// Those that there are of the flows that were asked for.
+    pub fn handle_looked_up(&mut self, router: RouterId, flows: Vec<Flow>, now: Instant) {
+        // One that stands by again since is told.
+        if let Some(Side::Active { table, .. }) = self.routers.get_mut(&router).map(|router| &mut router.side) {
+            table.handle_looked_up(flows, now);
         }
     }
 
@@ -469,12 +524,9 @@ impl Engine {
         })
     }
 
-    /// What the standby's kernel must hold by what it was told (for tests and comparisons): number of flows.
+    /// How many flows this copy tells of, or has been told of.
     pub fn entries(&self, router: RouterId) -> usize {
-        self.routers.get(&router).map_or(0, |router| match &router.side {
-            Side::Active { table, .. } => table.len(),
-            Side::Standby(mirror) => mirror.len(),
-        })
+        self.routers.get(&router).map_or(0, Router::entries)
     }
 }
 

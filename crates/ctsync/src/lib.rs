@@ -27,7 +27,7 @@ mod mirror;
 mod subscriber;
 mod table;
 
-pub use engine::{Engine, Limits, Role, RouterStats};
+pub use engine::{Engine, Limits, Role, RouterStats, Wanted};
 pub use mirror::Change;
 pub use subscriber::{LAG_BOUNDS_MS, Lags};
 pub use table::{is_replicated, is_valuable};

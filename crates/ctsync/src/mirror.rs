@@ -69,6 +69,8 @@ pub(crate) struct Mirror {
     /// Those of them that the kernel had no room for.
     missing: BTreeSet<FlowKey>,
     digest: u64,
+    /// Whether what the kernel held from an earlier time is known.
+    listed: bool,
     stream: Option<Stream>,
     /// The streams asked for.
     pub(crate) tokens: BTreeMap<IpAddr, u32>,
@@ -84,12 +86,39 @@ impl Mirror {
         self.stream.is_some_and(|stream| stream.complete)
     }
 
-    /// What the kernel holds from an earlier time.
-    pub(crate) fn handle_listing(&mut self, flows: &[Flow]) {
+    /// Of a copy that has told of these flows until now, and has them in its kernel.
+    pub(crate) fn of<'a>(flows: impl Iterator<Item = &'a Flow>) -> Self {
+        let mut mirror = Self { listed: true, ..Self::default() };
         for flow in flows {
+            mirror.remember(flow, 0);
+            mirror.note_place(flow.key());
+        }
+        mirror
+    }
+
+    /// What the kernel holds; what was not told of is from an earlier time. That may be found out when something was
+    /// told already; what a stream should have mentioned by then is let go of.
+    pub(crate) fn handle_listing(&mut self, flows: &[Flow]) -> Vec<Change> {
+        self.listed = true;
+        let unknown: Vec<&Flow> = flows.iter().filter(|flow| !self.known.contains_key(&flow.key())).collect();
+        if self.is_complete() {
+            return unknown.into_iter().map(|flow| Change::Expire(flow.key(), LEFT_OVER_S)).collect();
+        }
+        for flow in unknown {
             self.remember(flow, 0);
             self.note_place(flow.key());
         }
+        Vec::new()
+    }
+
+    /// Whether the kernel holds nothing that is not known here.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// What should be in the kernel.
+    pub(crate) fn in_kernel(&self) -> impl Iterator<Item = FlowKey> {
+        self.known.keys().filter(|key| !self.missing.contains(key)).copied()
     }
 
     /// Takes what came of changes: what they put is in the kernel now, but for what is missing.

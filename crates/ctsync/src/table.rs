@@ -97,7 +97,7 @@ pub(crate) struct Table {
     look_at: Option<Instant>,
     first_moment: Option<Instant>,
     max_flows: usize,
-    /// Nothing is told before the first listing.
+    /// Nothing is told before it is known what there is.
     listed: bool,
     pub(crate) counters: Counters,
 }
@@ -123,6 +123,23 @@ impl Table {
     /// Places in the queues of all standbys.
     pub(crate) fn waiting(&self) -> usize {
         self.subscribers.values().map(Subscriber::waiting).sum()
+    }
+
+    /// Whether it is known what to tell of.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    pub(crate) fn flows(&self) -> impl Iterator<Item = &Flow> {
+        self.flows.values().map(|entry| &entry.flow)
+    }
+
+    /// What there is, as far as this copy was told of it when it stood by: that can be told now.
+    pub(crate) fn handle_looked_up(&mut self, flows: Vec<Flow>, now: Instant) {
+        for flow in flows {
+            self.handle_changed(flow, true, now);
+        }
+        self.listed = true;
     }
 
     /// Everything that there is: the difference to what was known is told.

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use evergate_ctsync::message::{Message, Record};
-use evergate_ctsync::{Change, Engine, Limits, Role, is_valuable};
+use evergate_ctsync::{Change, Engine, Limits, Role, Wanted, is_valuable};
 use evergate_model::RouterId;
 use evergate_model::flow::{Flow, FlowKey, L4, Tuple, protocol, status};
 use proptest::prelude::*;
@@ -88,9 +88,14 @@ impl Net {
     fn role(&mut self, host: usize, of: RouterId, role: Role) {
         let peers = (0..self.hosts.len()).filter(|n| *n != host).map(address).collect();
         let (now, entry) = (self.now, &mut self.hosts[host]);
-        if entry.engine.set_router(of, role, peers) {
-            let listing = entry.kernel.entry(of).or_default().values().copied().collect();
-            entry.engine.handle_listing(of, listing, now);
+        let kernel = entry.kernel.entry(of).or_default();
+        match entry.engine.set_router(of, role, peers) {
+            Wanted::Nothing => {}
+            Wanted::LookUp(keys) => {
+                let found = keys.iter().filter_map(|key| kernel.get(key).copied()).collect();
+                entry.engine.handle_looked_up(of, found, now);
+            }
+            Wanted::Listing => entry.engine.handle_listing(of, kernel.values().copied().collect(), now),
         }
     }
 
@@ -483,4 +488,51 @@ fn a_lost_notification_is_repaired_by_a_listing() {
         net.step();
     }
     net.assert_same(0, 1, router(1));
+}
+
+/// What a copy that stands by must be told of its kernel when it becomes active.
+fn on_takeover(net: &mut Net, host: usize) -> Wanted {
+    net.hosts[host].engine.set_router(router(1), Role::Active { epoch: 2 }, BTreeSet::new())
+}
+
+#[test]
+fn a_new_active_looks_up_the_few_flows_that_it_was_told_of_and_lists_many() {
+    for (flows, is_looked_up) in [(0, true), (500, true), (5_000, false)] {
+        let mut net = Net::new(2, [0; 3], 1);
+        net.role(0, router(1), Role::Active { epoch: 1 });
+        net.role(1, router(1), Role::Standby);
+        (0..flows).for_each(|n| net.put(0, router(1), flow(n, 1)));
+        net.calm();
+        net.assert_same(0, 1, router(1));
+        let all: Vec<FlowKey> = net.hosts[1].kernel.entry(router(1)).or_default().keys().copied().collect();
+        let wanted = on_takeover(&mut net, 1);
+        assert_eq!(wanted, if is_looked_up { Wanted::LookUp(all) } else { Wanted::Listing }, "{flows} flows");
+    }
+    // It does not know yet what its kernel holds.
+    let mut net = Net::new(2, [0; 3], 1);
+    net.hosts[1].engine.set_router(router(1), Role::Standby, BTreeSet::from([address(0)]));
+    assert_eq!(on_takeover(&mut net, 1), Wanted::Listing);
+}
+
+#[test]
+fn what_a_listing_finds_late_on_a_standby_is_let_go_of_and_what_it_was_told_meanwhile_is_kept() {
+    for told in [0, 100] {
+        let mut net = Net::new(2, [0; 3], 1);
+        net.role(0, router(1), Role::Active { epoch: 1 });
+        (0..100).for_each(|n| net.put(0, router(1), flow(n, 1)));
+        let left_over = flow(7_000, 3);
+        net.hosts[1].kernel.entry(router(1)).or_default().insert(left_over.key(), left_over);
+        net.hosts[1].engine.set_router(router(1), Role::Standby, BTreeSet::from([address(0)]));
+        if told > 0 {
+            net.calm();
+        }
+        assert_eq!(net.hosts[1].engine.entries(router(1)), told);
+        let listing = net.hosts[1].kernel[&router(1)].values().copied().collect();
+        let now = net.now;
+        net.hosts[1].engine.handle_listing(router(1), listing, now);
+        net.calm();
+        assert_eq!(net.hosts[1].expiring, BTreeSet::from([left_over.key()]), "after {told} were told");
+        let stats = net.hosts[1].engine.stats(net.now)[&router(1)];
+        assert_eq!((stats.entries, stats.resyncs), (100, 0));
+    }
 }

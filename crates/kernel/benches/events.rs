@@ -3,8 +3,8 @@
 //! - `listen`: processor time of a new connection through source NAT, at 10,000 per second, beside so many sockets that
 //!   listen to namespaces; one of them to the one that the connections are in. A connection is a datagram, sent, routed and
 //!   translated in the sender's own time; the far end swallows it.
-//! - `list`: processor time of listing a namespace without connections, and one with 1,000, beside so many connections of
-//!   another namespace.
+//! - `list`: processor time of listing a namespace with one connection, and one with 1,000, and of looking up those 1,000, beside
+//!   so many connections of another namespace.
 //!
 //! Run as root: `cargo bench -p evergate-kernel --bench events`, or with the name of a part.
 
@@ -15,11 +15,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use evergate_kernel::Error;
 use evergate_kernel::conntrack::{FlowEvent, FlowOp, FlowTable, FlowWatch};
 use evergate_kernel::rt::{Epoll, NetnsFd};
 use evergate_kernel::sys::{self, Namespace};
-use evergate_model::Flow;
 use evergate_model::flow::{L4, Tuple, protocol};
+use evergate_model::{Flow, FlowKey};
 
 const LISTENERS: [usize; 4] = [0, 1, 100, 1_000];
 const TURNS: usize = 3;
@@ -147,9 +148,11 @@ fn own_time() -> Duration {
 
 fn list() {
     println!("listing a namespace's connections, processor time, ms (min / median / max of {LISTS})");
-    println!("connections elsewhere   none here   {HERE} here");
-    let (empty, some) = (new_netns(), new_netns());
+    println!("connections elsewhere   one here   {HERE} here   {HERE} looked up");
+    let (single, some) = (new_netns(), new_netns());
+    fill(&single, 0, 1);
     fill(&some, 0, HERE);
+    let keys: Vec<FlowKey> = (0..HERE).map(|n| flow(n).key()).collect();
     let (mut filled, mut others) = (0, Vec::new());
     for elsewhere in ELSEWHERE {
         while filled < elsewhere {
@@ -159,8 +162,9 @@ fn list() {
             others.push(netns);
             filled += count;
         }
-        let [none, some] = [&empty, &some].map(lists);
-        println!("{elsewhere:21}   {none}   {some}");
+        let [one, all] = [&single, &some].map(|netns| times(netns, FlowTable::list));
+        let found = times(&some, |table| table.look_up(&keys));
+        println!("{elsewhere:21}   {one}   {all}   {found}");
     }
 }
 
@@ -178,11 +182,11 @@ fn flow(n: u32) -> Flow {
     Flow::established(original, original.mirror())
 }
 
-fn lists(netns: &NetnsFd) -> String {
+fn times(netns: &NetnsFd, read: impl Fn(&mut FlowTable) -> Result<Vec<Flow>, Error>) -> String {
     let mut table = FlowTable::open(netns).expect("root may open netlink sockets");
     let mut one = || {
         let before = own_time();
-        table.list().expect("a table can be listed");
+        read(&mut table).expect("a table can be read");
         (own_time() - before).as_secs_f64() * 1e3
     };
     let mut times: Vec<f64> = (0..LISTS).map(|_| one()).collect();

@@ -165,6 +165,31 @@ impl Socket {
         results
     }
 
+    /// Asks for objects by name, and shows each that there is to `visit`. Objects that are not there are passed over.
+    pub(crate) fn get_each(
+        &mut self,
+        requests: &mut [Vec<u8>],
+        mut visit: impl FnMut(&Frame<'_>),
+    ) -> Result<(), Cause> {
+        let mut buffer = vec![0; ANSWER_BYTES];
+        for batch in requests.chunks_mut(BATCH_MESSAGES) {
+            let first = self.send(batch)?;
+            let is_asked = |frame: &Frame<'_>| (frame.sequence.wrapping_sub(first) as usize) < batch.len();
+            while let Some(length) = self.receive(&mut buffer)? {
+                for frame in Frames(&buffer[..length]).filter(is_asked) {
+                    if i32::from(frame.kind) != libc::NLMSG_ERROR {
+                        visit(&frame);
+                    } else if let Err(refusal) = answer(&frame)
+                        && refusal.errno != libc::ENOENT
+                    {
+                        return Err(refusal.into());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn exchange_batch(&mut self, batch: &mut [Vec<u8>], results: &mut Vec<Result<(), Cause>>) {
         let first = match self.send(batch) {
             Ok(first) => first,

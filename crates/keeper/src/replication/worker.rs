@@ -16,10 +16,10 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use evergate_ctsync::{Engine, Limits, Role};
+use evergate_ctsync::{Engine, Limits, Role, Wanted};
 use evergate_kernel::conntrack::{FlowEvent, FlowTable, FlowWatch};
 use evergate_kernel::rt::{self, Epoll, NetnsFd};
-use evergate_model::RouterId;
+use evergate_model::{FlowKey, RouterId};
 use tracing::{debug, info, warn};
 
 use super::Snapshot;
@@ -42,6 +42,11 @@ const GATHER: Duration = Duration::from_millis(4);
 const RETRY: Duration = Duration::from_millis(500);
 /// A table is listed anew at most so often.
 const RELIST: Duration = Duration::from_millis(500);
+/// What a copy that became active found besides what it was told of is listed so much later: what matters then is what others
+/// do with the processors.
+const AT_LEISURE: Duration = Duration::from_secs(2);
+/// A listing that took no longer is followed by the next at once: there was nothing to list.
+const AT_ONCE: Duration = Duration::from_millis(1);
 /// How fresh the shared status is while something happens.
 const PUBLISH: Duration = Duration::from_millis(100);
 /// How fresh it is otherwise.
@@ -74,7 +79,7 @@ struct Local {
     peers: BTreeSet<IpAddr>,
     role: Role,
     access: Option<Access>,
-    relist_at: Option<Instant>,
+    list_at: Option<Instant>,
     told: bool,
 }
 
@@ -102,6 +107,9 @@ pub(super) struct Worker {
     discards: BTreeMap<Discard, u64>,
     shared: Arc<Mutex<Arc<Snapshot>>>,
     publish_at: Instant,
+    /// Nothing is listed before: the kernel may let nothing else have a processor while it lists (`FlowTable::list`), so
+    /// after each listing others have as long.
+    rest_until: Instant,
 }
 
 impl Worker {
@@ -124,6 +132,7 @@ impl Worker {
             discards: BTreeMap::new(),
             shared,
             publish_at: Instant::now(),
+            rest_until: Instant::now(),
         })
     }
 
@@ -169,7 +178,7 @@ impl Worker {
 
     fn deadline(&self) -> Instant {
         let greetings = self.peers.values().filter_map(Peer::deadline);
-        let listings = self.routers.values().filter_map(|local| local.relist_at);
+        let listings = self.routers.values().filter_map(|local| local.list_at).map(|at| at.max(self.rest_until));
         let idle = Instant::now() + IDLE;
         greetings.chain(listings).chain(self.retry_at).chain(self.engine.poll_timeout()).fold(idle, Instant::min)
     }
@@ -183,7 +192,7 @@ impl Worker {
                     peers: BTreeSet::new(),
                     role: Role::Standby,
                     access: None,
-                    relist_at: None,
+                    list_at: None,
                     told: false,
                 };
                 if self.routers.get(&router).is_some_and(|local| local.netns != netns) {
@@ -304,20 +313,66 @@ impl Worker {
             }
         }
         let peers = local.peers.iter().copied().filter(|peer| self.setup.as_ref().is_none_or(|s| s.address != *peer));
-        if self.engine.set_router(router, local.role, peers.collect()) {
+        match self.engine.set_router(router, local.role, peers.collect()) {
+            Wanted::Nothing => {}
+            Wanted::LookUp(keys) => self.look_up(router, &keys),
+            Wanted::Listing => local.list_at = Some(Instant::now()),
+        }
+    }
+
+    /// Finds out what became of flows that this copy was told of.
+    fn look_up(&mut self, router: RouterId, keys: &[FlowKey]) {
+        let Some(local) = self.routers.get_mut(&router) else { return };
+        let Some(access) = &mut local.access else { return };
+        let now = Instant::now();
+        let found = access.table.look_up(keys).and_then(|flows| Ok((access.table.count()?, flows)));
+        match found {
+            Ok((count, flows)) => {
+                // What began before it was listened to here, or was there before anything was told.
+                local.list_at = (count as usize > flows.len()).then(|| now + AT_LEISURE);
+                self.engine.handle_looked_up(router, flows, now);
+            }
+            Err(error) => {
+                warn!(%router, "{}; all are listed", error.full());
+                local.list_at = Some(now);
+            }
+        }
+    }
+
+    /// Lists what is to be listed, first of copies that tell.
+    fn list_due(&mut self, now: Instant) {
+        if now < self.rest_until {
+            return;
+        }
+        let due = |(id, local): (&RouterId, &Local)| {
+            let at = local.list_at.filter(|at| *at <= now)?;
+            Some((local.role == Role::Standby, at, *id))
+        };
+        let mut all: Vec<_> = self.routers.iter().filter_map(due).collect();
+        all.sort_unstable();
+        for (_, _, router) in all {
+            let before = Instant::now();
             self.list(router);
+            let took = before.elapsed();
+            if took > AT_ONCE {
+                self.rest_until = before + 2 * took;
+                return;
+            }
         }
     }
 
     fn list(&mut self, router: RouterId) {
         let Some(local) = self.routers.get_mut(&router) else { return };
-        local.relist_at = None;
+        local.list_at = None;
         let Some(access) = &mut local.access else { return };
         match access.table.list() {
-            Ok(flows) => self.engine.handle_listing(router, flows, Instant::now()),
+            Ok(flows) => {
+                self.engine.handle_listing(router, flows, Instant::now());
+                self.inject();
+            }
             Err(error) => {
                 warn!(%router, "{}; trying again", error.full());
-                local.relist_at = Some(Instant::now() + RELIST);
+                local.list_at = Some(Instant::now() + RELIST);
             }
         }
     }
@@ -332,11 +387,11 @@ impl Worker {
             match watch.next_event() {
                 Ok(Some(FlowEvent::Changed(seen))) => self.engine.handle_changed(router, seen.flow, now),
                 Ok(Some(FlowEvent::Gone(key))) => self.engine.handle_gone(router, &key, now),
-                Ok(Some(FlowEvent::Lost)) => drop(local.relist_at.get_or_insert(now + RELIST)),
+                Ok(Some(FlowEvent::Lost)) => drop(local.list_at.get_or_insert(now + RELIST)),
                 Ok(None) => return true,
                 Err(error) => {
                     warn!(%router, "{}", error.full());
-                    local.relist_at.get_or_insert(now + RELIST);
+                    local.list_at.get_or_insert(now + RELIST);
                     return true;
                 }
             }
@@ -413,10 +468,7 @@ impl Worker {
         if self.engine.poll_timeout().is_some_and(|at| at <= now) {
             self.engine.handle_timeout(now);
         }
-        let due = |(id, local): (&RouterId, &Local)| local.relist_at.is_some_and(|at| at <= now).then_some(*id);
-        for router in self.routers.iter().filter_map(due).collect::<Vec<_>>() {
-            self.list(router);
-        }
+        self.list_due(now);
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             let greeting = self.peers.get_mut(&peer).filter(|peer| peer.deadline().is_some_and(|at| at <= now));
             if let Some(greeting) = greeting.map(|peer| peer.greet(now)) {

@@ -39,6 +39,20 @@ pub(super) fn dump() -> Message {
     start(MSG_GET, libc::AF_UNSPEC, libc::NLM_F_DUMP)
 }
 
+pub(super) fn count() -> Message {
+    start(MSG_GET_STATS, libc::AF_UNSPEC, 0)
+}
+
+/// How many entries the namespace has, from the payload of the answer.
+pub(super) fn read_count(payload: &[u8]) -> Option<u32> {
+    Attrs::after(payload, BODY).get(CTA_STATS_GLOBAL_ENTRIES).and_then(|value| u32_be_at(value, 0))
+}
+
+pub(super) fn look_up(key: &FlowKey) -> Vec<u8> {
+    let message = start(MSG_GET, family(key.original.src), 0).nest(CTA_TUPLE_ORIG, |m| tuple(m, &key.original));
+    zone(message, key.zone).finish()
+}
+
 pub(super) fn create(flow: &Flow) -> Vec<u8> {
     let (source, destination) = (flow.source_nat(), flow.destination_nat());
     let message = start(MSG_NEW, family(flow.original.src), libc::NLM_F_CREATE | libc::NLM_F_EXCL)

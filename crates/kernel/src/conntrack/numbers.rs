@@ -3,6 +3,8 @@
 pub(super) const MSG_NEW: u16 = 0;
 pub(super) const MSG_GET: u16 = 1;
 pub(super) const MSG_DELETE: u16 = 2;
+/// Answered by one message with attributes of its own.
+pub(super) const MSG_GET_STATS: u16 = 5;
 pub(super) const SUBSYSTEM: u16 = 1;
 
 pub(super) const GROUP_NEW: u32 = 1;
@@ -21,6 +23,9 @@ pub(super) const CTA_SEQ_ADJ_ORIG: u16 = 15;
 pub(super) const CTA_SEQ_ADJ_REPLY: u16 = 16;
 pub(super) const CTA_ZONE: u16 = 18;
 pub(super) const CTA_LABELS: u16 = 22;
+
+/// Of an answer to [`MSG_GET_STATS`]: how many entries the namespace has.
+pub(super) const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 
 pub(super) const CTA_TUPLE_IP: u16 = 1;
 pub(super) const CTA_TUPLE_PROTO: u16 = 2;

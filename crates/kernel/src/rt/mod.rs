@@ -25,7 +25,7 @@ pub use prepared::{
     link_mac, route_message, rule_message,
 };
 pub use raw::VrrpSocket;
-pub use schedule::{lock_memory, set_fifo_priority};
+pub use schedule::{Aside, lock_memory, set_fifo_priority};
 pub use udp::{Datagram, HopSocket};
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::mem;
 
 use crate::sys::check;
 
@@ -27,6 +28,70 @@ pub fn set_fifo_priority(priority: u8) -> Result<(), String> {
     let result =
         check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &parameters) });
     result.map(drop).map_err(|error| explain(priority, &error))
+}
+
+/// As long as this is kept, the calling thread stays on its present processor, and the real-time threads of the process stay
+/// off it, if they may use another: for system calls during which many kernels (PREEMPT_NONE, PREEMPT_VOLUNTARY) let nobody
+/// else have the processor. A real-time thread that wakes up there would wait for them, and not look for another.
+#[derive(Debug)]
+pub struct Aside(Vec<(libc::pid_t, libc::cpu_set_t)>);
+
+impl Aside {
+    /// Begins. What is not permitted is left as it is.
+    pub fn step() -> Self {
+        // SAFETY: no pointers.
+        let (own, here) = unsafe { (libc::gettid(), libc::sched_getcpu()) };
+        let Ok(here) = usize::try_from(here) else { return Self(Vec::new()) };
+        let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        let threads = threads.filter_map(|entry| entry.file_name().to_str()?.parse::<libc::pid_t>().ok());
+        let is_real_time = |thread: &libc::pid_t| {
+            // SAFETY: no pointers.
+            let policy = unsafe { libc::sched_getscheduler(*thread) };
+            policy & !libc::SCHED_RESET_ON_FORK == libc::SCHED_FIFO
+        };
+        let mut moved = Vec::new();
+        for thread in threads.filter(|thread| *thread == own || is_real_time(thread)) {
+            let Ok(before) = affinity(thread) else { continue };
+            let mut after = before;
+            // SAFETY: the kernel has told a processor that fits the set.
+            unsafe {
+                if thread == own {
+                    libc::CPU_ZERO(&mut after);
+                    libc::CPU_SET(here, &mut after);
+                } else {
+                    libc::CPU_CLR(here, &mut after);
+                }
+            }
+            // Without any other processor, the set is refused.
+            if set_affinity(thread, &after).is_ok() {
+                moved.push((thread, before));
+            }
+        }
+        Self(moved)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        for (thread, before) in &self.0 {
+            // One that has ended needs no processor.
+            let _ = set_affinity(*thread, before);
+        }
+    }
+}
+
+/// The processors that a thread may use.
+fn affinity(thread: libc::pid_t) -> io::Result<libc::cpu_set_t> {
+    // SAFETY: all zeroes is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: pointer and length are of the same value.
+    check(unsafe { libc::sched_getaffinity(thread, mem::size_of_val(&set), &raw mut set) })?;
+    Ok(set)
+}
+
+fn set_affinity(thread: libc::pid_t, set: &libc::cpu_set_t) -> io::Result<()> {
+    // SAFETY: pointer and length are of the same value, which the kernel only reads.
+    check(unsafe { libc::sched_setaffinity(thread, mem::size_of_val(set), &raw const *set) }).map(drop)
 }
 
 fn explain(priority: u8, error: &io::Error) -> String {

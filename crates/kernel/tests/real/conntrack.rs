@@ -265,8 +265,17 @@ fn entries_are_changed_told_of_and_removed() {
     };
     let zoned = Flow { zone: 7, mark: 42, ..flow(v4) };
     let all = [flow(v4), flow(v6), zoned];
+    assert_eq!(table.count().unwrap(), 0);
+    assert!(table.list().unwrap().is_empty() && table.look_up(&all.map(|flow| flow.key())).unwrap().is_empty());
     all_ok(table.apply(&all.map(FlowOp::Create)));
     assert_eq!(table.apply(&[FlowOp::Create(all[0])]), [Err(EEXIST)]);
+    assert_eq!(table.count().unwrap(), 3);
+    let elsewhere = Flow { zone: 8, ..zoned };
+    let found = table.look_up(&[elsewhere.key(), all[1].key(), zoned.key()]).unwrap();
+    assert_eq!(
+        found.iter().map(|flow| (flow.key(), flow.mark)).collect::<Vec<_>>(),
+        [(all[1].key(), 0), (zoned.key(), 42)]
+    );
     assert_eq!(tool("a").len(), 3);
     let zoned_line = tool("a").into_iter().find(|(line, _)| line.contains("zone=7")).unwrap();
     assert!(zoned_line.0.contains("mark=42") && zoned_line.0.contains("[UNREPLIED]"), "{zoned_line:?}");
@@ -351,4 +360,7 @@ fn thousands_are_put_in_at_once_and_listed_again() {
         flows.iter().map(|flow| (flow.key(), flow.reply)).collect::<std::collections::BTreeMap<_, _>>()
     };
     assert_eq!(replies(&found), replies(&flows));
+    let keys: Vec<_> = flows.iter().map(Flow::key).collect();
+    assert_eq!(replies(&table.look_up(&keys).unwrap()), replies(&flows));
+    assert_eq!(table.count().unwrap(), 5000);
 }

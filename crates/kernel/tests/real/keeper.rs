@@ -219,6 +219,41 @@ fn real_time_and_locked_memory_are_granted_to_root_or_refused_in_words() {
 }
 
 #[test]
+fn real_time_threads_are_kept_off_the_processor_of_one_that_steps_aside() {
+    let allowed = |thread: &str| {
+        let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")).unwrap();
+        let words: Vec<u32> = line.trim().split(',').map(|word| u32::from_str_radix(word, 16).unwrap()).collect();
+        words.into_iter().rev().enumerate().map(|(at, word)| u128::from(word) << (32 * at)).sum::<u128>()
+    };
+    let own_id = || std::fs::read_link("/proc/thread-self").unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    let (tell, told) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let work = move || {
+        let permitted = evergate_kernel::rt::set_fifo_priority(10).is_ok();
+        tell.send((permitted, own_id())).unwrap();
+        let _ = ended.recv();
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        let (permitted, thread) = told.recv().unwrap();
+        let own = own_id();
+        let before = [allowed(&own), allowed(&thread)];
+        let aside = evergate_kernel::rt::Aside::step();
+        let [here, there] = [allowed(&own), allowed(&thread)];
+        assert_eq!(here.count_ones(), 1, "it stays where it is");
+        if permitted && before[1] != here {
+            assert_eq!(there, before[1] & !here);
+        } else {
+            assert_eq!(there, before[1], "it has no other processor, or its priority was refused");
+        }
+        drop(aside);
+        assert_eq!([allowed(&own), allowed(&thread)], before);
+        drop(end);
+    });
+}
+
+#[test]
 fn entries_that_share_a_path_move_by_one_message() {
     let mut kernel = host();
     apply(&mut kernel, &[bridge(&Netns::Host, "brq1"), add_link(&Netns::Host, "vxlan-7", as_port(vxlan(7), "brq1"))]);
