@@ -374,7 +374,7 @@ impl Engine {
         self.learn(router, epoch, vtep, now);
         // Also when nothing is new: control sends it again to repair.
         let moved = same_entries && self.shared.book.known(router) != known;
-        if !moved && !self.copies.get(&router).is_some_and(RouterCopy::is_active) {
+        if !moved && !self.copies.get(&router).is_some_and(RouterCopy::holds) {
             self.shared.apply_follow(router);
         }
     }
@@ -552,9 +552,10 @@ impl Engine {
 
     /// Learns where a router is, from whomever, and lets an active copy know if it is elsewhere.
     fn learn(&mut self, router: RouterId, epoch: u64, vtep: Option<IpAddr>, now: Instant) {
-        let active = self.copies.get(&router).is_some_and(RouterCopy::is_active);
+        let copy = self.copies.get(&router);
+        let (active, holds) = (copy.is_some_and(RouterCopy::is_active), copy.is_some_and(RouterCopy::holds));
         let before = self.shared.book.known(router).vtep;
-        let learned = self.shared.learn((router, epoch, vtep), active, now);
+        let learned = self.shared.learn((router, epoch, vtep), holds, now);
         // The one that had it may not hear of it by any other way.
         if let Some(host) = ended(before, learned, vtep) {
             self.correct(host, router);
@@ -610,7 +611,7 @@ impl Engine {
         // At the end, it begins again with the next step.
         self.patrol = Patrol { next: Some(now + step), last: turn.last().copied() };
         for router in turn {
-            if self.copies.get(&router).is_some_and(RouterCopy::is_active) {
+            if self.copies.get(&router).is_some_and(RouterCopy::holds) {
                 self.with(router, |copy, shared| copy.repair(shared));
             } else {
                 self.shared.apply_follow(router);

@@ -233,6 +233,7 @@ impl RouterCopy {
                             self.spec.router
                         ));
                     }
+                    self.vrrp.handle_offer();
                     // Nobody has asked whether it is so, but will.
                     shared.send_handover(host, 0, vec![self.handover_entry(shared)]);
                 }

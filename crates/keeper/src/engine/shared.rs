@@ -157,17 +157,17 @@ impl Shared {
         }
     }
 
-    /// Learns where a router is; forwarding follows unless the local copy is active, whose own items
-    /// point the bridge to the local port.
+    /// Learns where a router is; forwarding follows unless the local copy is active, or was until a moment ago and
+    /// goes on forwarding: its own items point the bridge to the local port.
     pub(super) fn learn(
         &mut self,
         (router, epoch, vtep): (RouterId, u64, Option<IpAddr>),
-        local_active: bool,
+        local_holds: bool,
         now: Instant,
     ) -> Learned {
         let learned = self.book.learn(router, epoch, vtep);
         if learned == Learned::Newer {
-            if !local_active {
+            if !local_holds {
                 self.go(router, now);
             }
             if let Some(vtep) = vtep.filter(|_| vtep != self.settings.vtep) {

@@ -593,6 +593,29 @@ mod tests {
         assert_eq!(watches(&worker), (false, 0));
     }
 
+    /// Needs root, to look into the namespace that it runs in.
+    #[test]
+    fn tables_are_listed_with_rests_between_and_a_copy_that_was_told_of_flows_looks_them_up() {
+        let router = RouterId::from_u128(1);
+        let mut worker = Worker::new(PathBuf::from("/proc/self/ns"), Arc::default()).unwrap();
+        let key = ClusterKey::new(b"cluster".to_vec()).unwrap();
+        worker.take(Command::Settings(Some(Setup { key, address: IpAddr::from([127, 0, 0, 1]), port: 0 })));
+        worker.take(Command::Router { router, netns: "net".to_owned(), peers: BTreeSet::new() });
+        let due = |worker: &Worker| worker.routers[&router].list_at.is_some_and(|at| at <= Instant::now());
+        assert!(due(&worker), "what its kernel holds is not known yet");
+        worker.rest_until = Instant::now() + Duration::from_secs(3600);
+        worker.list_due(Instant::now());
+        assert!(due(&worker), "others have the processor");
+        assert!(worker.deadline() > Instant::now(), "and nobody wakes up for it meanwhile");
+        worker.rest_until = Instant::now();
+        worker.list_due(Instant::now());
+        assert!(!due(&worker), "it was listed");
+        worker.take(Command::Role { router, role: Role::Active { epoch: 1 } });
+        assert!(!due(&worker), "its flows were looked up");
+        worker.take(Command::Role { router, role: Role::Standby });
+        assert!(!due(&worker), "it knows what it told of");
+    }
+
     /// Two hosts' threads, made to go by hand.
     fn two(port: u16) -> [(IpAddr, Worker); 2] {
         [1, 2].map(|last| {

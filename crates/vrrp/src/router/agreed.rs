@@ -82,6 +82,14 @@ impl VirtualRouter {
         }
     }
 
+    /// Takes the news that another copy was asked to take over: that it is heard is not the afterthought of a dispute
+    /// that was settled, and this copy goes on until it is told that the other one is ready.
+    pub fn handle_offer(&mut self) {
+        if let Phase::Active(advertising) = &mut self.phase {
+            advertising.settled = None;
+        }
+    }
+
     /// Takes the news that another copy became active later than this one: it steps down at once, and
     /// says nothing, because a resignation would make a third one take over.
     pub fn handle_superseded(&mut self, by: Option<IpAddr>, now: Instant) {

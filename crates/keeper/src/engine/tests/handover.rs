@@ -119,6 +119,31 @@ fn a_stopping_keeper_hands_over_and_goes_on_until_the_other_is_ready() {
 }
 
 #[test]
+fn one_that_hands_over_after_a_dispute_goes_on_too_and_leads_no_frame_away_however_it_stepped_down() {
+    for is_late in [false, true] {
+        let mut host = active(200);
+        // The other one was active until a moment ago.
+        host.hear(advertisement(200, 50));
+        host.say_known(THEIRS, 1, Some(OURS));
+        host.engine.handle_stop(host.now);
+        host.settle();
+        host.log.clear();
+        host.hear(advertisement(200, 50));
+        assert_eq!(host.state(), "active", "it steps down when the other one is ready");
+        if is_late {
+            host.advance(Duration::from_millis(200));
+            assert_eq!(host.state(), "backup", "the address has decided");
+        }
+        host.claim_from(THEIRS, Kind::Claim, 2);
+        host.advance(Duration::from_millis(90));
+        let follows = |host: &Host| host.log.iter().filter(|line| line.starts_with("follow")).count();
+        assert_eq!((host.state(), host.kernel.len(), follows(&host)), ("backup".to_owned(), 4, 0), "{:?}", host.log);
+        host.advance(Duration::from_millis(210));
+        assert_eq!((host.kernel.len(), follows(&host)), (0, 1), "{:?}", host.log);
+    }
+}
+
+#[test]
 fn a_handover_that_nobody_takes_becomes_a_resignation() {
     let mut host = active(200);
     host.say_known(THEIRS, 1, Some(OURS));

@@ -158,6 +158,20 @@ fn a_contest_among_those_who_agree_waits_and_then_addresses_decide() {
 }
 
 #[test]
+fn one_that_was_asked_to_take_over_is_not_taken_for_one_that_goes_on_after_a_contest() {
+    for asked in [true, false] {
+        let mut bench = Bench::active(agreeing());
+        bench.hear(HIGHER, 50);
+        bench.router.handle_settled(addr(HIGHER), bench.now);
+        if asked {
+            bench.router.handle_offer();
+        }
+        bench.hear(HIGHER, 50);
+        assert_eq!(bench.router.state(), if asked { State::Active } else { State::Backup });
+    }
+}
+
+#[test]
 fn a_contest_that_is_settled_is_over_unless_the_other_goes_on() {
     let mut bench = Bench::active(agreeing());
     bench.hear(HIGHER, 50);
