@@ -54,7 +54,7 @@ fn print(figures: &[[Vec<f64>; 3]; 2]) {
     };
     line("one stream, Gbit/s", 0, 2);
     line("connections opened per second", 1, 0);
-    // A second or more: packets were lost, and the rate is that of waiting.
+    // A second or more: some had to be tried again, and the rate is that of waiting.
     line("the slowest of them, ms", 2, 0);
 }
 

@@ -89,10 +89,7 @@ impl Mirror {
     /// Of a copy that has told of these flows until now, and has them in its kernel.
     pub(crate) fn of<'a>(flows: impl Iterator<Item = &'a Flow>) -> Self {
         let mut mirror = Self { listed: true, ..Self::default() };
-        for flow in flows {
-            mirror.remember(flow, 0);
-            mirror.note_place(flow.key());
-        }
+        flows.for_each(|flow| mirror.find(flow));
         mirror
     }
 
@@ -104,14 +101,17 @@ impl Mirror {
         if self.is_complete() {
             return unknown.into_iter().map(|flow| Change::Expire(flow.key(), LEFT_OVER_S)).collect();
         }
-        for flow in unknown {
-            self.remember(flow, 0);
-            self.note_place(flow.key());
-        }
+        unknown.into_iter().for_each(|flow| self.find(flow));
         Vec::new()
     }
 
-    /// Whether the kernel holds nothing that is not known here.
+    /// The kernel holds a flow that no stream has mentioned.
+    fn find(&mut self, flow: &Flow) {
+        self.remember(flow, 0);
+        self.note_place(flow.key());
+    }
+
+    /// Whether what the kernel held from an earlier time is known.
     pub(crate) fn is_listed(&self) -> bool {
         self.listed
     }

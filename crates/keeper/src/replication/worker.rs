@@ -570,14 +570,20 @@ fn open(
 mod tests {
     use super::*;
 
-    /// Needs root, to listen to the namespace that it runs in.
-    #[test]
-    fn a_router_that_changes_its_role_again_and_again_leaves_nothing_of_it() {
+    /// A thread made to go by hand, with a router in the namespace that the test runs in.
+    fn in_own_netns() -> (RouterId, Worker) {
         let router = RouterId::from_u128(1);
         let mut worker = Worker::new(PathBuf::from("/proc/self/ns"), Arc::default()).unwrap();
         let key = ClusterKey::new(b"cluster".to_vec()).unwrap();
         worker.take(Command::Settings(Some(Setup { key, address: IpAddr::from([127, 0, 0, 1]), port: 0 })));
         worker.take(Command::Router { router, netns: "net".to_owned(), peers: BTreeSet::new() });
+        (router, worker)
+    }
+
+    /// Needs root, to listen to the namespace that it runs in.
+    #[test]
+    fn a_router_that_changes_its_role_again_and_again_leaves_nothing_of_it() {
+        let (router, mut worker) = in_own_netns();
         let watches = |worker: &Worker| {
             let watch = worker.routers[&router].access.as_ref().and_then(|access| access.watch.as_ref());
             (watch.is_some(), worker.tokens.len())
@@ -596,11 +602,7 @@ mod tests {
     /// Needs root, to look into the namespace that it runs in.
     #[test]
     fn tables_are_listed_with_rests_between_and_a_copy_that_was_told_of_flows_looks_them_up() {
-        let router = RouterId::from_u128(1);
-        let mut worker = Worker::new(PathBuf::from("/proc/self/ns"), Arc::default()).unwrap();
-        let key = ClusterKey::new(b"cluster".to_vec()).unwrap();
-        worker.take(Command::Settings(Some(Setup { key, address: IpAddr::from([127, 0, 0, 1]), port: 0 })));
-        worker.take(Command::Router { router, netns: "net".to_owned(), peers: BTreeSet::new() });
+        let (router, mut worker) = in_own_netns();
         let due = |worker: &Worker| worker.routers[&router].list_at.is_some_and(|at| at <= Instant::now());
         assert!(due(&worker), "what its kernel holds is not known yet");
         worker.rest_until = Instant::now() + Duration::from_secs(3600);
